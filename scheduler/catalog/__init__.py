@@ -1,0 +1,1 @@
+"""What is known: profiles, presets of pools, engines and SLOs."""

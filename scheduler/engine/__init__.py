@@ -1,0 +1,1 @@
+"""The decode loop: requests, batching, KV cache, graph pool, records."""

@@ -1,0 +1,1 @@
+"""What a step takes: a cost model, real execution, or a step log."""

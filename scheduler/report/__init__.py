@@ -1,0 +1,1 @@
+"""What people see: the card, plots, the HTML report, timelines, engine flags."""

@@ -1,0 +1,1 @@
+"""What arrives: workload files, arrivals, lengths, traces."""
