@@ -54,11 +54,23 @@ class StepRecords:
 
 
 @dataclass(slots=True)
+class KVUse:
+    """KV blocks in use at the start of each run of equal steps (`time_ns` ascends)."""
+
+    time_ns: Int64
+    blocks: Int64
+
+
+@dataclass(slots=True)
 class TokenGaps:
-    """Every gap between consecutive tokens of one request, as (gap, how many had it) pairs."""
+    """Every gap between consecutive tokens of one request, as (gap, how many had it) pairs.
+
+    `step` is the index of the step that emitted the later token.
+    """
 
     gap_ns: Int64
-    count: Int64
+    count: NDArray[np.int32]
+    step: NDArray[np.int32]
 
 
 class StepRecorder:
@@ -73,11 +85,16 @@ class StepRecorder:
         self._capture: array[int] = array("i")
         self._kv: array[int] = array("q")
         self._prefill: array[int] = array("i")
+        self._kv_blocks: array[int] = array("q")
         self._gap: array[int] = array("q")
-        self._gap_count: array[int] = array("q")
+        self._gap_count: array[int] = array("i")
+        self._gap_run: array[int] = array("i")
 
-    def add(self, start_ns: int, plan: StepPlan, steps: int) -> None:
-        """Record `steps` equal steps whose durations were just appended to `durations`."""
+    def add(self, start_ns: int, plan: StepPlan, steps: int, kv_blocks: int) -> None:
+        """Record `steps` equal steps whose durations were just appended to `durations`.
+
+        `kv_blocks` is the number of KV blocks in use during the first of them.
+        """
         self._steps.append(steps)
         self._start.append(start_ns)
         self._kind.append(plan.kind)
@@ -85,16 +102,18 @@ class StepRecorder:
         self._capture.append(plan.capture_size or 0)
         self._kv.append(plan.kv_tokens)
         self._prefill.append(plan.prefill_tokens if plan.prefill else 0)
+        self._kv_blocks.append(kv_blocks)
 
     def add_gap(self, gap_ns: int, count: int) -> None:
-        """Record the gap that `count` sequences saw before their newest token, in the run's first step."""
+        """Record the gap that `count` sequences saw before their token of the newest run's first step."""
         self._gap.append(gap_ns)
         self._gap_count.append(count)
+        self._gap_run.append(len(self._steps) - 1)
 
     def step_records(self) -> StepRecords:
         """Expand the runs to one row per step."""
-        steps = np.frombuffer(self._steps, np.int64) if self._steps else np.empty(0, np.int64)
-        duration = np.array(self.durations, np.int64)
+        steps = np.array(self._steps, np.int64)
+        duration = self._recorded_durations()
         batch = np.array(self._batch, np.int32)
         first = np.cumsum(steps) - steps
         before = np.cumsum(duration) - duration
@@ -113,16 +132,27 @@ class StepRecorder:
             np.repeat(np.array(self._prefill, np.int32), steps),
         )
 
+    def _recorded_durations(self) -> Int64:
+        """Return the durations of recorded steps; an interrupted step left one without a row."""
+        return np.array(self.durations[: sum(self._steps)], np.int64)
+
+    def kv_use(self) -> KVUse:
+        """Return the KV blocks in use at the start of each run of steps."""
+        return KVUse(np.array(self._start, np.int64), np.array(self._kv_blocks, np.int64))
+
     def token_gaps(self) -> TokenGaps:
         """Collect every gap: those recorded one by one, and the steps that continue a run."""
         steps = np.array(self._steps, np.int64)
-        continues = np.ones(len(self.durations), bool)
-        continues[np.cumsum(steps) - steps] = False
-        duration = np.array(self.durations, np.int64)
-        batch = np.repeat(np.array(self._batch, np.int64), steps)
-        gap = np.concatenate([np.array(self._gap, np.int64), duration[continues]])
-        count = np.concatenate([np.array(self._gap_count, np.int64), batch[continues]])
-        return TokenGaps(gap, count)
+        first = np.cumsum(steps) - steps
+        continues = np.ones(int(steps.sum()), bool)
+        continues[first] = False
+        later = np.flatnonzero(continues)
+        batch = np.repeat(np.array(self._batch, np.int32), steps)
+        return TokenGaps(
+            np.concatenate([np.array(self._gap, np.int64), self._recorded_durations()[later]]),
+            np.concatenate([np.array(self._gap_count, np.int32), batch[later]]),
+            np.concatenate([first[np.array(self._gap_run, np.int64)], later]).astype(np.int32),
+        )
 
 
 def duration_by_kind(steps: StepRecords, kind: StepKind) -> int:

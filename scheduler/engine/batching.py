@@ -1,0 +1,332 @@
+"""Step policies: who decodes and who prefills in the next step, within slots, token budget and KV blocks.
+
+Three engines' habits, one base: `DecodeOnly` (a decode instance), `PrefillFirst` (SGLang, nano-vllm) and
+`Mixed` (vLLM V1, TensorRT-LLM in-flight batching). A policy learns that a request has stopped; it never
+reads how long the answer will be.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from scheduler.engine.executor import Admission, Executor, PrefillChunk, StepKind, StepPlan
+from scheduler.engine.graph_pool import GraphPool
+from scheduler.engine.kv_cache import KVCache
+from scheduler.engine.request import Running
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What bounds a step, as in the workload file's `engine` section."""
+
+    max_num_seqs: int = 256
+    max_num_batched_tokens: int = 2048
+    max_prefill_tokens: int = 2048
+    reserve_full_prompt: bool = False
+
+
+class Batching:
+    """The waiting queue, the running batch and what a policy may do with them.
+
+    Decoding requests are kept as sums: their number, their KV tokens, and how many of them cross a
+    block border at each phase of the step count. `decode_steps` counts steps in which they advanced.
+    """
+
+    cached_after_prefill = 1  # tokens a resumed answer's newest token is ahead of the KV cache
+
+    def __init__(
+        self,
+        limits: Limits,
+        pool: GraphPool,
+        kv_cache: KVCache,
+        executor: Executor,
+        prompt_tokens: Sequence[int],
+        cached_tokens: Sequence[int] | None,
+    ) -> None:
+        self.limits = limits
+        self.pool = pool
+        self.kv_cache = kv_cache
+        self.executor = executor
+        self.prompt_tokens = prompt_tokens
+        self.cached_tokens = cached_tokens
+        self.waiting: deque[int] = deque()
+        self.running: dict[int, Running] = {}
+        self.prefilling: Running | None = None
+        self.decoding = 0
+        self.decode_steps = 0
+        self.kv_tokens = 0
+        self.generated: dict[int, int] = {}  # answers of preempted requests so far
+        self.on_preempt: Callable[[Running], None] = lambda request: None
+        self.joined: list[Running] = []  # admitted in this decision
+        self.preempted = False  # whether this decision preempted anyone
+        self._border = [0] * kv_cache.block_size
+        self._slots = list(range(limits.max_num_seqs - 1, -1, -1))
+        self._routes = [pool.route(n) if n else None for n in range(limits.max_num_seqs + 1)]
+
+    def decide(self) -> StepPlan | None:
+        """Return the next step, or None where nothing can run."""
+        raise NotImplementedError
+
+    def peak_tokens(self, prompt_tokens: int, output_tokens: int) -> int:
+        """Return the most KV tokens a request holds: all but the last token, which is never read."""
+        return prompt_tokens + max(output_tokens - 1, 0)
+
+    def arrival_could_join(self) -> bool:
+        """Return whether the next arrival may join at the next decision: nobody waits, a slot is free."""
+        return not self.waiting and len(self.running) < self.limits.max_num_seqs
+
+    # What happens to one request.
+
+    def join_decoding(self, request: Running, cached: int) -> None:
+        """Let a request with `cached` tokens in the KV cache decode from the next decode step on."""
+        request.is_decoding = True
+        request.origin = cached - self.decode_steps
+        self.decoding += 1
+        self.kv_tokens += cached
+        self._border[-request.origin % self.kv_cache.block_size] += 1
+
+    def stop(self, request: Running) -> None:
+        """Let a running request take no further part in steps; it keeps its slot and its blocks."""
+        if request.is_decoding:
+            cached = request.origin + self.decode_steps
+            self.decoding -= 1
+            self.kv_tokens -= cached
+            self._border[-request.origin % self.kv_cache.block_size] -= 1
+            request.blocks = self.kv_cache.blocks(cached)
+        request.has_stopped = True
+
+    def leave(self, request: Running, owner: int = -1) -> None:
+        """Take a stopped request out of the batch and give its slot and blocks back."""
+        del self.running[request.index]
+        self.kv_cache.release(request.blocks, owner)
+        self._slots.append(request.slot)
+        self.executor.release(request.slot)
+
+    def generated_by(self, request: Running) -> int:
+        """Return how many tokens a running request has produced so far."""
+        if not request.is_decoding:
+            return request.generated
+        return request.origin + self.decode_steps - request.prompt_tokens + self.cached_after_prefill
+
+    # What the policies share.
+
+    def _admit(self, index: int) -> Running:
+        request = Running(index, self._slots.pop(), self.prompt_tokens[index], self.generated.pop(index, 0))
+        self.running[index] = request
+        self.joined.append(request)
+        self.executor.admit(request.slot, Admission(index, request.prompt_tokens, request.generated))
+        return request
+
+    def _preempt_newest(self) -> None:
+        request = next(request for request in reversed(self.running.values()) if not request.has_stopped)
+        self.generated[request.index] = self.generated_by(request)
+        self.stop(request)
+        self.leave(request, owner=request.index)
+        if request is self.prefilling:
+            self.prefilling = None
+        self.waiting.appendleft(request.index)
+        self.preempted = True
+        self.on_preempt(request)
+
+    def _begin_decision(self) -> None:
+        self.joined.clear()
+        self.preempted = False
+
+    def _grow_decoding(self) -> None:
+        """Give each decoding request the block its next token needs, preempting the newest for room."""
+        phase = self.decode_steps % self.kv_cache.block_size
+        while self._border[phase] > self.kv_cache.free:
+            self._preempt_newest()
+        if self._border[phase]:
+            self.kv_cache.allocate(self._border[phase])
+
+    def steps_ahead(self, most_steps: int) -> int:
+        """Return how many decode steps like the one just decided find free blocks and let nobody in.
+
+        Up to `most_steps`, and as long as no arrival can join (`arrival_could_join`).
+        """
+        if self.waiting and (self.preempted or self.kv_cache.remembers):
+            return 1  # admission was not tried, or what a waiting request needs may change
+        free = self.kv_cache.free
+        size = self.kv_cache.block_size
+        if self.decoding * (most_steps // size + 1) <= free:
+            return most_steps
+        for step in range(1, most_steps):
+            free -= self._border[(self.decode_steps + step) % size]
+            if free < 0:
+                return step
+        return most_steps
+
+    def advance(self, steps: int) -> None:
+        """Count `steps` decode steps as done; blocks for all but the first are taken here."""
+        if steps > 1:
+            size = self.kv_cache.block_size
+            rounds, rest = divmod(steps - 1, size)
+            first = self.decode_steps + 1
+            blocks = rounds * self.decoding
+            blocks += sum(self._border[(first + step) % size] for step in range(rest))
+            self.kv_cache.allocate(blocks)
+        self.decode_steps += steps
+        self.kv_tokens += self.decoding * steps
+
+    def _decode_step(self) -> StepPlan:
+        return StepPlan(StepKind.DECODE, self.decoding, self._routes[self.decoding], self.kv_tokens)
+
+
+class DecodeOnly(Batching):
+    """A decode instance: requests arrive prefilled, their KV comes with them."""
+
+    cached_after_prefill = 0
+
+    def peak_tokens(self, prompt_tokens: int, output_tokens: int) -> int:
+        """Return the most KV tokens a request holds: its prompt and every token of its answer."""
+        return prompt_tokens + output_tokens
+
+    def decide(self) -> StepPlan | None:
+        """Decode everyone who is running and everyone who can join."""
+        self._begin_decision()
+        self._grow_decoding()
+        if not self.preempted:
+            self._admit_waiting()
+        return self._decode_step() if self.decoding else None
+
+    def _admit_waiting(self) -> None:
+        while self.waiting and len(self.running) < self.limits.max_num_seqs:
+            index = self.waiting[0]
+            cached = self.prompt_tokens[index] + self.generated.get(index, 0)
+            blocks = self.kv_cache.blocks(cached + 1)
+            if blocks > self.kv_cache.free:
+                return
+            self.waiting.popleft()
+            self.kv_cache.allocate(blocks)
+            self.join_decoding(self._admit(index), cached)
+
+
+class PrefillFirst(Batching):
+    """Waiting prompts are prefilled in steps of their own before decoding goes on."""
+
+    def decide(self) -> StepPlan | None:
+        """Prefill whoever can join; decode when nobody can."""
+        self._begin_decision()
+        chunks = self._prefill_chunks()
+        if chunks:
+            tokens = sum(chunk.tokens for chunk in chunks)
+            return StepPlan(StepKind.PREFILL, 0, self.pool.route_mixed(tokens), 0, chunks)
+        self._grow_decoding()
+        return self._decode_step() if self.decoding else None
+
+    def _prefill_chunks(self) -> tuple[PrefillChunk, ...]:
+        budget = self.limits.max_prefill_tokens
+        chunks: list[PrefillChunk] = []
+        if self.prefilling is not None:
+            budget -= self._prefill(self.prefilling, budget, chunks)
+        while self.waiting and budget > 0 and len(self.running) < self.limits.max_num_seqs:
+            index = self.waiting[0]
+            target = self.prompt_tokens[index] + self.generated.get(index, 0)
+            blocks = self.kv_cache.blocks(target)
+            if blocks > self.kv_cache.free:
+                break
+            self.waiting.popleft()
+            reused = _reusable_blocks(self.kv_cache, index, target)
+            request = self._admit(index)
+            request.cached = _cached_at_admission(self, index, reused)
+            if reused:
+                self.kv_cache.reuse(index, reused)
+            self.kv_cache.allocate(blocks - reused)
+            request.blocks = blocks
+            budget -= self._prefill(request, budget, chunks)
+        return tuple(chunks)
+
+    def _prefill(self, request: Running, budget: int, chunks: list[PrefillChunk]) -> int:
+        tokens = min(request.target - request.cached, budget)
+        is_last = request.cached + tokens == request.target
+        chunks.append(PrefillChunk(request.index, tokens, request.cached, is_last))
+        request.cached += tokens
+        self.prefilling = None if is_last else request
+        return tokens
+
+
+class Mixed(Batching):
+    """One token budget per step: running decodes first, then chunks of waiting prompts (vLLM V1).
+
+    At most one prompt is unfinished at any time and it is the newest running request, because the next
+    prompt is admitted only with budget left over.
+    """
+
+    def decide(self) -> StepPlan | None:
+        """Fill the budget with decodes, then with prompt chunks in arrival order."""
+        self._begin_decision()
+        self._grow_decoding()
+        budget = self.limits.max_num_batched_tokens - self.decoding
+        chunks: list[PrefillChunk] = []
+        if self.prefilling is not None and budget > 0:
+            request = self.prefilling
+            tokens = min(request.target - request.cached, budget)
+            if self._extend(request, tokens):
+                chunks.append(self._chunk(request, tokens))
+                budget -= tokens
+            else:
+                self._preempt_newest()
+        if not self.preempted:
+            self._admit_waiting(budget, chunks)
+        return self._plan(chunks)
+
+    def _plan(self, chunks: list[PrefillChunk]) -> StepPlan | None:
+        if not chunks:
+            return self._decode_step() if self.decoding else None
+        kind = StepKind.MIXED if self.decoding else StepKind.PREFILL
+        total_tokens = self.decoding + sum(chunk.tokens for chunk in chunks)
+        capture_size = self.pool.route_mixed(total_tokens)
+        return StepPlan(kind, self.decoding, capture_size, self.kv_tokens, tuple(chunks))
+
+    def _admit_waiting(self, budget: int, chunks: list[PrefillChunk]) -> None:
+        kv_cache = self.kv_cache
+        while self.waiting and budget > 0 and len(self.running) < self.limits.max_num_seqs:
+            index = self.waiting[0]
+            target = self.prompt_tokens[index] + self.generated.get(index, 0)
+            reused = _reusable_blocks(kv_cache, index, target)
+            cached = _cached_at_admission(self, index, reused)
+            tokens = min(target - cached, budget)
+            blocks = kv_cache.blocks(cached + tokens)
+            needed = kv_cache.blocks(target) if self.limits.reserve_full_prompt else blocks
+            if needed > kv_cache.free:
+                return
+            self.waiting.popleft()
+            request = self._admit(index)
+            request.cached = cached
+            if reused:
+                kv_cache.reuse(index, reused)
+            kv_cache.allocate(blocks - reused)
+            request.blocks = blocks
+            chunks.append(self._chunk(request, tokens))
+            budget -= tokens
+
+    def _extend(self, request: Running, tokens: int) -> bool:
+        blocks = self.kv_cache.blocks(request.cached + tokens) - request.blocks
+        if blocks > self.kv_cache.free:
+            return False
+        self.kv_cache.allocate(blocks)
+        request.blocks += blocks
+        return True
+
+    def _chunk(self, request: Running, tokens: int) -> PrefillChunk:
+        is_last = request.cached + tokens == request.target
+        chunk = PrefillChunk(request.index, tokens, request.cached, is_last)
+        request.cached += tokens
+        self.prefilling = None if is_last else request
+        return chunk
+
+
+def _reusable_blocks(kv_cache: KVCache, index: int, target: int) -> int:
+    """Return the leading full blocks a returning request finds; the last token is always computed."""
+    return min(kv_cache.reusable(index), (target - 1) // kv_cache.block_size)
+
+
+def _cached_at_admission(batching: Batching, index: int, reused_blocks: int) -> int:
+    cached = reused_blocks * batching.kv_cache.block_size
+    if batching.cached_tokens is not None:
+        # A prefix cache hit recorded in the trace; the last prompt token is always computed.
+        cached = max(cached, min(batching.cached_tokens[index], batching.prompt_tokens[index] - 1))
+    return cached
