@@ -26,7 +26,11 @@ FOREVER = 2**62
 
 @dataclass(slots=True)
 class Run:
-    """What one variant of a run left behind. `failure` says why a partial run stopped early."""
+    """What one variant of a run left behind.
+
+    `failure` says why a partial run stopped early; `remarks` are what the executor has to say about its
+    step times, such as having read them beyond the measured range.
+    """
 
     requests: RequestRecords
     steps: StepRecords
@@ -34,6 +38,7 @@ class Run:
     kv_use: KVUse
     peak_kv_blocks: int
     failure: str | None = None
+    remarks: tuple[str, ...] = ()
 
 
 class DecodeLoop:

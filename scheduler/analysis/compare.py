@@ -1,0 +1,149 @@
+"""Eager against graph pools on the same requests, replication by replication."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from scheduler.analysis.metrics import summarize
+from scheduler.analysis.pools import NamedPool
+from scheduler.engine.executor import StepKind
+from scheduler.engine.graph_pool import GraphPool
+from scheduler.engine.loop import Run
+from scheduler.executors.cost_model import CostModel
+from scheduler.simulate import AnyProfile, PoolCost, Profile, Variant, pool_cost, simulate
+from scheduler.workload.draw import draw_requests
+from scheduler.workload.requests import Requests
+from scheduler.workload.schema import Workload
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(slots=True)
+class Column:
+    """One variant over all replications: its runs and their flat summaries, in replication order."""
+
+    variant: Variant
+    origin: str
+    cost: PoolCost
+    runs: list[Run] = field(default_factory=list)
+    summaries: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        """The name in files and on the card; the high end of a range has a suffix."""
+        return self.variant.name + ("_high" if self.variant.bound == "high" else "")
+
+    def values(self, key: str) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+        """Return one metric over the replications; empty where a replication lacks it."""
+        values = [summary[key] for summary in self.summaries if key in summary]
+        return np.array(values if len(values) == len(self.summaries) else [], np.float64)
+
+    def mean(self, key: str) -> float | None:
+        """Return a metric's mean over the replications, or None where it does not exist."""
+        values = self.values(key)
+        return float(values.mean()) if len(values) else None
+
+
+@dataclass(slots=True)
+class Comparison:
+    """Everything a card, a plot or a report needs to know about one invocation."""
+
+    workload: Workload
+    profile: AnyProfile
+    requests: list[Requests]
+    warmup_requests: int
+    pools: list[Column]
+    eager: Column
+    high: dict[str, Column]  # the columns at the high end of the profile's range, by variant name
+    failure: str | None = None
+
+    @property
+    def columns(self) -> list[Column]:
+        """Every column: pools in the order given, then eager, then the high ends."""
+        return [*self.pools, self.eager, *self.high.values()]
+
+    @property
+    def replications(self) -> int:
+        """How many replications were run."""
+        return len(self.requests)
+
+
+def compare(
+    workload: Workload,
+    profile: AnyProfile,
+    pools: Sequence[NamedPool],
+    *,
+    replications: int = 1,
+    warmup_share: float = 0.0,
+    progress: Progress | None = None,
+) -> Comparison:
+    """Run every pool and pure eager on the same requests.
+
+    Where the profile gives eager host time as a range, eager and each pool with steps that ran without
+    a graph are run at both ends. A failure ends the comparison with what there is.
+    """
+    requests = [draw_requests(workload, replication) for replication in range(replications)]
+    warmup_requests = int(len(requests[0]) * warmup_share)
+    columns = [
+        Column(
+            Variant(named.name, named.pool, "fallback"),
+            named.origin,
+            pool_cost(workload.engine, profile, named.pool),
+        )
+        for named in pools
+    ]
+    eager = Column(
+        Variant("eager", GraphPool(), "eager"), "no graphs", pool_cost(workload.engine, profile, GraphPool())
+    )
+    comparison = Comparison(workload, profile, requests, warmup_requests, columns, eager, {})
+    for column in (*columns, eager):
+        _run_column(comparison, column, progress)
+    if isinstance(profile, Profile) and CostModel(profile, "eager").has_range:
+        for column in (*columns, eager):
+            if comparison.failure is None and any(_ran_without_graph(run) for run in column.runs):
+                variant = column.variant
+                high = Variant(variant.name, variant.pool, variant.without_graph, "high")
+                comparison.high[variant.name] = Column(high, column.origin, column.cost)
+                _run_column(comparison, comparison.high[variant.name], progress)
+    return comparison
+
+
+def _run_column(comparison: Comparison, column: Column, progress: Progress | None) -> None:
+    workload = comparison.workload
+    slo_ms = workload.slo.limits_ms if workload.slo else {}
+    for replication, requests in enumerate(comparison.requests):
+        if comparison.failure is not None:
+            return
+        label = f"{column.name}, replication {replication + 1} of {comparison.replications}"
+
+        def report(done: int, label: str = label, total: int = len(requests)) -> None:
+            if progress is not None:
+                progress(label, done, total)
+
+        run = simulate(
+            workload,
+            requests,
+            comparison.profile,
+            column.variant,
+            replication=replication,
+            progress=report,
+        )
+        column.runs.append(run)
+        column.summaries.append(summarize(run, slo_ms, comparison.warmup_requests))
+        comparison.failure = run.failure
+
+
+def _ran_without_graph(run: Run) -> bool:
+    """Return whether any step that decodes ran without a graph."""
+    steps = run.steps
+    return bool(((steps.kind != StepKind.PREFILL) & (steps.capture_size == 0)).any())
+
+
+def without_graph_share(run: Run) -> float:
+    """Return the share of decode steps that ran without a graph."""
+    decode = run.steps.kind == StepKind.DECODE
+    return float((run.steps.capture_size[decode] == 0).mean()) if decode.any() else 0.0

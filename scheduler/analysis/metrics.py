@@ -1,0 +1,189 @@
+"""From timestamps to numbers: one flat record per run, with the keys of vLLM's `bench serve`.
+
+TTFT = first token − arrival (queueing and prefill included). TPOT = (E2EL − TTFT) / (output tokens − 1),
+one number per request, none for one-token answers. ITL = every gap between consecutive tokens, pooled over
+requests. E2EL = last token − arrival. Percentiles are numpy's `linear`, weighted ones too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scheduler.analysis.statistics import may_state, weighted_percentile
+from scheduler.engine.executor import StepKind
+from scheduler.engine.loop import Run
+from scheduler.engine.records import RequestRecords, Status
+
+Float = NDArray[np.float64]
+PERCENTILES = (50.0, 90.0, 95.0, 99.0, 99.9)
+MS = 1e6
+
+
+def latencies_ms(requests: RequestRecords, chosen: NDArray[np.bool_]) -> dict[str, Float]:
+    """Return the per-request latencies of the chosen completed requests, in milliseconds.
+
+    Keys: ttft, tpot (answers of two tokens or more), e2el, queue (first scheduled − arrival).
+    """
+    arrival = requests.arrival_ns[chosen]
+    ttft = requests.first_token_ns[chosen] - arrival
+    e2el = requests.finish_ns[chosen] - arrival
+    later_tokens = requests.output_tokens[chosen] - 1
+    several = later_tokens > 0
+    return {
+        "ttft": ttft / MS,
+        "tpot": (e2el - ttft)[several] / later_tokens[several] / MS,
+        "e2el": e2el / MS,
+        "queue": (requests.scheduled_ns[chosen] - arrival) / MS,
+    }
+
+
+def measured_requests(requests: RequestRecords, warmup_requests: int) -> NDArray[np.bool_]:
+    """Return which requests count: completed, and not among the first `warmup_requests`."""
+    chosen: NDArray[np.bool_] = requests.status == Status.COMPLETED
+    chosen[:warmup_requests] = False
+    return chosen
+
+
+def window_start_ns(requests: RequestRecords, warmup_requests: int) -> int:
+    """Return the arrival of the first request that counts; steps and gaps before it are left out."""
+    count = len(requests.arrival_ns)
+    return int(requests.arrival_ns[min(warmup_requests, count - 1)]) if count else 0
+
+
+def summarize(run: Run, slo_ms: Mapping[str, float], warmup_requests: int = 0) -> dict[str, Any]:
+    """Return the flat record of one run; a key whose value does not exist is left out.
+
+    `slo_ms` maps ttft, tpot, e2el to limits in milliseconds. Times end in `_ms`, durations in seconds,
+    throughputs are per second of the measured window (first measured arrival to last completion).
+    """
+    requests = run.requests
+    chosen = measured_requests(requests, warmup_requests)
+    start_ns = window_start_ns(requests, warmup_requests)
+    latencies = latencies_ms(requests, chosen)
+    record = _counts(requests, run)
+    record["measured_requests"] = int(chosen.sum())
+    for name, values in latencies.items():
+        record |= _distribution(name, values, None, len(values))
+    measured = run.steps.start_ns[run.gaps.step] >= start_ns if len(run.gaps.gap_ns) else slice(0)
+    gaps_ms = run.gaps.gap_ns[measured] / MS
+    record |= _distribution("itl", gaps_ms, run.gaps.count[measured], int(chosen.sum()))
+    record |= _throughput(run, chosen, start_ns)
+    record |= _goodput(latencies, requests.output_tokens[chosen], slo_ms, record["duration"])
+    record |= pool_use(run, start_ns)
+    return record
+
+
+def _counts(requests: RequestRecords, run: Run) -> dict[str, Any]:
+    status = requests.status
+    completed = status == Status.COMPLETED
+    return {
+        "num_prompts": len(status),
+        "completed": int(completed.sum()),
+        "rejected": int((status == Status.REJECTED).sum()),
+        "failed": int((status == Status.REJECTED).sum()),
+        "unfinished": int((status == Status.UNFINISHED).sum()),
+        "preemptions": int(requests.preemptions.sum()),
+        "max_preemptions": int(requests.preemptions.max(initial=0)),
+        "total_input_tokens": int(requests.prompt_tokens[completed].sum()),
+        "total_output_tokens": int(requests.output_tokens[completed].sum()),
+        "peak_kv_blocks": run.peak_kv_blocks,
+    }
+
+
+def _distribution(
+    name: str, values: Float, counts: NDArray[np.int32] | None, requests: int
+) -> dict[str, float]:
+    if not len(values):
+        return {}
+    percentiles = [q for q in PERCENTILES if may_state(q, requests)]
+    if counts is None:
+        points = np.percentile(values, percentiles)
+        mean, spread = float(values.mean()), float(values.std())
+    else:
+        points = weighted_percentile(values, counts, percentiles)
+        mean = float(np.average(values, weights=counts))
+        spread = float(np.sqrt(np.average((values - mean) ** 2, weights=counts)))
+    record = {f"mean_{name}_ms": mean, f"median_{name}_ms": float(points[0]), f"std_{name}_ms": spread}
+    for q, point in zip(percentiles, points, strict=True):
+        record[f"p{q:g}_{name}_ms"] = float(point)
+    if name == "tpot":  # readers divide by every key that names tpot, so zeros are left out
+        record = {key: value for key, value in record.items() if value}
+    return record
+
+
+def _throughput(run: Run, chosen: NDArray[np.bool_], start_ns: int) -> dict[str, Any]:
+    requests = run.requests
+    end_ns = int(requests.finish_ns.max(initial=start_ns))
+    duration = (end_ns - start_ns) / 1e9
+    record: dict[str, Any] = {"duration": duration}
+    if duration > 0:
+        output = int(requests.output_tokens[chosen].sum())
+        prompt = int(requests.prompt_tokens[chosen].sum())
+        record["request_throughput"] = int(chosen.sum()) / duration
+        record["output_throughput"] = output / duration
+        record["total_token_throughput"] = (output + prompt) / duration
+    arrivals = requests.arrival_ns
+    if len(arrivals) > 1 and arrivals[-1] > arrivals[0]:
+        record["offered_request_rate"] = (len(arrivals) - 1) / (int(arrivals[-1] - arrivals[0]) / 1e9)
+    return record
+
+
+def _goodput(
+    latencies: dict[str, Float],
+    output_tokens: NDArray[np.int64],
+    slo_ms: Mapping[str, float],
+    duration: float,
+) -> dict[str, Any]:
+    if not slo_ms:
+        return {}
+    good = np.ones(len(output_tokens), bool)
+    for name, limit in slo_ms.items():
+        values = latencies[name]
+        if name == "tpot":  # a one-token answer has no TPOT and misses no TPOT limit
+            values = np.zeros(len(output_tokens))
+            values[output_tokens > 1] = latencies["tpot"]
+        good &= values <= limit
+    record: dict[str, Any] = {"goodput_slo": dict(slo_ms)}
+    if len(good):
+        record["slo_attainment"] = float(good.mean())
+    if duration > 0:
+        record["request_goodput"] = float(good.sum() / duration)
+    return record
+
+
+def pool_use(run: Run, start_ns: int = 0) -> dict[str, Any]:
+    """Return how the graphs were used by steps that start at or after `start_ns`.
+
+    Replay share = decode steps replayed / decode steps; padding share = padded slots / captured slots.
+    Mixed and prefill steps that took a piecewise graph are counted apart.
+    """
+    steps = run.steps
+    chosen = steps.start_ns >= start_ns
+    kind, batch, capture = steps.kind[chosen], steps.batch_size[chosen], steps.capture_size[chosen]
+    decode = kind == StepKind.DECODE
+    replayed = decode & (capture > 0)
+    captured_slots = int(capture[replayed].sum(dtype=np.int64))
+    duration = steps.duration_ns[chosen]
+    busy_ns = int(duration.sum())
+    record: dict[str, Any] = {
+        "steps": int(chosen.sum()),
+        "decode_steps": int(decode.sum()),
+        "prefill_steps": int((kind == StepKind.PREFILL).sum()),
+        "mixed_steps": int((kind == StepKind.MIXED).sum()),
+    }
+    if record["decode_steps"]:
+        record["replay_share"] = float(replayed.sum() / decode.sum())
+        record["mean_batch_size"] = float(batch[decode].mean())
+        record["max_batch_size"] = int(batch[decode].max())
+    if captured_slots:
+        record["padding_share"] = 1 - int(batch[replayed].sum(dtype=np.int64)) / captured_slots
+    if len(capture) > int(decode.sum()):
+        record["mixed_replay_share"] = float((capture[~decode] > 0).mean())
+    if busy_ns:
+        record["time_mean_batch_size"] = float((batch * duration).sum() / busy_ns)
+        record["decode_time_share"] = float(duration[decode].sum() / busy_ns)
+    return record

@@ -1,0 +1,115 @@
+"""The commands: parse, call, print. Rooms are imported when a command needs them, so `--help` is quick."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import App, CycloptsError, Parameter
+
+from scheduler import __version__
+from scheduler.errors import InputError
+
+BAD_INPUT, EXECUTOR_FAILURE, INTERRUPTED = 2, 3, 130
+
+app = App(
+    name="graphpool",
+    help="Which decode batch sizes to capture as CUDA graphs, and what users gain over eager execution.",
+    version=__version__,
+    result_action="return_value",
+)
+
+Repeated = Annotated[tuple[str, ...], Parameter(negative=(), consume_multiple=False)]
+
+
+def main() -> None:
+    """Run one command; exit 0, 2 for bad input, 3 for an executor's failure, 130 for Ctrl-C."""
+    try:
+        status = app(print_error=False, exit_on_error=False)
+    except InputError as error:
+        for line in error.lines:
+            print(f"error: {line}", file=sys.stderr)
+        status = BAD_INPUT
+    except CycloptsError as error:
+        print(f"error: {' '.join(str(error).split())} (see --help)", file=sys.stderr)
+        status = BAD_INPUT
+    except BrokenPipeError:
+        status = 0
+        sys.stderr.close()
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        status = INTERRUPTED
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+@app.default
+def run(
+    workload: Path,
+    /,
+    *,
+    set_: Annotated[Repeated, Parameter(name="--set")] = (),
+    pool: Repeated = (),
+    trace: Path | None = None,
+    seed: int | None = None,
+    replications: int | None = None,
+    warmup: float | None = None,
+    executor: Literal["model", "torch", "log"] = "model",
+    device: Literal["cpu", "cuda"] = "cpu",
+    step_log: Path | None = None,
+    timeline: Path | None = None,
+    plots: Annotated[bool, Parameter(negative="--no-plots")] = True,
+    json: bool = False,
+    out: Path | None = None,
+) -> int:
+    """Compare the workload's graph pool with pure eager execution on the same requests.
+
+    Parameters
+    ----------
+    workload
+        A workload file (workloads/*.yaml).
+    set_
+        KEY=VALUE override of the workload file, as engine.max_num_seqs=512; may be repeated.
+    pool
+        One more pool to compare: sizes 1,2,4,8, an engine's preset, or a JSON file; may be repeated.
+    trace
+        A request trace that replaces arrivals, lengths and requests of the workload.
+    seed
+        Seed of every random draw, instead of the file's.
+    replications
+        Independent repetitions with spawned seeds (default 5; 1 for traces and real execution).
+    warmup
+        Share of the first requests left out of the statistics (default 0.1; 0 for traces).
+    executor
+        What a step takes: the profile's model, real execution through torch, or a recorded step log.
+    device
+        Where the torch executor runs.
+    step_log
+        The step log that `--executor log` repeats.
+    timeline
+        Write a Chrome trace-event file (.json.gz) that Perfetto opens.
+    plots
+        Draw the PNG plots.
+    json
+        Print summary.json instead of the card.
+    out
+        Folder for the results (default results/NAME).
+    """
+    from scheduler.commands.run import Options, run_main_job
+
+    options = Options(
+        workload=workload,
+        overrides=(*set_, *(() if seed is None else (f"seed={seed}",))),
+        pools=pool,
+        trace=trace,
+        replications=replications,
+        warmup=warmup,
+        executor=executor,
+        device=device,
+        step_log=step_log,
+        timeline=timeline,
+        plots=plots,
+        json=json,
+        out=out,
+    )
+    return run_main_job(options)

@@ -1,0 +1,1 @@
+"""One file per command: what `run.py COMMAND` does, from checked options to printed words."""

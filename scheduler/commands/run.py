@@ -1,0 +1,105 @@
+"""`run.py WORKLOAD`: the workload's pool, further pools and pure eager on the same requests."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from scheduler.analysis.compare import Comparison, compare
+from scheduler.analysis.pools import NamedPool, named_pool, workload_pool
+from scheduler.catalog.inline_profile import InlineProfile
+from scheduler.catalog.profile_file import load_profile
+from scheduler.errors import InputError
+from scheduler.report.card import card_text
+from scheduler.report.progress import progress_bar
+from scheduler.simulate import AnyProfile
+from scheduler.workload.arrivals_schema import TraceArrivals
+from scheduler.workload.loader import load_workload
+from scheduler.workload.schema import Workload
+
+SYNTHETIC_REPLICATIONS = 5
+SYNTHETIC_WARMUP = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """The command line of the main job, checked for types only."""
+
+    workload: Path
+    overrides: tuple[str, ...] = ()
+    pools: tuple[str, ...] = ()
+    trace: Path | None = None
+    replications: int | None = None
+    warmup: float | None = None
+    executor: str = "model"
+    device: str = "cpu"
+    step_log: Path | None = None
+    timeline: Path | None = None
+    plots: bool = True
+    json: bool = False
+    out: Path | None = None
+
+
+def run_main_job(options: Options) -> int:
+    """Compare, write the result folder, print the card (or summary.json); return the exit status."""
+    workload = load_workload(options.workload, options.overrides, options.trace)
+    profile = workload_profile(workload)
+    pools = chosen_pools(workload, profile, options.pools)
+    replications, warmup = sampling(workload, options)
+    with progress_bar() as progress:
+        comparison = compare(
+            workload,
+            profile,
+            pools,
+            replications=replications,
+            warmup_share=warmup,
+            progress=progress,
+        )
+    sys.stdout.write(card_text(comparison))
+    return exit_status(comparison)
+
+
+def workload_profile(workload: Workload) -> AnyProfile:
+    """Return the profile a workload names, or the one written inside it; raises InputError."""
+    profile = workload.engine.profile
+    if isinstance(profile, InlineProfile):
+        return profile
+    return load_profile(str(workload.profile_path or profile))
+
+
+def chosen_pools(workload: Workload, profile: AnyProfile, further: tuple[str, ...]) -> list[NamedPool]:
+    """Return the workload's own pool and those of `--pool`, each name once."""
+    own = workload_pool(workload.pool, workload.engine, profile)
+    pools = [own, *(named_pool(text, workload.engine, profile, own.pool.piecewise) for text in further)]
+    names = [pool.name for pool in pools]
+    for name in names:
+        if names.count(name) > 1 or name == "eager":
+            raise InputError(f"--pool {name}: expected a name that is not taken yet; give each pool once")
+    return pools
+
+
+def sampling(workload: Workload, options: Options) -> tuple[int, float]:
+    """Return the number of replications and the warm-up share: a trace is one population, never cut."""
+    is_trace = isinstance(workload.arrivals, TraceArrivals)
+    single = is_trace or options.executor != "model"
+    replications = options.replications
+    if replications is None:
+        replications = 1 if single else SYNTHETIC_REPLICATIONS
+    if not 1 <= replications <= 10_000:
+        raise InputError(f"--replications: expected 1 to 10,000, got {replications}")
+    if is_trace and replications > 1 and all(workload.lengths_from_trace):
+        raise InputError(
+            f"--replications: expected 1 with a trace (it is the same in every one), got {replications}"
+        )
+    warmup = options.warmup if options.warmup is not None else (0.0 if is_trace else SYNTHETIC_WARMUP)
+    if not 0 <= warmup < 1:
+        raise InputError(f"--warmup: expected a share from 0 to below 1, got {warmup:g}")
+    return replications, warmup
+
+
+def exit_status(comparison: Comparison) -> int:
+    """Return 0, 130 after Ctrl-C, 3 after an executor's failure."""
+    if comparison.failure is None:
+        return 0
+    return 130 if comparison.failure == "interrupted" else 3

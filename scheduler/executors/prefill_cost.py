@@ -1,0 +1,127 @@
+"""GPU time of steps that compute prompt tokens, alone or mixed with decodes."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from itertools import product
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scheduler.catalog.profile import Prefill
+from scheduler.catalog.tables import JointAttention, pairs_of, read_curve
+from scheduler.engine.executor import StepPlan
+
+
+class JointTable:
+    """The joint attention table, read by multilinear interpolation.
+
+    Cells that nobody measured (combinations too large for the GPU's memory) are filled once by going on
+    straight along one axis; reading near one counts as extrapolation.
+    """
+
+    def __init__(self, attention: JointAttention) -> None:
+        self.axes = attention.axes
+        values = np.array([np.nan if cell is None else cell for cell in attention.ms])
+        grid = values.reshape([len(axis) for axis in self.axes])
+        self.measured: NDArray[np.bool_] = ~np.isnan(grid)
+        self.grid = _filled(grid, self.axes)
+
+    def read(self, position: Sequence[float]) -> tuple[float, bool]:
+        """Return milliseconds at (chunk, cached, decodes, KV per decode), and whether it was extrapolated."""
+        corners: list[tuple[tuple[int, float], ...]] = []
+        beyond = False
+        for axis, at in zip(self.axes, position, strict=True):
+            beyond |= at > axis[-1]
+            if len(axis) == 1 or at <= axis[0]:
+                corners.append(((0, 1.0),))
+                continue
+            high = min(bisect_right(axis, at), len(axis) - 1)
+            share = (at - axis[high - 1]) / (axis[high] - axis[high - 1])
+            corners.append(((high - 1, 1.0 - share), (high, share)) if share else ((high - 1, 1.0),))
+        total = 0.0
+        for corner in product(*corners):
+            index = tuple(place for place, _ in corner)
+            weight = 1.0
+            for _, share in corner:
+                weight *= share
+            total += weight * float(self.grid[index])
+            beyond |= not self.measured[index]
+        return max(total, 0.0), beyond
+
+
+def _filled(grid: NDArray[np.float64], axes: tuple[tuple[float, ...], ...]) -> NDArray[np.float64]:
+    # A step without prefill tokens has no cached tokens: that part of the grid is flat along `cached`;
+    # likewise without decodes along their KV tokens. The rest goes on straight along one axis after another.
+    grid = grid.copy()
+    for part, axis in ((grid[0], 0), (grid[:, :, 0], 2)):
+        first = np.take(part, [0], axis=axis)
+        np.copyto(part, np.where(np.isnan(part), first, part))
+    if axes[0][0] == 0 and axes[2][0] == 0:
+        grid[0, :, 0, :] = 0.0
+    for axis in (3, 1, 2, 0):
+        _go_on_straight(grid, axes[axis], axis)
+    if np.isnan(grid).any():
+        raise ValueError("the joint attention table lacks the small corner that others are continued from")
+    return grid
+
+
+def _go_on_straight(grid: NDArray[np.float64], positions: tuple[float, ...], axis: int) -> None:
+    lines = np.moveaxis(grid, axis, -1)
+    for index in range(2, len(positions)):
+        (x0, x1), x2 = positions[index - 2 : index], positions[index]
+        y0, y1 = lines[..., index - 2], lines[..., index - 1]
+        straight = y1 + np.maximum((y1 - y0) / (x1 - x0), 0.0) * (x2 - x1)
+        np.copyto(lines[..., index], np.where(np.isnan(lines[..., index]), straight, lines[..., index]))
+
+
+class PrefillCost:
+    """GPU milliseconds of a step with prompt tokens, from a profile's `prefill` section."""
+
+    def __init__(self, prefill: Prefill) -> None:
+        self.prefill = prefill
+        self.joint = JointTable(prefill.attention) if prefill.attention is not None else None
+
+    def gpu_ms(self, plan: StepPlan, decode_kv_ms: float) -> tuple[float, bool]:
+        """Return GPU milliseconds and whether anything was extrapolated.
+
+        `decode_kv_ms` is the KV part of a decode step of the plan's decodes (used without a joint table).
+        """
+        prefill = self.prefill
+        computed = plan.batch_size + plan.prefill_tokens
+        tokens = max(computed, plan.capture_size or 0)
+        beyond = tokens > prefill.tokens.at[-1]
+        total = read_curve(prefill.tokens, tokens)
+        sequences = plan.batch_size + len(plan.prefill)
+        if prefill.sequences is not None:
+            total += read_curve(prefill.sequences, sequences)
+            beyond |= sequences > prefill.sequences.at[-1]
+        if self.joint is not None:
+            attention, outside = self._joint_attention(plan)
+            return total + attention, beyond or outside
+        pairs = sum(pairs_of(chunk.tokens, chunk.cached_tokens) for chunk in plan.prefill)
+        total += prefill.pair_ms * pairs
+        if plan.batch_size:
+            total += decode_kv_ms + prefill.mixed_extra_ms
+        return total, beyond
+
+    def _joint_attention(self, plan: StepPlan) -> tuple[float, bool]:
+        """Read the joint table, which has one prefill sequence, for any number of chunks.
+
+        Several chunks stand as one of the same tokens with the same number of (new, earlier) token pairs.
+        Chunks with fewer pairs than even a fresh prompt of that length are scaled between the decodes
+        alone and the fresh prompt.
+        """
+        assert self.joint is not None  # noqa: S101 - narrows the type for the checker
+        chunk = float(plan.prefill_tokens)
+        pairs = sum(pairs_of(part.tokens, part.cached_tokens) for part in plan.prefill)
+        kv = plan.kv_tokens / plan.batch_size if plan.batch_size else 0.0
+        decodes = float(plan.batch_size)
+        cached = pairs / chunk - chunk / 2
+        if cached >= 0:
+            return self.joint.read((chunk, cached, decodes, kv))
+        fresh, beyond = self.joint.read((chunk, 0.0, decodes, kv))
+        alone, _ = self.joint.read((0.0, 0.0, decodes, kv))
+        share = pairs / (chunk * chunk / 2)
+        return alone + max(fresh - alone, 0.0) * share, beyond

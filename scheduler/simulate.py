@@ -1,0 +1,172 @@
+"""The one place where rooms meet: a workload, its requests, a graph pool and an executor become a run."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from scheduler.catalog.inline_profile import InlineProfile
+from scheduler.catalog.profile import Profile
+from scheduler.engine.batching import Batching, DecodeOnly, Limits, Mixed, PrefillFirst
+from scheduler.engine.executor import Executor
+from scheduler.engine.graph_pool import GraphPool
+from scheduler.engine.kv_cache import KVCache
+from scheduler.engine.loop import DecodeLoop, Run
+from scheduler.errors import InputError
+from scheduler.executors.cost_model import CostModel
+from scheduler.workload.draw import jitter_generator
+from scheduler.workload.requests import Requests
+from scheduler.workload.schema import Engine, Workload
+
+AnyProfile = Profile | InlineProfile
+JITTER_STEPS = 1 << 20  # then the factors repeat
+POLICIES: dict[str, type[Batching]] = {
+    "decode_only": DecodeOnly,
+    "prefill_first": PrefillFirst,
+    "mixed": Mixed,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """One column of a comparison: a pool, and which curve serves the steps without a graph.
+
+    `bound` picks the low or high end of what the profile gives as a range (eager host time).
+    """
+
+    name: str
+    pool: GraphPool
+    without_graph: Literal["eager", "fallback"]
+    bound: Literal["low", "high"] = "low"
+
+
+@dataclass(frozen=True, slots=True)
+class PoolCost:
+    """What a pool costs before the first request: start-up seconds, memory, and the KV blocks left."""
+
+    capture_s: float | None
+    graph_memory_bytes: int | None
+    kv_blocks: int | None
+
+
+def pool_cost(engine: Engine, profile: AnyProfile, pool: GraphPool) -> PoolCost:
+    """Return the start-up cost of a pool; `kv_blocks` is None where the KV cache is unlimited.
+
+    With `kv_blocks: auto` what weights, activations and graphs leave of the GPU goes to KV blocks.
+    Raises InputError where the profile has no memory data or not one block is left.
+    """
+    capture_s = graph_bytes = None
+    if isinstance(profile, Profile) and profile.pool is not None:
+        capture_s = profile.pool.startup_s(pool.sizes)
+        graph_bytes = profile.pool.memory_bytes(pool.sizes)
+    if engine.kv_blocks == "unlimited":
+        return PoolCost(capture_s, graph_bytes, None)
+    if engine.kv_blocks == "auto":
+        if not isinstance(profile, Profile):
+            raise InputError(
+                "engine.kv_blocks: expected a number or unlimited, got auto; an inline profile has no memory data"
+            )
+        return PoolCost(capture_s, graph_bytes, profile.kv_blocks(engine.block_size, graph_bytes or 0))
+    return PoolCost(capture_s, graph_bytes, int(engine.kv_blocks))
+
+
+def limits_of(engine: Engine) -> Limits:
+    """Return what bounds a step."""
+    return Limits(
+        engine.max_num_seqs,
+        engine.max_num_batched_tokens,
+        engine.prefill_tokens_per_step,
+        engine.reserve_full_prompt,
+    )
+
+
+def simulate(
+    workload: Workload,
+    requests: Requests,
+    profile: AnyProfile,
+    variant: Variant,
+    *,
+    replication: int = 0,
+    executor: Executor | None = None,
+    run_ahead: bool = True,
+    progress: Callable[[int], None] | None = None,
+) -> Run:
+    """Serve the requests once and return what happened.
+
+    Without an `executor` the step times are the profile's. Raises InputError for what the workload and
+    the profile cannot mean together; an executor's failure gives a partial run.
+    """
+    engine = workload.engine
+    cost = pool_cost(engine, profile, variant.pool)
+    if executor is None:
+        executor = cost_model(workload, profile, variant, replication)
+    batching = POLICIES[engine.policy](
+        limits_of(engine),
+        variant.pool,
+        KVCache(cost.kv_blocks, engine.block_size, engine.prefix_caching),
+        executor,
+        _column(requests.prompt_tokens),
+        None if requests.cached_tokens is None else _column(requests.cached_tokens),
+    )
+    start_ns = round((cost.capture_s or 0) * 1e9) if engine.delay_start_by_capture else 0
+    run = DecodeLoop(
+        batching,
+        executor,
+        _column(requests.arrival_ns),
+        _column(requests.prompt_tokens),
+        _column(requests.output_tokens),
+        reject=_rejection(engine, batching, cost.kv_blocks),
+        concurrency=requests.concurrency,
+        start_ns=start_ns,
+        async_scheduling=engine.async_scheduling,
+        run_ahead=run_ahead,
+        progress=progress,
+    ).run()
+    if isinstance(executor, CostModel):
+        run.remarks = tuple(executor.extrapolations())
+    return run
+
+
+def cost_model(workload: Workload, profile: AnyProfile, variant: Variant, replication: int) -> CostModel:
+    """Return the modelled executor of a variant; with `engine.jitter`, step k takes factor k of its stream."""
+    jitter = None
+    if workload.engine.jitter:
+        spread = _spread(profile, variant)
+        # Lognormal factors of mean 1, so that jitter changes no mean step time.
+        normal = jitter_generator(workload, replication).standard_normal(JITTER_STEPS)
+        jitter = np.exp(spread * normal - spread * spread / 2)
+    return CostModel(profile, variant.without_graph, variant.bound, jitter)
+
+
+def _spread(profile: AnyProfile, variant: Variant) -> float:
+    spread = None
+    if isinstance(profile, Profile) and profile.jitter is not None:
+        spread = profile.jitter.graph if variant.pool.sizes else profile.jitter.eager
+    if spread is None:
+        raise InputError("engine.jitter: expected false; the profile has no jitter measured for this mode")
+    return spread
+
+
+def _column(values: np.ndarray[tuple[int], np.dtype[np.int64]]) -> array[int]:
+    column = array("q")
+    column.frombytes(np.ascontiguousarray(values, np.int64).tobytes())
+    return column
+
+
+def _rejection(engine: Engine, batching: Batching, kv_blocks: int | None) -> Callable[[int, int], str | None]:
+    """Return the test a request passes at arrival, before it may wait."""
+    longest = engine.max_model_len
+    capacity = None if kv_blocks is None else kv_blocks * engine.block_size
+
+    def reason(prompt_tokens: int, output_tokens: int) -> str | None:
+        if longest is not None and prompt_tokens + output_tokens > longest:
+            return "longer than max_model_len"
+        if capacity is not None and batching.peak_tokens(prompt_tokens, output_tokens) > capacity:
+            return "needs more KV blocks than there are"
+        return None
+
+    return reason

@@ -1,0 +1,263 @@
+"""The workload file as typed, frozen models: every key, its default, and what must hold between keys."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, PrivateAttr, model_validator
+
+from scheduler.catalog.engine_presets import engine_preset_names
+from scheduler.catalog.inline_profile import InlineProfile
+from scheduler.catalog.numbers import (
+    MOST_BLOCKS,
+    Blocks,
+    Count,
+    PlainText,
+    PositiveMs,
+    RequestCount,
+    Seconds,
+    Seed,
+    Strict,
+    Tokens,
+    as_tuple,
+    branch,
+    expectation,
+    whole,
+)
+from scheduler.catalog.pool_presets import pool_preset, pool_preset_names
+from scheduler.catalog.slo_presets import SLO_PRESETS, SloPreset
+from scheduler.errors import InputError
+from scheduler.workload.arrivals_schema import Arrivals, TraceArrivals
+from scheduler.workload.lengths_schema import Length, TraceLength
+
+NAME_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789_.-")
+Policy = Literal["decode_only", "prefill_first", "mixed"]
+
+
+def _name(value: str) -> str:
+    # A name becomes a folder of results: no separators, and not "." or "..".
+    if not set(value) <= NAME_CHARACTERS or not value.strip(".") or len(value) > 100:
+        raise expectation("a name of the characters a-z 0-9 _ . - only")
+    return value
+
+
+def _kv_blocks(value: Any) -> int | str:
+    if value in ("auto", "unlimited"):
+        return str(value)
+    if isinstance(value, str):
+        raise expectation("auto, unlimited or a whole number of blocks")
+    return whole(1, MOST_BLOCKS)(value)
+
+
+def _pool_preset(value: str) -> str:
+    try:
+        pool_preset(value, max_num_seqs=1, max_num_batched_tokens=1)
+    except InputError:
+        names = pool_preset_names()
+        raise expectation("a pool preset", known=names) from None
+    return value
+
+
+def _engine_preset(value: str) -> str:
+    names = engine_preset_names()
+    if value not in names:
+        raise expectation("an engine preset", known=names)
+    return value
+
+
+def _slo_preset(value: str) -> str:
+    if value not in SLO_PRESETS:
+        raise expectation("an SLO preset", known=[*SLO_PRESETS])
+    return value
+
+
+PoolPresetName = Annotated[
+    str, AfterValidator(_pool_preset), Field(json_schema_extra={"examples": [*pool_preset_names()]})
+]
+EnginePresetName = Annotated[
+    str, AfterValidator(_engine_preset), Field(json_schema_extra={"enum": [*engine_preset_names()]})
+]
+SloPresetName = Annotated[str, AfterValidator(_slo_preset), Field(json_schema_extra={"enum": [*SLO_PRESETS]})]
+
+
+def _inline_or_name(value: Any) -> str:
+    return "(inline)" if isinstance(value, Mapping | InlineProfile) else "(name)"
+
+
+class Engine(Strict):
+    """The server: its step policy, limits, KV cache and step times."""
+
+    policy: Policy
+    max_num_seqs: Count = 256
+    max_num_batched_tokens: Tokens = 2048
+    max_prefill_tokens: Tokens | None = None
+    block_size: Count = 16
+    kv_blocks: Annotated[Literal["auto", "unlimited"] | Blocks, BeforeValidator(_kv_blocks)] = "auto"
+    prefix_caching: bool = False
+    reserve_full_prompt: bool = False
+    async_scheduling: bool = False
+    max_model_len: Tokens | None = None
+    delay_start_by_capture: bool = False
+    jitter: bool = False
+    preset: EnginePresetName | None = None
+    profile: Annotated[
+        Annotated[PlainText, branch("name")] | Annotated[InlineProfile, branch("inline")],
+        Discriminator(_inline_or_name),
+    ]
+
+    @model_validator(mode="after")
+    def _limits_agree(self) -> Engine:
+        if self.policy == "mixed" and self.max_num_batched_tokens < self.max_num_seqs:
+            expected = f"at least max_num_seqs, {self.max_num_seqs}, so that every running request can decode"
+            raise expectation(expected, "max_num_batched_tokens")
+        if self.max_prefill_tokens is not None and self.policy != "prefill_first":
+            raise expectation(f"no max_prefill_tokens with policy {self.policy}", "max_prefill_tokens")
+        return self
+
+    @property
+    def prefill_tokens_per_step(self) -> int:
+        """The most prompt tokens of one prefill step."""
+        return self.max_prefill_tokens or self.max_num_batched_tokens
+
+
+class Pool(Strict):
+    """The graph pool: an engine's rule by name, or the capture sizes themselves ([] is pure eager).
+
+    `mode` None means the preset's own, and decode_only for sizes.
+    """
+
+    preset: PoolPresetName | None = None
+    sizes: Annotated[tuple[Count, ...], Field(max_length=10_000), BeforeValidator(as_tuple)] | None = None
+    padding: bool = True
+    mode: Literal["decode_only", "full_and_piecewise"] | None = None
+
+    @model_validator(mode="after")
+    def _preset_or_sizes(self) -> Pool:
+        if (self.preset is None) == (self.sizes is None):
+            given = "neither is given" if self.sizes is None else "both are given"
+            raise expectation(f"one of preset and sizes; {given}", got=False)
+        if self.sizes is not None and len(set(self.sizes)) < len(self.sizes):
+            raise expectation("each capture size once", "sizes")
+        return self
+
+
+class Slo(Strict):
+    """Latency limits of a good request, in milliseconds: a public preset, or at least one of three."""
+
+    preset: SloPresetName | None = None
+    ttft_ms: PositiveMs | None = None
+    tpot_ms: PositiveMs | None = None
+    e2el_ms: PositiveMs | None = None
+
+    @model_validator(mode="after")
+    def _preset_or_limits(self) -> Slo:
+        limits = (self.ttft_ms, self.tpot_ms, self.e2el_ms)
+        if self.preset is None and limits == (None, None, None):
+            raise expectation("ttft_ms, tpot_ms or e2el_ms, or a preset", got=False)
+        if self.preset is not None and limits != (None, None, None):
+            raise expectation("a preset or limits of your own, not both", "preset")
+        return self
+
+    @property
+    def limits_ms(self) -> dict[str, float]:
+        """The limits in force: metric (ttft, tpot, e2el) to milliseconds."""
+        preset = SLO_PRESETS[self.preset] if self.preset else SloPreset(0, 0)
+        limits = {
+            "ttft": self.ttft_ms or preset.ttft_ms,
+            "tpot": self.tpot_ms or preset.tpot_ms,
+            "e2el": self.e2el_ms,
+        }
+        return {metric: limit for metric, limit in limits.items() if limit}
+
+
+class Workload(Strict):
+    """A whole workload file.
+
+    With trace arrivals, lengths left out are the trace's own, and `requests` or `duration_s`, if given,
+    keep its first rows or seconds.
+    """
+
+    name: Annotated[str, AfterValidator(_name), Field(json_schema_extra={"pattern": "^[a-z0-9_.-]+$"})]
+    seed: Seed = 0
+    requests: RequestCount | None = None
+    duration_s: Seconds | None = None
+    arrivals: Arrivals
+    prompt_tokens: Length | None = None
+    output_tokens: Length | None = None
+    engine: Engine
+    pool: Pool = Pool(preset="vllm")
+    slo: Slo | None = None
+
+    _trace_folder: Path = PrivateAttr(default=Path())
+    _profile_folder: Path = PrivateAttr(default=Path())
+
+    @model_validator(mode="after")
+    def _complete(self) -> Workload:
+        for key, expected in disagreements(self.model_dump()):
+            raise expectation(expected, key, got=False)
+        return self
+
+    def located(self, trace_folder: Path, profile_folder: Path) -> Workload:
+        """Return the same workload, its relative paths taken from these folders."""
+        copy = self.model_copy()
+        copy._trace_folder = trace_folder
+        copy._profile_folder = profile_folder
+        return copy
+
+    @property
+    def trace_path(self) -> Path | None:
+        """Where the trace lies, or None where arrivals are drawn."""
+        return self._trace_folder / self.arrivals.path if isinstance(self.arrivals, TraceArrivals) else None
+
+    @property
+    def profile_path(self) -> Path | None:
+        """Where the profile file lies, or None for a shipped name or an inline profile."""
+        profile = self.engine.profile
+        return self._profile_folder / profile if isinstance(profile, str) and is_path(profile) else None
+
+    @property
+    def lengths_from_trace(self) -> tuple[bool, bool]:
+        """Whether prompt lengths, and whether output lengths, are those of the trace."""
+        prompt, output = (
+            length is None or isinstance(length, TraceLength)
+            for length in (self.prompt_tokens, self.output_tokens)
+        )
+        return prompt, output
+
+
+def is_path(profile: str) -> bool:
+    """Tell a path to a profile file from a shipped profile's name: it has a separator or an extension."""
+    return "/" in profile or "\\" in profile or profile.endswith((".json", ".yaml", ".yml"))
+
+
+def disagreements(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield (key, what is expected) for what must hold between parts of a file.
+
+    Takes plain values, not models, so that these are reported beside errors inside the parts.
+    """
+    process = _inner(values, "arrivals", "process")
+    counted = [key for key in ("requests", "duration_s") if values.get(key) is not None]
+    if len(counted) == 2:
+        yield "duration_s", "one of requests and duration_s; both are given"
+    if isinstance(process, str) and process != "trace":
+        if not counted:
+            yield "requests", "requests or duration_s; neither is given"
+        elif process == "closed_loop" and counted == ["duration_s"]:
+            yield "duration_s", "requests, not duration_s, with arrivals.process closed_loop"
+        for key in ("prompt_tokens", "output_tokens"):
+            if values.get(key) is None:
+                yield key, "a length distribution; the key is missing"
+            elif _inner(values, key, "distribution") == "trace":
+                yield f"{key}.distribution", "arrivals.process trace where lengths come from a trace"
+    profile = _inner(values, "engine", "profile")
+    policy = _inner(values, "engine", "policy")
+    has_no_prefill = isinstance(profile, Mapping) and profile.get("prefill_ms") is None
+    if has_no_prefill and policy in ("prefill_first", "mixed"):
+        yield "engine.profile.prefill_ms", f"a prefill curve with policy {policy}; the key is missing"
+
+
+def _inner(values: Mapping[str, Any], key: str, inner_key: str) -> Any:
+    inner = values.get(key)
+    return inner.get(inner_key) if isinstance(inner, Mapping) else None

@@ -1,0 +1,122 @@
+"""Start-up lines of vLLM and SGLang: what was captured, how long it took, what it left for the KV cache."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+GIB = 1 << 30
+MOST_SIZES = 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class StartUpFacts:
+    """What a server said of itself when it started; None where it did not.
+
+    `mode` is vLLM's CUDA graph mode. With several ranks the largest memory and time and the smallest
+    KV cache are kept.
+    """
+
+    engine: str | None = None
+    capture_sizes: tuple[int, ...] | None = None
+    mode: str | None = None
+    kv_tokens: int | None = None
+    graph_bytes: int | None = None
+    capture_s: float | None = None
+    max_num_seqs: int | None = None
+    max_num_batched_tokens: int | None = None
+    block_size: int | None = None
+    draft_tokens: int | None = None
+    decode_log_interval: int | None = None
+
+
+_WHOLE = r"['\"]?\s*[:=]\s*(\d{1,15})\b"
+_SIZES = re.compile(
+    r"(?:Capture sizes:|cudagraph_capture_sizes['\"]?\s*[:=]|Capture cuda graph bs|cuda_graph_bs['\"]?\s*[:=]"
+    r"|Capture target decode CUDA graph begin\b.*?\bbs=)\s*\[([0-9,\s]*)\]"
+)
+_MODE = re.compile(r"(?:- Mode:|cudagraph_mode['\"]?\s*[:=])\s*['\"<]?(?:CUDAGraphMode\.)?([A-Z_]{3,30})\b")
+_VLLM_CAPTURE = re.compile(r"Graph capturing finished in ([0-9.]{1,15}) secs?, took ([0-9.]{1,15}) GiB")
+_VLLM_KV = re.compile(r"GPU KV cache size: ([0-9,]{1,20}) tokens")
+_SGLANG_CAPTURE = re.compile(
+    r"Capture (?:cuda graph end\. Time elapsed:\s*|target decode CUDA graph end\. elapsed=)([0-9.]{1,15}) s"
+)
+_SGLANG_MEMORY = re.compile(r"mem usage=([0-9.]{1,15}) GB")
+_SGLANG_KV = re.compile(r"(?:max_total_num_tokens=|KV Cache is allocated\..*?#tokens: ?)(\d{1,15})")
+_LIMITS = {
+    "max_num_seqs": re.compile(r"\b(?:max_num_seqs|max_running_requests)" + _WHOLE),
+    "max_num_batched_tokens": re.compile(r"\b(?:max_num_batched_tokens|chunked_prefill_size)" + _WHOLE),
+    "block_size": re.compile(r"\b(?:block_size|page_size)" + _WHOLE),
+    "draft_tokens": re.compile(r"\bnum_speculative_tokens" + _WHOLE),
+    "decode_log_interval": re.compile(r"\bdecode_log_interval" + _WHOLE),
+}
+_MARKS = (
+    "apture", "apturing", "KV ", "max_num", "max_running", "cudagraph", "cuda_graph", "Mode:", "max_total",
+    "page_size", "block_size", "num_speculative",
+)  # fmt: skip
+
+
+class StartUpReader:
+    """Collects start-up facts line by line; lines of other kinds cost a few substring tests."""
+
+    def __init__(self) -> None:
+        self._engine: str | None = None
+        self._sizes: tuple[int, ...] | None = None
+        self._mode: str | None = None
+        self._kv_tokens: list[int] = []
+        self._graph_bytes: list[int] = []
+        self._capture_s: list[float] = []
+        self._limits: dict[str, int] = {}
+
+    def read(self, line: str) -> None:
+        """Take what a line says; a number that makes no sense is passed over."""
+        if not any(mark in line for mark in _MARKS):
+            return
+        sizes = _SIZES.search(line)
+        if sizes:
+            found = {int(word) for word in re.findall(r"\d{1,9}", sizes[1])}
+            if 0 < len(found) <= MOST_SIZES:
+                self._sizes = tuple(sorted(found - {0}))
+        mode = _MODE.search(line)
+        if mode:
+            self._mode = mode[1]
+        for name, pattern in _LIMITS.items():
+            limit = pattern.search(line)
+            if limit and int(limit[1]) > 0:
+                self._limits[name] = int(limit[1])
+        self._read_capture(line)
+        for pattern, engine in ((_VLLM_KV, "vllm"), (_SGLANG_KV, "sglang")):
+            tokens = pattern.search(line)
+            if tokens:
+                self._engine = engine
+                self._kv_tokens.append(int(tokens[1].replace(",", "") or 0))
+
+    def _read_capture(self, line: str) -> None:
+        vllm, sglang = _VLLM_CAPTURE.search(line), _SGLANG_CAPTURE.search(line)
+        memory = _SGLANG_MEMORY.search(line) if sglang else None
+        seconds = vllm or sglang
+        if seconds:
+            self._engine = "vllm" if vllm else "sglang"
+            self._capture_s.append(_number(seconds[1]))
+        amount = vllm[2] if vllm else memory[1] if memory else None
+        if amount is not None:
+            self._graph_bytes.append(round(_number(amount) * GIB))
+
+    def facts(self) -> StartUpFacts:
+        """Return what was said, over all ranks."""
+        return StartUpFacts(
+            self._engine,
+            self._sizes,
+            self._mode,
+            min(self._kv_tokens, default=None),
+            max(self._graph_bytes, default=None),
+            max(self._capture_s, default=None),
+            **self._limits,
+        )
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return 0.0

@@ -1,0 +1,96 @@
+"""A trace file as numbered lines of text: plain or gzipped, bounded in size and line length."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from scheduler.errors import InputError
+
+MAX_TEXT_BYTES = 2 * 1024**3
+MAX_LINE_BYTES = 4 * 1024**2
+_GZIP_MAGIC = b"\x1f\x8b"
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+
+class Problems:
+    """Collects what is wrong with a file, one line per problem; the first `shown` are kept."""
+
+    def __init__(self, path: Path, shown: int = 20) -> None:
+        self._path = path
+        self._shown = shown
+        self._lines: list[str] = []
+        self._count = 0
+        self._cut_line = 0
+
+    def add(self, line_number: int, message: str, may_be_cut: bool = False) -> None:
+        """Note a problem of one line; `may_be_cut` where the line could be the start of a good one."""
+        self._count += 1
+        self._cut_line = line_number if may_be_cut else 0
+        if self._count <= self._shown:
+            self._lines.append(f"{self._path}:{line_number}: {message}")
+
+    def raise_if_any(self, last_line: int = 0) -> None:
+        """Raise InputError with every problem kept and the number of those left out.
+
+        Where the file's `last_line` may be half a line, the message asks whether the file was cut off.
+        """
+        if self._lines and self._cut_line == last_line and self._count <= self._shown:
+            self._lines[-1] += " (the last line: is the file cut off?)"
+        if self._count > self._shown:
+            self._lines.append(f"{self._path}: … and {self._count - self._shown:,} more")
+        if self._lines:
+            raise InputError(self._lines)
+
+
+def numbered_lines(
+    path: Path, max_text_bytes: int = MAX_TEXT_BYTES, max_line_bytes: int = MAX_LINE_BYTES
+) -> Iterator[tuple[int, str]]:
+    """Yield (line number from 1, text without its line end) of every line that is not blank.
+
+    Gzip is recognised by its first bytes. CRLF, a UTF-8 byte order mark and a missing final newline are
+    accepted. Raises InputError for a missing or unreadable file, damaged or cut-off gzip, bytes that are
+    no UTF-8 text, a line longer than `max_line_bytes`, and text beyond `max_text_bytes` (after unpacking).
+    """
+    number = 0
+    limit = max_text_bytes
+    try:
+        with path.open("rb") as file:
+            for number, line in enumerate(_bounded_lines(path, _unpacked(file), max_line_bytes), start=1):
+                max_text_bytes -= len(line)
+                if max_text_bytes < 0:
+                    raise InputError(f"{path}:{number}: expected at most {limit:,} bytes of text, unpacked")
+                if number == 1 and line.startswith(_BYTE_ORDER_MARK):
+                    line = line[len(_BYTE_ORDER_MARK) :]
+                if b"\0" in line:
+                    raise InputError(f"{path}:{number}: expected a text file, got a NUL byte (binary data?)")
+                text = line.decode("utf-8").strip()
+                if text:
+                    yield number, text
+    except UnicodeDecodeError as error:
+        byte = error.object[error.start]
+        raise InputError(f"{path}:{number}: expected UTF-8 text, got byte 0x{byte:02x}") from error
+    except EOFError as error:
+        raise InputError(f"{path}:{number + 1}: the gzip data ends early (cut-off download?)") from error
+    except (gzip.BadGzipFile, zlib.error) as error:
+        raise InputError(f"{path}:{number + 1}: damaged gzip data: {error}") from error
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
+
+
+def _unpacked(file: io.BufferedReader) -> io.BufferedReader:
+    if file.peek(2)[:2] != _GZIP_MAGIC:
+        return file
+    return io.BufferedReader(gzip.GzipFile(fileobj=file), 1 << 18)
+
+
+def _bounded_lines(path: Path, file: io.BufferedReader, max_line_bytes: int) -> Iterator[bytes]:
+    number = 0
+    while line := file.readline(max_line_bytes + 1):
+        number += 1
+        if len(line) > max_line_bytes:
+            raise InputError(f"{path}:{number}: expected lines of at most {max_line_bytes:,} bytes")
+        yield line
