@@ -74,13 +74,14 @@ def pool_cost(engine: Engine, profile: AnyProfile, pool: GraphPool) -> PoolCost:
     return PoolCost(capture_s, graph_bytes, int(engine.kv_blocks))
 
 
-def limits_of(engine: Engine) -> Limits:
+def limits_of(engine: Engine, kv_blocks: int | None) -> Limits:
     """Return what bounds a step."""
     return Limits(
         engine.max_num_seqs,
         engine.max_num_batched_tokens,
         engine.prefill_tokens_per_step,
         engine.reserve_full_prompt,
+        int(engine.kv_watermark * (kv_blocks or 0)),
     )
 
 
@@ -105,7 +106,7 @@ def simulate(
     if executor is None:
         executor = cost_model(workload, profile, variant, replication)
     batching = POLICIES[engine.policy](
-        limits_of(engine),
+        limits_of(engine, cost.kv_blocks),
         variant.pool,
         KVCache(cost.kv_blocks, engine.block_size, engine.prefix_caching),
         executor,

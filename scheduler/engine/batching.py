@@ -25,6 +25,7 @@ class Limits:
     max_num_batched_tokens: int = 2048
     max_prefill_tokens: int = 2048
     reserve_full_prompt: bool = False
+    watermark_blocks: int = 0  # kept free at admissions while anything else runs (vLLM)
 
 
 class Batching:
@@ -112,6 +113,11 @@ class Batching:
 
     # What the policies share.
 
+    def _may_admit(self, blocks: int) -> bool:
+        """Return whether a waiting request that needs `blocks` finds them, above the watermark."""
+        kept_free = self.limits.watermark_blocks if self.running else 0
+        return blocks + kept_free <= self.kv_cache.free
+
     def _admit(self, index: int) -> Running:
         request = Running(index, self._slots.pop(), self.prompt_tokens[index], self.generated.pop(index, 0))
         self.running[index] = request
@@ -197,7 +203,7 @@ class DecodeOnly(Batching):
             index = self.waiting[0]
             cached = self.prompt_tokens[index] + self.generated.get(index, 0)
             blocks = self.kv_cache.blocks(cached + 1)
-            if blocks > self.kv_cache.free:
+            if not self._may_admit(blocks):
                 return
             self.waiting.popleft()
             self.kv_cache.allocate(blocks)
@@ -226,7 +232,7 @@ class PrefillFirst(Batching):
             index = self.waiting[0]
             target = self.prompt_tokens[index] + self.generated.get(index, 0)
             blocks = self.kv_cache.blocks(target)
-            if blocks > self.kv_cache.free:
+            if not self._may_admit(blocks):
                 break
             self.waiting.popleft()
             reused = _reusable_blocks(self.kv_cache, index, target)
@@ -291,7 +297,7 @@ class Mixed(Batching):
             tokens = min(target - cached, budget)
             blocks = kv_cache.blocks(cached + tokens)
             needed = kv_cache.blocks(target) if self.limits.reserve_full_prompt else blocks
-            if needed > kv_cache.free:
+            if not self._may_admit(needed):
                 return
             self.waiting.popleft()
             request = self._admit(index)

@@ -19,7 +19,6 @@ from scheduler.executors.step_lines import NS_PER_MS, StepLine, step_line
 
 WithoutGraph = Literal["eager", "fallback"]
 Bound = Literal["low", "high"]
-MOST_NOTES = 50
 
 
 class CostModel:
@@ -44,7 +43,7 @@ class CostModel:
         self.extrapolated: set[str] = set()
         self._graph_lines: dict[int, StepLine] = {}
         self._other_lines: dict[int, StepLine] = {}
-        self._kv_beyond: dict[str, int] = {}
+        self._kv_beyond: dict[tuple[str, int], int] = {}
         self._jitter = None if jitter is None else array("d", jitter)
         self._steps = 0
         self._prefill: PrefillCost | None = None
@@ -166,12 +165,20 @@ class CostModel:
 
     def extrapolations(self) -> list[str]:
         """Return, in words, what was read beyond the profile's measured range, sorted."""
-        kv = [f"{what} up to {most:,} KV tokens" for what, most in self._kv_beyond.items()]
+        kv = []
+        for mode in dict.fromkeys(mode for mode, _ in self._kv_beyond):
+            rows = [rows for other, rows in self._kv_beyond if other == mode]
+            most = max(tokens for (other, _), tokens in self._kv_beyond.items() if other == mode)
+            kv.append(f"{mode} decode steps of {min(rows)}–{max(rows)} rows, up to {most:,} KV tokens")
         return sorted([*self.extrapolated, *kv])
 
     def decode_ms(self, mode: Mode, size: int, kv_tokens: int) -> float:
         """Return the milliseconds of a decode step of `size` rows in a mode (for plots and tables)."""
         return self._new_line(mode, size).ns(kv_tokens) / NS_PER_MS
+
+    def decode_line(self, mode: Mode, size: int) -> StepLine:
+        """Return the times of decode steps of `size` rows in a mode, by KV tokens; raises InputError."""
+        return self._new_line(mode, size)
 
     # Decode lines, one per mode and size.
 
@@ -213,9 +220,7 @@ class CostModel:
     def _note_kv(self, plan: StepPlan, kv_tokens: int) -> None:
         rows = plan.capture_size or plan.batch_size
         mode = self.without_graph if plan.capture_size is None else "graph"
-        what = f"decode steps of {rows} rows ({mode})"
-        if what in self._kv_beyond or len(self._kv_beyond) < MOST_NOTES:
-            self._kv_beyond[what] = max(kv_tokens, self._kv_beyond.get(what, 0))
+        self._kv_beyond[mode, rows] = max(kv_tokens, self._kv_beyond.get((mode, rows), 0))
 
     # Steps with prompt tokens.
 
@@ -225,7 +230,7 @@ class CostModel:
             return _inline_prefill_ns(profile, plan, self.without_graph)
         if self._prefill is None or profile.prefill is None:
             name = profile.identity.name
-            raise InputError(f"profile {name}: a step with prompt tokens is reached, the profile has no prefill times")
+            raise InputError(f"profile {name}: a step computes prompt tokens, the profile has no prefill times")
         gpu_ms, beyond = self._prefill.gpu_ms(plan, self._decode_kv_ms(plan))
         if beyond:
             self.extrapolated.add("steps with prompt tokens beyond the measured tables")

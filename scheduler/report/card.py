@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from scheduler.analysis.compare import Column, Comparison, without_graph_share
-from scheduler.analysis.statistics import PairedDifference, Verdict, mean_interval, paired_difference
+from scheduler.analysis.differences import Difference, differences, verdict_of_range
+from scheduler.analysis.statistics import Verdict, mean_interval
+from scheduler.analysis.steadiness import is_steady, load_warnings, warmup_warnings
 from scheduler.report.wording import (
     arrivals_text,
     count_text,
@@ -19,6 +21,7 @@ from scheduler.simulate import Profile
 from scheduler.workload.schema import Workload
 
 WIDTH = 108
+HEADLINE_KEYS = (("p99_itl_ms", "p99 ITL"), ("mean_tpot_ms", "mean TPOT"), ("mean_ttft_ms", "mean TTFT"))
 LATENCIES = (("ttft", "TTFT"), ("tpot", "TPOT"), ("itl", "ITL"), ("e2el", "E2EL"))
 FOOTER = (
     "TTFT = first token − arrival. TPOT = (E2EL − TTFT) / (output tokens − 1), per request. ITL = every gap "
@@ -54,66 +57,40 @@ def headlines(comparison: Comparison) -> list[str]:
 
 
 def _headline(comparison: Comparison, pool: Column) -> str:
-    key = next(
-        (key for key in ("p99_itl_ms", "mean_itl_ms", "mean_ttft_ms") if pool.mean(key) is not None), ""
-    )
-    differences = differences_against_eager(comparison, pool, key) if key else []
     graphs = f"{pool.name}: {count_text(len(pool.variant.pool.sizes), 'graph')}"
-    if not differences:
+    known = [(what, found) for key, what in HEADLINE_KEYS if (found := differences(comparison, pool, key))]
+    if not known:
         return f"{graphs}; nothing was completed that could be compared with eager."
-    what = key.removesuffix("_ms").upper().replace("_", " ").replace("P99", "p99").replace("MEAN", "mean")
-    change = change_text(differences)
-    return f"{graphs}. Against eager, {what} changes by {change} ({_certainty(comparison, differences)})."
+    what, found = next((item for item in known if item[1][0].interval is not None), known[0])
+    change = change_text(found)
+    return f"{graphs}. Against eager, {what} changes by {change} ({_certainty(comparison, found)})."
 
 
-def _certainty(comparison: Comparison, differences: Sequence[PairedDifference]) -> str:
-    parts = []
-    if comparison.replications > 1:
-        parts.append(f"{verdict_text(differences)}, paired over {comparison.replications} replications")
-    elif comparison.requests[0].notes:
-        parts.append("one trace")
+def _certainty(comparison: Comparison, found: Sequence[Difference]) -> str:
+    first = found[0]
+    parts = [str(verdict_of_range(found))] if first.interval is not None else []
+    if first.within_trace and first.interval is not None:
+        parts.append(f"within this trace, {first.interval.samples} blocks of time")
+    elif first.interval is not None:
+        parts.append(f"paired over {comparison.replications} replications")
     else:
-        parts.append("one replication: no interval")
-    if len(differences) > 1:
-        parts.append("ASSUMED range of eager host time")
+        parts.append("no interval")
+    if len(found) > 1:
+        parts.append("the range is eager's host time, ASSUMED")
     return "; ".join(parts)
 
 
-def differences_against_eager(comparison: Comparison, pool: Column, key: str) -> list[PairedDifference]:
-    """Return pool − eager, paired by replication: one, or two where the profile gives eager as a range."""
-    pairs = [(comparison.eager, pool)]
-    high = comparison.high
-    if comparison.eager.variant.name in high:
-        pairs.append((high[comparison.eager.variant.name], high.get(pool.variant.name, pool)))
-    lower_is_better = key.endswith("_ms")
-    found = []
-    for eager, column in pairs:
-        before, after = eager.values(key), column.values(key)
-        if len(before) and len(before) == len(after):
-            found.append(paired_difference(before, after, lower_is_better=lower_is_better))
-    return found
-
-
-def change_text(differences: Sequence[PairedDifference]) -> str:
+def change_text(found: Sequence[Difference]) -> str:
     """Return the relative change as text: `−38.1 % ±0.4`, or `−38.1…−67.9 %` for a range."""
-    shown = [difference for difference in differences if difference.relative is not None]
+    shown = [difference for difference in found if difference.relative is not None]
     if not shown:
         return "–"
-    low = min(shown, key=lambda difference: abs(difference.relative or 0))
+    least = min(shown, key=lambda difference: abs(difference.relative or 0))
     if len(shown) > 1:
-        high = max(shown, key=lambda difference: abs(difference.relative or 0))
-        return f"{percent_text(low.relative)[:-2]}…{percent_text(high.relative)}"
-    text = percent_text(low.relative)
-    if low.interval is not None and low.difference:
-        scale = abs((low.relative or 0) / low.difference)
-        text += f" ±{100 * low.interval.half_width * scale:.1f}"
-    return text
-
-
-def verdict_text(differences: Sequence[PairedDifference]) -> str:
-    """Return the verdict that both ends of a range agree on."""
-    verdicts = {difference.verdict for difference in differences}
-    return str(verdicts.pop()) if len(verdicts) == 1 else str(Verdict.NO_DIFFERENCE_SHOWN)
+        most = max(shown, key=lambda difference: abs(difference.relative or 0))
+        return f"{percent_text(least.relative)[:-2]}…{percent_text(most.relative)}"
+    half_width = least.relative_half_width
+    return percent_text(least.relative) + ("" if half_width is None else f" ±{100 * half_width:.1f}")
 
 
 # The setting.
@@ -159,10 +136,12 @@ def _profile_lines(comparison: Comparison) -> list[str]:
         f"profile   {identity.name}: {identity.model} {identity.dtype} on {identity.gpu}, {identity.engine} "
         f"{identity.engine_version}, {identity.date}"
     ]
-    for fit in profile.fit:
+    errors = [fit.worst_error for fit in profile.fit]
+    if errors:
+        points = sum(fit.points for fit in profile.fit)
         lines.append(
-            f"          error against {fit.of}: median {percent_text(fit.median_error)}, "
-            f"worst {percent_text(fit.worst_error)} ({fit.points} points)"
+            f"          its error on {points} measured points: worst {percent_text(min(errors))[:-2]}…"
+            f"{percent_text(max(errors))} (run.py profile show {identity.name})"
         )
     assumed = [field for field, _ in profile.fields_of_origin("assumed")]
     if assumed:
@@ -230,7 +209,7 @@ def _row(
 ) -> list[str]:
     row = [label, *(_cell(column, key) for column in columns)]
     if single is not None:
-        row.append(change_text(differences_against_eager(comparison, single, key)))
+        row.append(change_text(differences(comparison, single, key)))
     return row
 
 
@@ -262,27 +241,30 @@ def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
 def _verdicts(comparison: Comparison) -> list[str]:
     lines = []
     for pool in comparison.pools:
+        if not is_steady(comparison, pool):
+            continue  # a mean of a run without a steady state describes its length
         for key, label in (("mean_tpot_ms", "mean TPOT"), ("mean_e2el_ms", "mean E2EL")):
-            differences = differences_against_eager(comparison, pool, key)
-            if differences:
-                lines.append(f"{pool.name} against eager, {label}: {_difference_text(differences)}")
+            found = differences(comparison, pool, key)
+            if found:
+                lines.append(f"{pool.name} against eager, {label}: {_difference_text(found)}")
     return lines
 
 
-def _difference_text(differences: Sequence[PairedDifference]) -> str:
+def _difference_text(found: Sequence[Difference]) -> str:
     texts = []
-    for difference in differences:
+    for difference in found:
         text = f"{difference.difference:+.3f} ms"
         if difference.interval is not None:
             text += f" [{difference.interval.low:+.3f}, {difference.interval.high:+.3f}]"
-        texts.append(text)
-    first = differences[0]
+        texts.append(text.replace("-", "−"))
+    first = found[0]
     if first.interval is None:
-        return " … ".join(texts) + " (no interval: one replication)"
-    verdict = verdict_text(differences)
+        return f"{' … '.join(texts)} (no interval)"
+    verdict = str(verdict_of_range(found))
     if verdict == Verdict.NO_DIFFERENCE_SHOWN and first.more_replications:
         verdict += f" (about {first.more_replications:,} more replications to resolve 1 %)"
-    return f"{' … '.join(texts)}  {verdict}"
+    where = ", within this trace" if first.within_trace else ""
+    return f"{' … '.join(texts)}  {verdict} (95 %{where})"
 
 
 # What to beware of.
@@ -295,6 +277,12 @@ def warnings_of(comparison: Comparison) -> list[str]:
         warnings.append(f"PARTIAL RESULT: the run ended early ({comparison.failure}).")
     for pool in comparison.pools:
         warnings += _pool_warnings(comparison, pool)
+    for column in comparison.columns:
+        warnings += load_warnings(comparison, column)
+    warnings += warmup_warnings(comparison)
+    for pool in comparison.pools:
+        reasons = [d.why_no_interval for d in differences(comparison, pool, "mean_e2el_ms") if d.why_no_interval]
+        warnings += [f"{pool.name}: no interval: {reason}." for reason in reasons[:1]]
     for column in (*comparison.pools, comparison.eager):
         remarks = dict.fromkeys(remark for run in column.runs for remark in run.remarks)
         if remarks:

@@ -20,12 +20,14 @@ from scheduler.workload.schema import Workload
 def number_text(value: float) -> str:
     """Return a number with about four significant digits and thousands separators."""
     size = abs(value)
+    if size < 1e-9:  # what is left of rounding in the last place is not a number to show
+        return "0"
     if size >= 1000:
         return f"{value:,.0f}"
     for limit, digits in ((100, 1), (10, 2), (0.1, 3)):
         if size >= limit:
             return f"{value:.{digits}f}"
-    return f"{value:.2g}" if value else "0"
+    return f"{value:.2g}"
 
 
 def percent_text(share: float | None) -> str:

@@ -1,0 +1,92 @@
+"""Simulated against measured: the same arrivals and lengths through both, and how far apart they end."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scheduler.analysis.metrics import latencies_ms
+from scheduler.engine.loop import Run
+from scheduler.engine.records import Status
+from scheduler.simulate import AnyProfile, Variant, simulate
+from scheduler.workload.measured import Measured
+from scheduler.workload.schema import Workload
+
+Float = NDArray[np.float64]
+STATISTICS = ("mean", "p50", "p90", "p99")
+
+
+@dataclass(frozen=True, slots=True)
+class Validation:
+    """A measured run beside the simulation of it. `metrics` maps metric to statistic to the three numbers.
+
+    `paired` holds per-request relative errors (simulated / measured − 1) of the requests both completed.
+    """
+
+    workload: Workload
+    measured: Measured
+    run: Run
+    metrics: dict[str, Any]
+    samples: dict[str, int]
+    paired: dict[str, dict[str, float]]
+
+
+def validate(workload: Workload, profile: AnyProfile, variant: Variant, measured: Measured) -> Validation:
+    """Drive the simulator with a measured run's requests and compare every latency and the throughput."""
+    run = simulate(workload, measured.requests, profile, variant)
+    completed = run.requests.status == Status.COMPLETED
+    simulated = latencies_ms(run.requests, completed)
+    metrics: dict[str, Any] = {}
+    samples: dict[str, int] = {}
+    measured_by_name = {"ttft": measured.ttft_ms, "tpot": measured.tpot_ms, "e2el": measured.e2el_ms}
+    for name, values in measured_by_name.items():
+        values = values[~np.isnan(values)]
+        metrics[f"{name}_ms"] = {
+            statistic: _errors(_statistic(values, statistic), _statistic(simulated[name], statistic))
+            for statistic in STATISTICS
+            if len(values) and len(simulated[name])
+        }
+        samples[f"{name}_ms"] = len(values)
+    makespan_s = float(run.requests.finish_ns.max(initial=0) - run.requests.arrival_ns.min(initial=0)) / 1e9
+    metrics["makespan_s"] = _errors(measured.makespan_s, makespan_s)
+    metrics["output_throughput"] = _errors(
+        int(measured.requests.output_tokens.sum()) / measured.makespan_s,
+        int(run.requests.output_tokens[completed].sum()) / makespan_s if makespan_s else 0.0,
+    )
+    return Validation(workload, measured, run, metrics, samples, _paired(measured_by_name, run, completed))
+
+
+def _statistic(values: Float, name: str) -> float:
+    return float(values.mean()) if name == "mean" else float(np.percentile(values, float(name[1:])))
+
+
+def _errors(measured: float, simulated: float) -> dict[str, float]:
+    error = simulated / measured - 1 if measured else 0.0
+    return {"measured": measured, "simulated": simulated, "error": error}
+
+
+def _paired(
+    measured: dict[str, Float], run: Run, completed: NDArray[np.bool_]
+) -> dict[str, dict[str, float]]:
+    """Return median, mean absolute and 90 % absolute relative error per request."""
+    requests = run.requests
+    later = requests.output_tokens - 1
+    ttft = (requests.first_token_ns - requests.arrival_ns) / 1e6
+    e2el = (requests.finish_ns - requests.arrival_ns) / 1e6
+    simulated = {"ttft": ttft, "e2el": e2el, "tpot": (e2el - ttft) / np.where(later > 0, later, np.nan)}
+    result = {}
+    for name, values in measured.items():
+        usable = completed & (values > 0) & ~np.isnan(simulated[name])
+        if not usable.any():
+            continue
+        errors = simulated[name][usable] / values[usable] - 1
+        result[f"{name}_ms"] = {
+            "requests": int(usable.sum()),
+            "median_error": float(np.median(errors)),
+            "mean_absolute_error": float(np.abs(errors).mean()),
+            "p90_absolute_error": float(np.percentile(np.abs(errors), 90)),
+        }
+    return result

@@ -1,0 +1,1 @@
+"""Builds profiles from what people and tools measure: one file per format."""
