@@ -113,3 +113,39 @@ def run(
         out=out,
     )
     return run_main_job(options)
+
+
+@app.command
+def validate(
+    workload: Path,
+    /,
+    *,
+    measured: Path,
+    ticks: Path | None = None,
+    set_: Annotated[Repeated, Parameter(name="--set")] = (),
+    plots: Annotated[bool, Parameter(negative="--no-plots")] = True,
+    json: bool = False,
+    out: Path | None = None,
+) -> int:
+    """Compare a simulation with a measured run of the same requests.
+
+    Parameters
+    ----------
+    workload
+        A workload file with the server's engine section; arrivals and lengths come from the measured run.
+    measured
+        A request log (JSON lines), a detailed `vllm bench serve` result, or a CSV.
+    ticks
+        A CSV of what the server printed at intervals: t, running, waiting, kv_cache_pct.
+    set_
+        KEY=VALUE override of the workload file; may be repeated.
+    plots
+        Draw both CDFs and both timelines.
+    json
+        Print validate.json instead of the table.
+    out
+        Folder for validate.json (default results/NAME-validate).
+    """
+    from scheduler.commands.validate import Options, run_validate
+
+    return run_validate(Options(workload, measured, ticks, set_, plots, json, out))

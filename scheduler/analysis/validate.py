@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +13,8 @@ from numpy.typing import NDArray
 from scheduler.analysis.metrics import latencies_ms
 from scheduler.engine.loop import Run
 from scheduler.engine.records import Status
-from scheduler.simulate import AnyProfile, Variant, simulate
+from scheduler.errors import InputError
+from scheduler.simulate import AnyProfile, PoolCost, Variant, pool_cost, simulate
 from scheduler.workload.measured import Measured
 from scheduler.workload.schema import Workload
 
@@ -32,9 +35,39 @@ class Validation:
     metrics: dict[str, Any]
     samples: dict[str, int]
     paired: dict[str, dict[str, float]]
+    over_time: dict[str, dict[str, float]]
+    ticks: Ticks | None
 
 
-def validate(workload: Workload, profile: AnyProfile, variant: Variant, measured: Measured) -> Validation:
+@dataclass(frozen=True, slots=True)
+class Ticks:
+    """What a server printed at intervals: time since its first request, and running, waiting, KV use."""
+
+    time_s: Float
+    running: Float
+    waiting: Float
+    kv_cache_pct: Float
+
+
+def read_ticks(path: Path) -> Ticks:
+    """Read a CSV with the columns t, running, waiting, kv_cache_pct; raises InputError."""
+    names = ("t", "running", "waiting", "kv_cache_pct")
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            rows = list(csv.DictReader(file))
+        columns = [np.array([float(row[name]) for row in rows], np.float64) for name in names]
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    except (KeyError, TypeError, ValueError):
+        raise InputError(f"{path}: expected a CSV with numbers in the columns {', '.join(names)}") from None
+    if not len(columns[0]) or not all(np.isfinite(column).all() for column in columns):
+        raise InputError(f"{path}: expected at least one row of finite numbers")
+    return Ticks(*columns)
+
+
+def validate(
+    workload: Workload, profile: AnyProfile, variant: Variant, measured: Measured, ticks: Ticks | None = None
+) -> Validation:
     """Drive the simulator with a measured run's requests and compare every latency and the throughput."""
     run = simulate(workload, measured.requests, profile, variant)
     completed = run.requests.status == Status.COMPLETED
@@ -56,7 +89,40 @@ def validate(workload: Workload, profile: AnyProfile, variant: Variant, measured
         int(measured.requests.output_tokens.sum()) / measured.makespan_s,
         int(run.requests.output_tokens[completed].sum()) / makespan_s if makespan_s else 0.0,
     )
-    return Validation(workload, measured, run, metrics, samples, _paired(measured_by_name, run, completed))
+    over_time = {} if ticks is None else _over_time(ticks, run, pool_cost(workload.engine, profile, variant.pool))
+    paired = _paired(measured_by_name, run, completed)
+    return Validation(workload, measured, run, metrics, samples, paired, over_time, ticks)
+
+
+def running_and_waiting(run: Run, time_s: Float) -> tuple[Float, Float]:
+    """Return how many requests run (hold a slot) and wait at each time; preempted ones wait again."""
+    requests, steps = run.requests, run.steps
+    time_ns = time_s * 1e9
+    served = requests.status != Status.REJECTED
+    arrived = np.searchsorted(np.sort(requests.arrival_ns[served]), time_ns, side="right")
+    finish = requests.finish_ns[requests.status == Status.COMPLETED]
+    in_system = arrived - np.searchsorted(np.sort(finish), time_ns, side="right")
+    index = np.clip(np.searchsorted(steps.start_ns, time_ns, side="right") - 1, 0, max(len(steps) - 1, 0))
+    prefilling = (steps.prefill_tokens > 0).astype(np.float64)
+    running = np.minimum((steps.batch_size + prefilling)[index], in_system) if len(steps) else 0.0 * time_s
+    return running, in_system - running
+
+
+def _over_time(ticks: Ticks, run: Run, cost: PoolCost) -> dict[str, dict[str, float]]:
+    running, waiting = running_and_waiting(run, ticks.time_s)
+    pairs = {"running": (ticks.running, running), "waiting": (ticks.waiting, waiting)}
+    if cost.kv_blocks:
+        index = np.clip(np.searchsorted(run.kv_use.time_ns, ticks.time_s * 1e9, side="right") - 1, 0, None)
+        pairs["kv_cache_pct"] = (ticks.kv_cache_pct, 100.0 * run.kv_use.blocks[index] / cost.kv_blocks)
+    return {
+        name: {
+            "measured": float(measured.mean()),
+            "simulated": float(simulated.mean()),
+            "mean_absolute_difference": float(np.abs(simulated - measured).mean()),
+            "ticks": len(measured),
+        }
+        for name, (measured, simulated) in pairs.items()
+    }
 
 
 def _statistic(values: Float, name: str) -> float:

@@ -58,7 +58,7 @@ def read_profile(data: bytes, label: str) -> Profile:
     try:
         return Profile.model_validate(value)
     except ValidationError as error:
-        raise InputError(_lines(error, label)) from None
+        raise InputError(error_lines(error, label)) from None
 
 
 def profile_text(profile: Profile) -> str:
@@ -109,7 +109,8 @@ def _no_constant(name: str) -> float:
     raise ValueError(f"{name} is not a number of JSON")
 
 
-def _lines(error: ValidationError, label: str) -> list[str]:
+def error_lines(error: ValidationError, label: str) -> list[str]:
+    """Return one line per problem of a validation, each beginning with `label`."""
     problems = error.errors(include_url=False, include_context=True)
     lines = [_line(problem, label) for problem in problems[:MOST_ERRORS]]
     if len(problems) > MOST_ERRORS:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import datetime
+import platform
+import shlex
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +15,9 @@ from scheduler.analysis.pools import NamedPool, named_pool, workload_pool
 from scheduler.catalog.inline_profile import InlineProfile
 from scheduler.catalog.profile_file import load_profile
 from scheduler.errors import InputError
+from scheduler.files import write_text
 from scheduler.report.card import card_text
+from scheduler.report.outputs import write_results
 from scheduler.report.progress import progress_bar
 from scheduler.simulate import AnyProfile
 from scheduler.workload.arrivals_schema import TraceArrivals
@@ -36,6 +42,7 @@ class Options:
     device: str = "cpu"
     step_log: Path | None = None
     timeline: Path | None = None
+    window_s: float | None = None
     plots: bool = True
     json: bool = False
     out: Path | None = None
@@ -43,6 +50,7 @@ class Options:
 
 def run_main_job(options: Options) -> int:
     """Compare, write the result folder, print the card (or summary.json); return the exit status."""
+    started = time.monotonic()
     workload = load_workload(options.workload, options.overrides, options.trace)
     profile = workload_profile(workload)
     pools = chosen_pools(workload, profile, options.pools)
@@ -56,8 +64,44 @@ def run_main_job(options: Options) -> int:
             warmup_share=warmup,
             progress=progress,
         )
-    sys.stdout.write(card_text(comparison))
+    folder = options.out or Path("results") / workload.name
+    write_results(
+        comparison, folder, command=command_line(options), executor=options.executor, draw=options.plots
+    )
+    if options.timeline is not None:
+        from scheduler.report.timeline import write_timeline
+
+        write_timeline(comparison, options.timeline, options.window_s)
+    if options.json:
+        sys.stdout.write((folder / "summary.json").read_text(encoding="utf-8"))
+    else:
+        sys.stdout.write(card_text(comparison))
+    _write_log(folder, started)
     return exit_status(comparison)
+
+
+def command_line(options: Options) -> str:
+    """Return the command that repeats the run, without the result folder."""
+    words = ["python", "run.py", str(options.workload)]
+    for name, values in (("--set", options.overrides), ("--pool", options.pools)):
+        words += [word for value in values for word in (name, value)]
+    for name, value in (
+        ("--trace", options.trace),
+        ("--replications", options.replications),
+        ("--warmup", options.warmup),
+        ("--step-log", options.step_log),
+    ):
+        words += [] if value is None else [name, str(value)]
+    if options.executor != "model":
+        words += ["--executor", options.executor, "--device", options.device]
+    return shlex.join(words)
+
+
+def _write_log(folder: Path, started: float) -> None:
+    """Keep what differs from run to run (date, host, time taken) out of the results, in run.log."""
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    took = time.monotonic() - started
+    write_text(folder / "run.log", f"{now} {platform.node()} python {platform.python_version()}: {took:.1f} s\n")
 
 
 def workload_profile(workload: Workload) -> AnyProfile:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from scheduler.catalog.profile import Prefill
 from scheduler.catalog.tables import JointAttention, pairs_of, read_curve
 from scheduler.engine.executor import StepPlan
+from scheduler.errors import InputError
 
 
 class JointTable:
@@ -25,8 +26,7 @@ class JointTable:
         self.axes = attention.axes
         values = np.array([np.nan if cell is None else cell for cell in attention.ms])
         grid = values.reshape([len(axis) for axis in self.axes])
-        self.measured: NDArray[np.bool_] = ~np.isnan(grid)
-        self.grid = _filled(grid, self.axes)
+        self.grid, self.measured = _filled(grid, self.axes)
 
     def read(self, position: Sequence[float]) -> tuple[float, bool]:
         """Return milliseconds at (chunk, cached, decodes, KV per decode), and whether it was extrapolated."""
@@ -51,23 +51,37 @@ class JointTable:
         return max(total, 0.0), beyond
 
 
-def _filled(grid: NDArray[np.float64], axes: tuple[tuple[float, ...], ...]) -> NDArray[np.float64]:
-    # A step without prefill tokens has no cached tokens: that part of the grid is flat along `cached`;
-    # likewise without decodes along their KV tokens. The rest goes on straight along one axis after another.
+def _filled(
+    grid: NDArray[np.float64], axes: tuple[tuple[float, ...], ...]
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Return the grid without gaps, and which cells are measured or follow from what they mean.
+
+    Without prefill tokens nothing is cached for them, without decodes these have no KV tokens: flat there.
+    No KV tokens at all is a step back from the two smallest contexts.
+    """
     grid = grid.copy()
-    for part, axis in ((grid[0], 0), (grid[:, :, 0], 2)):
-        first = np.take(part, [0], axis=axis)
-        np.copyto(part, np.where(np.isnan(part), first, part))
-    if axes[0][0] == 0 and axes[2][0] == 0:
-        grid[0, :, 0, :] = 0.0
+    no_chunk, no_decodes, no_kv = axes[0][0] == 0, axes[2][0] == 0, axes[3][0] == 0
+    if no_chunk:
+        np.copyto(grid[0], np.where(np.isnan(grid[0]), grid[0][:1], grid[0]))
+    if no_decodes:
+        part = grid[:, :, 0]
+        np.copyto(part, np.where(np.isnan(part), part[:, :, :1], part))
+    if no_chunk and no_decodes:
+        grid[0, :, 0] = 0.0
+    if no_kv and len(axes[3]) > 2:
+        step = (grid[..., 2] - grid[..., 1]) / (axes[3][2] - axes[3][1])
+        back = np.clip(grid[..., 1] - step * axes[3][1], 0.0, grid[..., 1])
+        np.copyto(grid[..., 0], np.where(np.isnan(grid[..., 0]), back, grid[..., 0]))
+    measured = ~np.isnan(grid)
     for axis in (3, 1, 2, 0):
         _go_on_straight(grid, axes[axis], axis)
     if np.isnan(grid).any():
-        raise ValueError("the joint attention table lacks the small corner that others are continued from")
-    return grid
+        raise InputError("prefill.attention: the joint table lacks the small cells that others are continued from")
+    return grid, measured
 
 
 def _go_on_straight(grid: NDArray[np.float64], positions: tuple[float, ...], axis: int) -> None:
+    """Fill gaps along one axis from the two cells before them, never falling."""
     lines = np.moveaxis(grid, axis, -1)
     for index in range(2, len(positions)):
         (x0, x1), x2 = positions[index - 2 : index], positions[index]

@@ -201,7 +201,7 @@ def _table(comparison: Comparison) -> list[str]:
     rows.append(_row(comparison, "Mean decode batch size", "mean_batch_size", columns, None))
     rows.append(_row(comparison, "Replay share", "replay_share", columns, None))
     rows.append(_row(comparison, "Padding share", "padding_share", columns, None))
-    return _aligned(rows)
+    return aligned(rows)
 
 
 def _row(
@@ -224,7 +224,7 @@ def _cell(column: Column, key: str) -> str:
     return text if interval is None else f"{text} ±{number_text(interval.half_width)}"
 
 
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     """Return rows as lines: the first column to the left, the others to the right."""
     count = max(len(row) for row in rows)
     padded = [[*row, *[""] * (count - len(row))] for row in rows]

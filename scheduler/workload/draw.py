@@ -122,13 +122,15 @@ def _from_trace(
 def _kept(workload: Workload, trace: Trace) -> tuple[int, list[str]]:
     """Return how many of the trace's rows `requests` or `duration_s` keep, and a note if not all."""
     if workload.requests is not None and workload.requests < len(trace):
-        return workload.requests, [f"only the first {workload.requests:,} requests of the trace (requests)"]
+        return workload.requests, [f"only the trace's first {workload.requests:,} of {len(trace):,} requests"]
     if workload.requests is not None and workload.requests > len(trace):
         return len(trace), [f"the trace has {len(trace):,} requests, not the {workload.requests:,} asked for"]
     if workload.duration_s is not None:
         count = int(np.searchsorted(trace.arrival_ns, round(workload.duration_s * NS_PER_S), side="left"))
         if count < len(trace):
-            return count, [f"only the {count:,} requests of the first {workload.duration_s:g} s (duration_s)"]
+            return count, [
+                f"only the trace's first {workload.duration_s:g} s: {count:,} of {len(trace):,} requests"
+            ]
     return len(trace), []
 
 

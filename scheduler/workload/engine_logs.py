@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -84,13 +85,13 @@ def read_engine_log(path: Path, max_num_seqs: int | None = None) -> EngineLog:
         _read_sglang(line, number, found, problems)
     problems.raise_if_any(number)
     facts = start_up.facts()
-    if found.tables:
+    if found.table_rows.total():
         return _vllm_log(found, facts, max_num_seqs)
     if found.samples:
         return _sglang_log(found, facts)
     raise InputError(
-        f"{path}: expected vLLM's --cudagraph-metrics tables, SGLang's 'Decode batch, #running-req: N' lines, "
-        "or a CSV that starts with batch_size,steps; found none of them"
+        f"{path}: expected rows of vLLM's --cudagraph-metrics tables, SGLang's lines "
+        "'Decode batch, #running-req: N', or a CSV that starts with batch_size,steps; found none of them"
     )
 
 
@@ -98,12 +99,12 @@ def _columns(line: str) -> list[str]:
     return [cell.strip().strip('"').lower() for cell in line.split(",")]
 
 
-def _read_csv(path: Path, lines: object) -> EngineLog:
+def _read_csv(path: Path, lines: Iterator[tuple[int, str]]) -> EngineLog:
     problems = Problems(path)
     steps: dict[int, int] = {}
     first_seen: dict[int, int] = {}
     number = 0
-    for number, line in lines:  # type: ignore[attr-defined]
+    for number, line in lines:
         cells = [cell.strip().strip('"') for cell in line.split(",")]
         if len(cells) != 2 or not all(cell.isascii() and cell.isdigit() and len(cell) < 19 for cell in cells):
             problems.add(number, f"expected batch_size,steps as two whole numbers, got {line[:80]!r}", True)
@@ -175,7 +176,7 @@ def _vllm_log(found: _Found, facts: StartUpFacts, max_num_seqs: int | None) -> E
     for (tokens, mode), count in found.table_rows.items():
         if mode == "NONE":
             # Within the captured sizes a decode step would have replayed its graph.
-            is_decode = tokens > largest and (limit is None and not largest or tokens <= (limit or 0))
+            is_decode = tokens > largest and (tokens <= limit if limit else not largest)
             guessed += count if tokens > largest else 0
         else:
             is_decode = mode == "FULL"
@@ -192,8 +193,6 @@ def _vllm_log(found: _Found, facts: StartUpFacts, max_num_seqs: int | None) -> E
         )
     if facts.draft_tokens:
         notes.append(f"speculative decoding: sizes are tokens, {1 + facts.draft_tokens} to a request")
-    if not decode:
-        raise InputError("the vLLM tables hold no decode step (FULL), only mixed ones")
     return EngineLog("vllm", dict(sorted(decode.items())), dict(sorted(mixed.items())), facts, tuple(notes))
 
 

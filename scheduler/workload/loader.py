@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from scheduler.errors import InputError
 from scheduler.workload.messages import problems_of
-from scheduler.workload.overrides import override, use_trace
+from scheduler.workload.overrides import override, use_engine_preset, use_trace
 from scheduler.workload.schema import Workload, disagreements
 from scheduler.workload.yaml_reader import MOST_BYTES, Document, Problem, decoded, read_yaml, shown
 
@@ -35,6 +35,7 @@ def load_workload(path: Path, overrides: Sequence[str] = (), trace: Path | None 
     if trace is not None:
         use_trace(document, str(trace))
     override(document, overrides)
+    use_engine_preset(document)
     _require_mapping(document)
     disagreeing = [
         Problem(document.place_of(key), key, f"expected {expected}")

@@ -1,10 +1,12 @@
-"""Changes to a workload file from the command line: `--set key=value` and `--trace file`."""
+"""Changes to a workload file before it is checked: `--set key=value`, `--trace file`, an engine preset."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
+from scheduler.catalog.engine_presets import engine_preset
+from scheduler.errors import InputError
 from scheduler.workload.yaml_reader import Document, KeyPath, Problem, read_yaml, shown_path
 
 
@@ -17,6 +19,28 @@ def use_trace(document: Document, trace: str) -> None:
         _forget(document, (key,))
     document.data["arrivals"] = {"process": "trace", "path": trace}
     document.places[("arrivals",)] = f"--trace {trace}"
+
+
+def use_engine_preset(document: Document) -> None:
+    """Fill in what `engine.preset` sets and the file leaves out: the engine's keys, and its pool."""
+    engine = document.data.get("engine") if isinstance(document.data, dict) else None
+    if not isinstance(engine, dict) or not isinstance(engine.get("preset"), str):
+        return
+    try:
+        preset = engine_preset(engine["preset"])
+    except InputError as error:
+        place = document.place_of(("engine", "preset"))
+        document.problems.append(Problem(place, ("engine", "preset"), str(error)))
+        return
+    policy = engine.setdefault("policy", preset.policy)
+    for key in ("max_num_seqs", "max_num_batched_tokens", "block_size", "prefix_caching", "reserve_full_prompt"):
+        engine.setdefault(key, getattr(preset, key))
+    if policy == "prefill_first":
+        engine.setdefault("max_prefill_tokens", preset.max_prefill_tokens)
+    if policy == "mixed":
+        engine.setdefault("async_scheduling", preset.overlap)
+    if document.data.get("pool") is None:
+        document.data["pool"] = {"preset": preset.pool, "mode": preset.pool_mode}
 
 
 def override(document: Document, settings: Sequence[str]) -> None:

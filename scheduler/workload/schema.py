@@ -24,6 +24,7 @@ from scheduler.catalog.numbers import (
     as_tuple,
     branch,
     expectation,
+    number,
     whole,
 )
 from scheduler.catalog.pool_presets import pool_preset, pool_preset_names
@@ -97,6 +98,7 @@ class Engine(Strict):
     kv_blocks: Annotated[Literal["auto", "unlimited"] | Blocks, BeforeValidator(_kv_blocks)] = "auto"
     prefix_caching: bool = False
     reserve_full_prompt: bool = False
+    kv_watermark: Annotated[float, Field(ge=0, le=0.5), BeforeValidator(number(0.5, least=0))] = 0.0
     async_scheduling: bool = False
     max_model_len: Tokens | None = None
     delay_start_by_capture: bool = False

@@ -9,6 +9,7 @@ from scheduler.errors import InputError
 from scheduler.workload.trace_formats import (
     CACHED_COLUMN,
     CSV_FORMATS,
+    KNOWN_HEADERS,
     PREFIX_COLUMNS,
     TraceFormat,
     recognise,
@@ -36,9 +37,9 @@ def _read_below(
     problems: Problems,
 ) -> None:
     names = [name.casefold() for name in header]
-    form = _format_of(names, feed)
+    form = _format_of(header, names, feed)
     columns = [form.time, form.prompt, form.output] + ([CACHED_COLUMN] if CACHED_COLUMN in names else [])
-    positions = [names.index(column) for column in columns]
+    positions = [names.index(column.casefold()) for column in columns]
     rows.format_name = form.name
     rows.shares_prefixes = any(column in names for column in PREFIX_COLUMNS)
     reader: RowReader | None = None
@@ -54,11 +55,11 @@ def _read_below(
         feed.check_rows(rows)
 
 
-def _format_of(names: Sequence[str], feed: LineFeed) -> TraceFormat:
+def _format_of(header: Sequence[str], names: Sequence[str], feed: LineFeed) -> TraceFormat:
     for position, name in enumerate(names):
         if name and name in names[:position]:
-            raise InputError(f"{feed.path}:{feed.number}: column {shown(name)} is given twice")
-    form = recognise(names, CSV_FORMATS)
+            raise InputError(f"{feed.path}:{feed.number}: column {shown(header[position])} is given twice")
+    form = recognise(names, CSV_FORMATS, KNOWN_HEADERS)
     if isinstance(form, str):
         raise InputError(f"{feed.path}:{feed.number}: {form}")
     return form

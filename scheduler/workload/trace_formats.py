@@ -15,7 +15,7 @@ ReadTime = Callable[[str], int]
 
 @dataclass(frozen=True, slots=True)
 class TraceFormat:
-    """Column names (compared without case) and the time unit: 10^-`time_power` s, or wall clock.
+    """Column names as published (CSV: any case) and the time unit: 10^-`time_power` s, or wall clock.
 
     `marker` is a further column that must be there, where two formats differ in the unit alone;
     `block_tokens` is the number of prompt tokens one entry of `hash_ids` stands for; `wall_clock` says that
@@ -37,8 +37,8 @@ class TraceFormat:
         return (self.time, self.prompt, self.output) + ((self.marker,) if self.marker else ())
 
     def matches(self, columns: Sequence[str]) -> bool:
-        """Say whether every required column is there."""
-        return all(column in columns for column in self.required)
+        """Say whether every required column is there; `columns` are in lower case."""
+        return all(column.casefold() in columns for column in self.required)
 
     def reader_of_times(self, first: str) -> tuple[ReadTime, str]:
         """Return the reader of the time column and its unit in words, judged by the first time."""
@@ -51,8 +51,8 @@ class TraceFormat:
 # microsoft/vidur (trace_replay), alibaba/ServeGen, kvcache-ai/Mooncake, alibaba-edu/qwen-bailian-usagetraces,
 # and request logs of vLLM's benchmark tools.
 CSV_FORMATS = (
-    TraceFormat("Azure CSV", "timestamp", "contexttokens", "generatedtokens", wall_clock=True),
-    TraceFormat("BurstGPT CSV", "timestamp", "request tokens", "response tokens"),
+    TraceFormat("Azure CSV", "TIMESTAMP", "ContextTokens", "GeneratedTokens", wall_clock=True),
+    TraceFormat("BurstGPT CSV", "Timestamp", "Request tokens", "Response tokens"),
     TraceFormat("Vidur CSV", "arrived_at", "num_prefill_tokens", "num_decode_tokens"),
     TraceFormat("ServeGen CSV", "timestamp", "input_tokens", "output_tokens"),
     TraceFormat("request CSV", "arrival_s", "prompt_tokens", "output_tokens"),
@@ -87,17 +87,25 @@ JSON_FORMATS = (
 )
 
 
-def recognise(columns: Sequence[str], formats: Sequence[TraceFormat]) -> TraceFormat | str:
+KNOWN_HEADERS = (
+    "a header of an Azure, BurstGPT, Vidur or ServeGen trace, or arrival_s,prompt_tokens,output_tokens"
+)
+KNOWN_KEYS = "keys such as timestamp, input_length, output_length or arrival_time, input_toks, output_toks"
+
+
+def recognise(columns: Sequence[str], formats: Sequence[TraceFormat], known: str) -> TraceFormat | str:
     """Return the first format whose columns are all there, or what is wrong in words.
 
-    `columns` are in lower case. The words name the missing columns of the format that comes nearest.
+    `columns` are in lower case; `known` says what was expected where no format comes near. Otherwise the
+    words name the columns that the nearest format misses.
     """
     for candidate in formats:
         if candidate.matches(columns):
             return candidate
-    nearest = max(formats, key=lambda candidate: sum(column in columns for column in candidate.required))
-    missing = [column for column in nearest.required if column not in columns]
+    nearest = max(
+        formats, key=lambda candidate: sum(name.casefold() in columns for name in candidate.required)
+    )
+    missing = [name for name in nearest.required if name.casefold() not in columns]
     if len(missing) < len(nearest.required):
-        return f"missing column {' and '.join(missing)} (read as {nearest.name})"
-    known = dict.fromkeys(",".join(candidate.required[:3]) for candidate in formats)
-    return f"expected columns or keys {' | '.join(list(known)[:5])}; got {shown(','.join(columns))}"
+        return f"missing {' and '.join(missing)} (nearest format: {nearest.name})"
+    return f"expected {known}; got {shown(','.join(columns))}"

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from scheduler.errors import InputError
-from scheduler.workload.trace_formats import CACHED_COLUMN, JSON_FORMATS, TraceFormat, recognise
+from scheduler.workload.trace_formats import CACHED_COLUMN, JSON_FORMATS, KNOWN_KEYS, TraceFormat, recognise
 from scheduler.workload.trace_lines import Problems
 from scheduler.workload.trace_rows import LineFeed, RowReader, TraceRows, column
 from scheduler.workload.trace_values import is_wall_clock, shown
@@ -46,6 +46,8 @@ def read_jsonl(feed: LineFeed, rows: TraceRows, problems: Problems) -> None:
     blocks = _PrefixBlocks()
     for text in feed.texts():
         found = _json_object(text, feed, problems)
+        if found is None and form is None:
+            return  # not JSON Lines: one message will do
         if found is None:
             continue
         if form is None:
@@ -88,7 +90,7 @@ def _json_object(text: str, feed: LineFeed, problems: Problems) -> dict[str, Any
 
 
 def _format_of(found: dict[str, Any], feed: LineFeed) -> TraceFormat:
-    form = recognise(list(found), JSON_FORMATS)
+    form = recognise(list(found), JSON_FORMATS, KNOWN_KEYS)
     if isinstance(form, str):
         raise InputError(f"{feed.path}:{feed.number}: {form}")
     return form

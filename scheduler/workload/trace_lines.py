@@ -7,8 +7,12 @@ import io
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from scheduler.errors import InputError
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 MAX_TEXT_BYTES = 2 * 1024**3
 MAX_LINE_BYTES = 4 * 1024**2
@@ -84,7 +88,23 @@ def numbered_lines(
 def _unpacked(file: io.BufferedReader) -> io.BufferedReader:
     if file.peek(2)[:2] != _GZIP_MAGIC:
         return file
-    return io.BufferedReader(gzip.GzipFile(fileobj=file), 1 << 18)
+    return io.BufferedReader(_Unpacked(file), 1 << 18)
+
+
+class _Unpacked(io.RawIOBase):
+    """Gzip that hands out what it has before it complains, so that messages name the right line."""
+
+    def __init__(self, file: io.BufferedReader) -> None:
+        self._gzip = gzip.GzipFile(fileobj=file)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Buffer) -> int:
+        view = memoryview(buffer)
+        piece = self._gzip.read1(len(view))
+        view[: len(piece)] = piece
+        return len(piece)
 
 
 def _bounded_lines(path: Path, file: io.BufferedReader, max_line_bytes: int) -> Iterator[bytes]:

@@ -113,9 +113,9 @@ def _scaled(since_first_ns: Int64, time_scale: float, path: Path) -> Int64:
 
 
 def _what_was_read(path: Path, rows: TraceRows, arrival_ns: Int64, time_scale: float) -> str:
-    count = len(arrival_ns)
-    requests = "request" if count == 1 else "requests"
-    line = f"trace {path.name}: {rows.format_name}, times in {rows.time_unit}, {count:,} {requests}"
+    read, kept = len(rows.line_numbers), len(arrival_ns)
+    line = f"trace {path.name}: {rows.format_name}, times in {rows.time_unit}, {_rows(read)}"
+    line += f", {kept:,} of them used," if kept < read else ""
     rate, variation = rate_per_s(arrival_ns), inter_arrival_cv(arrival_ns)
     if rate is None or variation is None:
         line += " at one instant"

@@ -1,0 +1,218 @@
+"""One simulation of a sweep as a small picklable task: what defines it, its key, and its flat record."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from scheduler import __version__
+from scheduler.analysis.metrics import summarize
+from scheduler.analysis.steady_state import load_of
+from scheduler.catalog.inline_profile import InlineProfile
+from scheduler.engine.executor import StepKind
+from scheduler.engine.loop import Run
+from scheduler.errors import InputError
+from scheduler.executors.cost_model import CostModel
+from scheduler.simulate import AnyProfile, Profile, Variant, pool_cost, simulate
+from scheduler.workload.arrivals_schema import ClosedLoopArrivals, TraceArrivals
+from scheduler.workload.draw import draw_requests
+from scheduler.workload.requests import Requests
+from scheduler.workload.schema import Workload
+
+Record = dict[str, Any]
+HIGH = "_high"
+_PACKAGE = Path(__file__).parents[1]
+# What a simulated number depends on; a change to any of these files makes stored numbers stale.
+_SOURCES = ("catalog", "workload", "engine", "executors", "analysis", "simulate.py", "__init__.py")
+
+
+@dataclass(frozen=True, slots=True)
+class Simulation:
+    """One variant, one replication of a workload. `source` is the program it must be computed by."""
+
+    workload: Workload
+    profile: AnyProfile
+    variant: Variant
+    replication: int
+    warmup_share: float
+    source: str
+
+    @property
+    def definition(self) -> dict[str, Any]:
+        """Everything that decides the result; the workload's own pool does not, the variant's does."""
+        return {
+            "task": type(self).__name__,
+            "source": self.source,
+            "workload": self.workload.model_dump(mode="json", exclude={"pool"}),
+            "trace": trace_digest(self.workload.trace_path),
+            "profile": self.profile.model_dump(mode="json"),
+            "variant": [
+                self.variant.name,
+                list(self.variant.pool.sizes),
+                self.variant.pool.padding,
+                self.variant.pool.piecewise,
+                self.variant.without_graph,
+            ],
+            "replication": self.replication,
+            "warmup_share": self.warmup_share,
+        }
+
+    def key(self) -> str:
+        """Return the name under which the result is stored: equal tasks have equal keys."""
+        text = json.dumps(self.definition, sort_keys=True, allow_nan=False)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def records(self) -> list[Record]:
+        """Simulate; where the profile gives a range and it matters here, its high end is a second record.
+
+        Raises InputError for what the workload and the profile cannot mean together.
+        """
+        self.check_source()
+        requests = drawn(self.workload, self.replication)
+        run = self.run(self.workload, requests, self.variant)
+        records = [self._record(run, requests, self.variant)]
+        if has_range(self.profile) and ran_without_graph(run):
+            high = at_high_end(self.variant)
+            records.append(self._record(self.run(self.workload, requests, high), requests, high))
+        return records
+
+    def check_source(self) -> None:
+        """Raise InputError on a worker that runs other code than the one that asks."""
+        if self.source != source_digest():
+            raise InputError("the worker runs another version of graphpool; install the same one everywhere")
+
+    def run(self, workload: Workload, requests: Requests, variant: Variant) -> Run:
+        """Serve the requests once; a partial run is an error here, and Ctrl-C stays one."""
+        run = simulate(workload, requests, self.profile, variant, replication=self.replication)
+        if run.failure == "interrupted":
+            raise KeyboardInterrupt
+        if run.failure is not None:
+            raise InputError(run.failure)
+        return run
+
+    def warmup_requests(self, requests: Requests) -> int:
+        """Return how many of the first requests no statistic counts."""
+        return int(len(requests) * self.warmup_share)
+
+    def _record(self, run: Run, requests: Requests, variant: Variant) -> Record:
+        workload, profile = self.workload, self.profile
+        slo_ms = workload.slo.limits_ms if workload.slo else {}
+        inline = isinstance(profile, InlineProfile)
+        record: Record = {
+            "schema_version": 1,
+            "tool_version": __version__,
+            "backend": "graphpool",
+            "variant": column_name(variant),
+            "replication": self.replication,
+            "model_id": profile.identity.model if not isinstance(profile, InlineProfile) else "inline",
+            "profile": "inline" if inline else profile.identity.name,  # type: ignore[union-attr]
+            "executor": "model",
+            "workload": workload.name,
+            "arrivals": workload.arrivals.process,
+            "seed": workload.seed,
+            "max_concurrency": workload.engine.max_num_seqs,
+            "capture_sizes": list(variant.pool.sizes),
+            "num_graphs": len(variant.pool.sizes),
+        }
+        cost = pool_cost(workload.engine, profile, variant.pool)
+        costs = {
+            "capture_time_s": cost.capture_s,
+            "graph_memory_bytes": cost.graph_memory_bytes,
+            "kv_blocks": cost.kv_blocks,
+        }
+        record |= {key: value for key, value in costs.items() if value is not None}
+        record |= summarize(run, slo_ms, self.warmup_requests(requests))
+        record |= _load(workload, run)
+        record["request_rate"] = _request_rate(workload, record)
+        return record
+
+
+def column_name(variant: Variant) -> str:
+    """Return the variant's name in records; the high end of a range has a suffix."""
+    return variant.name + (HIGH if variant.bound == "high" else "")
+
+
+def at_high_end(variant: Variant) -> Variant:
+    """Return the variant with the slow end of what the profile gives as a range."""
+    return Variant(variant.name, variant.pool, variant.without_graph, "high")
+
+
+def has_range(profile: AnyProfile) -> bool:
+    """Tell whether the profile gives eager host time as a range."""
+    return isinstance(profile, Profile) and CostModel(profile, "eager").has_range
+
+
+def ran_without_graph(run: Run) -> bool:
+    """Tell whether any step that decodes ran without a graph."""
+    steps = run.steps
+    return bool(((steps.kind != StepKind.PREFILL) & (steps.capture_size == 0)).any())
+
+
+def drawn(workload: Workload, replication: int) -> Requests:
+    """Return the replication's requests; the latest are kept, because the next task often needs the same."""
+    shape = workload.model_copy(update={"engine": None, "pool": None, "slo": None})
+    key = (json.dumps(shape.model_dump(mode="json"), sort_keys=True), trace_digest(workload.trace_path), replication)
+    if key not in _drawn:
+        requests = draw_requests(workload, replication)
+        _drawn.clear()
+        _drawn[key] = requests
+    return _drawn[key]
+
+
+_drawn: dict[tuple[str, str | None, int], Requests] = {}
+
+
+def trace_digest(path: Path | None) -> str | None:
+    """Return a digest of a trace file's content, None without a trace; raises InputError if unreadable."""
+    if path is None:
+        return None
+    try:
+        facts = path.stat()
+        return _file_digest(path, facts.st_mtime_ns, facts.st_size)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+@lru_cache(maxsize=64)
+def _file_digest(path: Path, modified_ns: int, size: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@lru_cache(maxsize=1)
+def source_digest() -> str:
+    """Return a digest of the code that decides a result: numbers of other code are never taken for ours."""
+    digest = hashlib.sha256(__version__.encode())
+    files = [file for name in _SOURCES for file in sorted((_PACKAGE / name).rglob("*.py"))]
+    files += [_PACKAGE / name for name in _SOURCES if name.endswith(".py")]
+    for file in files:
+        digest.update(file.relative_to(_PACKAGE).as_posix().encode() + b"\0" + file.read_bytes())
+    return digest.hexdigest()
+
+
+def _load(workload: Workload, run: Run) -> Record:
+    """Return whether there is a steady state; a closed loop has nothing that can pile up."""
+    if isinstance(workload.arrivals, ClosedLoopArrivals):
+        return {"steady_state": True}
+    load = load_of(run.requests)
+    record: Record = {"steady_state": load.steady_state, "overloaded": load.overloaded}
+    if load.delivered_per_s is not None:
+        record["delivered_request_rate"] = load.delivered_per_s
+    if load.growth_per_s is not None:
+        record["queue_growth_per_s"] = load.growth_per_s.mean
+    return record
+
+
+def _request_rate(workload: Workload, record: Record) -> float | str:
+    """Return the rate asked for; of a trace or of stages the rate that came; "inf": all at once."""
+    arrivals = workload.arrivals
+    if isinstance(arrivals, ClosedLoopArrivals):
+        return "inf"
+    if not isinstance(arrivals, TraceArrivals) and arrivals.rate_per_s is not None:
+        return arrivals.rate_per_s
+    offered: float | str = record.get("offered_request_rate", "inf")
+    return offered

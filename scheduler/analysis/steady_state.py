@@ -1,0 +1,127 @@
+"""Is there a steady state to speak of: warm-up (MSER-5), offered against delivered rate, overload."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from scheduler.analysis.statistics import Interval, mean_interval
+from scheduler.engine.records import RequestRecords, Status
+
+_MSER_BATCH = 5
+# The start is empty and fills up: it says nothing about growth.
+_IGNORED_START = 0.1
+_BLOCKS = 20
+# A queue that only wanders (load 1) is called growing in fewer than 1 run of 1,000.
+_GROWTH_CONFIDENCE = 0.998
+_LEAST_GROWING_BLOCKS = 0.7
+_LEAST_COMPLETED = 100
+# While the first long answers are still running, requests pile up in any system, overloaded or not.
+_WINDOW_TO_SERVICE = 8
+
+
+@dataclass(frozen=True, slots=True)
+class WarmUp:
+    """Where MSER-5 would cut a series; `too_short`: in its second half, so no cut can be trusted."""
+
+    cut: int
+    too_short: bool
+
+
+def mser5(series: ArrayLike) -> WarmUp:
+    """Return the warm-up of a series averaged over replications, in observations (a multiple of 5).
+
+    Means of batches of 5 are cut where the remaining ones have the least Σ(y − ȳ)² / n², the square of
+    their naive half-width (White 1997; evaluated in Hoad, Robinson and Davies 2010). A least value in the
+    second half says that the run is too short, and so does a series of fewer than 20 observations.
+    """
+    values = np.asarray(series, float)
+    batches = len(values) // _MSER_BATCH
+    if batches < 4:
+        return WarmUp(0, too_short=True)
+    means = values[: batches * _MSER_BATCH].reshape(batches, _MSER_BATCH).mean(axis=1)
+    if np.ptp(means) == 0:
+        return WarmUp(0, too_short=False)
+    centred = means - means.mean()
+    left = np.arange(batches, 0, -1)  # batches that remain after a cut of 0, 1, 2, …
+    sums = np.cumsum(centred[::-1])[::-1]
+    squares = np.cumsum(centred[::-1] ** 2)[::-1]
+    score = np.maximum(squares - sums**2 / left, 0) / left.astype(float) ** 2
+    # The last few cuts leave too little to judge and win by chance (White's own caution).
+    cut = int(np.argmin(score[: batches - 4])) if batches > 4 else 0
+    return WarmUp(cut * _MSER_BATCH, too_short=cut > batches / 2)
+
+
+def averaged_series(replications: Sequence[ArrayLike]) -> NDArray[np.float64]:
+    """Return the mean over replications of the i-th observation, up to the shortest replication."""
+    arrays = [np.asarray(replication, float) for replication in replications]
+    shortest = min(len(array) for array in arrays)
+    mean: NDArray[np.float64] = np.mean([array[:shortest] for array in arrays], axis=0)
+    return mean
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """Offered against delivered rate while requests arrive, the first tenth of that time left out.
+
+    `growth_per_s` is how fast requests in the system (waiting or running) pile up: offered − delivered.
+    `overloaded`: they pile up steadily; the delivered rate is then the capacity. `too_short`: they pile
+    up, but the run is so short against one request's service that this may be the first filling; then too
+    there is no steady state to speak of. None of the rates exists for fewer than two arrival times.
+    """
+
+    offered_per_s: float | None
+    delivered_per_s: float | None
+    growth_per_s: Interval | None
+    overloaded: bool
+    too_short: bool
+
+    @property
+    def steady_state(self) -> bool:
+        """Tell whether a mean over the run describes anything but its length."""
+        return not (self.overloaded or self.too_short)
+
+
+def load_of(requests: RequestRecords) -> Load:
+    """Return the load of one run of an open loop (in a closed loop nothing can pile up).
+
+    The arrival window is cut into 20 blocks. The growth of each is a sample; the queue grows when their
+    mean is above 0 by a one-sided t test at 99.9 %, and when at least 70 % of them grow. Growth of a
+    stable queue is followed by decline, which makes the test the more cautious; a burst that drains, or
+    one that fills a quarter of the run, makes the samples too unlike each other to pass. Rejected
+    requests are left out.
+    """
+    chosen = requests.status != Status.REJECTED
+    arrival = requests.arrival_ns[chosen]
+    finish = requests.finish_ns[chosen]
+    done = requests.status[chosen] == Status.COMPLETED
+    if len(arrival) < 2 or arrival[-1] == arrival[0]:
+        return Load(None, None, None, overloaded=False, too_short=False)
+    start = arrival[0] + _IGNORED_START * (arrival[-1] - arrival[0])
+    edges = np.linspace(start, arrival[-1], _BLOCKS + 1)
+    block_s = float(edges[1] - edges[0]) / 1e9
+    arrived = np.searchsorted(arrival, edges, side="right")
+    left = np.searchsorted(np.sort(finish[done]), edges, side="right")
+    window_s = block_s * _BLOCKS
+    offered, delivered = (float(count[-1] - count[0]) / window_s for count in (arrived, left))
+    growth = np.diff(arrived - left) / block_s
+    interval = mean_interval(growth.tolist())
+    strict = mean_interval(growth.tolist(), _GROWTH_CONFIDENCE)
+    grows = strict is not None and strict.low > 0 and (growth > 0).mean() >= _LEAST_GROWING_BLOCKS
+    grows = bool(grows) and len(arrival) >= _LEAST_COMPLETED
+    service_s = float((finish - requests.scheduled_ns[chosen])[done].mean()) / 1e9 if done.any() else np.inf
+    filling = window_s < _WINDOW_TO_SERVICE * service_s
+    return Load(offered, delivered, interval, overloaded=grows and not filling, too_short=grows and filling)
+
+
+def decode_capacity_per_s(max_num_seqs: int, full_step_ns: int, mean_output_tokens: float) -> float:
+    """Return the highest arrival rate that a decode loop of full batches sustains, in requests per second.
+
+    b / (t(b) · mean tokens) at b = `max_num_seqs`, t(b) = `full_step_ns` with the graph that b takes
+    (Li, Dai and Peng 2025: stable iff λ · tokens < b / t(b) for work-conserving schedulers). KV limits and
+    prefill lower it.
+    """
+    return max_num_seqs / (full_step_ns / 1e9 * mean_output_tokens)

@@ -1,0 +1,97 @@
+"""`run.py validate WORKLOAD --measured FILE`: a measured run beside the simulation of the same requests."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from scheduler.analysis.validate import STATISTICS, Validation, read_ticks, validate
+from scheduler.commands.run import chosen_pools, workload_profile
+from scheduler.files import write_json
+from scheduler.report.card import aligned
+from scheduler.report.wording import number_text, percent_text
+from scheduler.simulate import Variant
+from scheduler.workload.loader import load_workload
+from scheduler.workload.measured import read_measured
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """The command line of `validate`."""
+
+    workload: Path
+    measured: Path
+    ticks: Path | None = None
+    overrides: tuple[str, ...] = ()
+    plots: bool = True
+    json: bool = False
+    out: Path | None = None
+
+
+def run_validate(options: Options) -> int:
+    """Simulate the measured requests, print and write measured | simulated | error; return 0."""
+    measured = read_measured(options.measured)
+    workload = load_workload(options.workload, options.overrides, options.measured)
+    profile = workload_profile(workload)
+    pool = chosen_pools(workload, profile, ())[0]
+    ticks = None if options.ticks is None else read_ticks(options.ticks)
+    validation = validate(workload, profile, Variant(pool.name, pool.pool, "fallback"), measured, ticks)
+    folder = options.out or Path("results") / f"{workload.name}-validate"
+    result = {
+        "workload": workload.name,
+        "profile": workload.engine.profile if isinstance(workload.engine.profile, str) else "inline",
+        "pool": list(pool.pool.sizes),
+        "requests": len(measured.requests),
+        "metrics": validation.metrics,
+        "samples": validation.samples,
+        "paired": validation.paired,
+        "over_time": validation.over_time,
+    }
+    if options.plots:
+        from scheduler.report import plots
+
+        for name, figure in plots.validation_figures(validation).items():
+            plots.save_png(figure, folder / name)
+    write_json(folder / "validate.json", result)
+    if options.json:
+        sys.stdout.write((folder / "validate.json").read_text(encoding="utf-8"))
+    else:
+        sys.stdout.write(validation_text(validation, pool.origin))
+    return 0
+
+
+def validation_text(validation: Validation, pool_origin: str) -> str:
+    """Return the table measured | simulated | error, with sample counts and per-request errors."""
+    measured = validation.measured
+    rows = [["", "measured", "simulated", "error", "samples"]]
+    for name in ("ttft_ms", "tpot_ms", "e2el_ms"):
+        for statistic in STATISTICS:
+            if statistic in validation.metrics[name]:
+                label = f"{name.removesuffix('_ms').upper()} {statistic} ms"
+                rows.append([label, *_numbers(validation.metrics[name][statistic]), str(validation.samples[name])])
+    rows.append(["Makespan s", *_numbers(validation.metrics["makespan_s"]), ""])
+    rows.append(["Output throughput tok/s", *_numbers(validation.metrics["output_throughput"]), ""])
+    lines = [
+        f"{validation.workload.name}: {len(measured.requests):,} measured requests, pool {pool_origin}",
+        "",
+        *aligned(rows),
+        "",
+    ]
+    for name, errors in validation.paired.items():
+        lines.append(
+            f"per request, {name.removesuffix('_ms').upper()}: median error {percent_text(errors['median_error'])}, "
+            f"mean absolute {100 * errors['mean_absolute_error']:.1f} %, 90 % of requests within "
+            f"{100 * errors['p90_absolute_error']:.1f} % ({errors['requests']} requests)"
+        )
+    for name, errors in validation.over_time.items():
+        lines.append(
+            f"over time, {name}: mean {number_text(errors['measured'])} measured, "
+            f"{number_text(errors['simulated'])} simulated; mean absolute difference "
+            f"{number_text(errors['mean_absolute_difference'])} ({errors['ticks']} ticks)"
+        )
+    return "\n".join(line.rstrip() for line in lines) + "\n"
+
+
+def _numbers(values: dict[str, float]) -> list[str]:
+    return [number_text(values["measured"]), number_text(values["simulated"]), percent_text(values["error"])]

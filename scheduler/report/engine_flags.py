@@ -1,0 +1,204 @@
+"""A graph pool as flags and files to paste into serving engines, with the rules each engine applies.
+
+Every text names the release whose code it was read from. The first words of a command (`vllm serve MODEL`)
+stand for the user's own command line.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from scheduler.catalog.pool_presets import LMDEPLOY, SGLANG, TGI, TRTLLM, VLLM
+
+
+@dataclass(frozen=True, slots=True)
+class EngineFlags:
+    """What to paste for one engine: command lines (any one of them), perhaps a file, and its rules."""
+
+    engine: str
+    release: str
+    commands: tuple[str, ...]
+    file_name: str | None = None
+    file_text: str | None = None
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class PastedPool:
+    """The pool to be written out.
+
+    `piecewise`: it serves mixed steps, too (vLLM's FULL_AND_PIECEWISE). `draft_tokens` is the number of
+    speculative tokens per request and step, 0 without speculative decoding.
+    """
+
+    sizes: tuple[int, ...]
+    padding: bool = True
+    piecewise: bool = False
+    max_num_seqs: int | None = None
+    max_num_batched_tokens: int | None = None
+    draft_tokens: int = 0
+
+
+def engine_flags(pool: PastedPool) -> list[EngineFlags]:
+    """Return the flags of every engine that lets its users choose the sizes."""
+    return [_vllm(pool), _sglang(pool), _trtllm(pool), _lmdeploy(pool), _tgi(pool)]
+
+
+def flags_text(pool: PastedPool) -> str:
+    """Return all engines' flags as one text: commands as they are, notes as comments."""
+    blocks = []
+    for flags in engine_flags(pool):
+        lines = [f"# {flags.engine} (read in {flags.release})", *flags.commands]
+        if flags.file_name is not None and flags.file_text is not None:
+            lines += [f"# {flags.file_name}:", flags.file_text.rstrip("\n")]
+        lines += [f"#   {note}" for note in flags.notes]
+        blocks.append("\n".join(lines))
+    return "\n\n".join(blocks) + "\n"
+
+
+def _vllm(pool: PastedPool) -> EngineFlags:
+    if not pool.sizes:
+        return EngineFlags(
+            "vLLM",
+            VLLM,
+            ("vllm serve MODEL --enforce-eager",),
+            notes=("--enforce-eager also turns compilation off",),
+        )
+    width = 1 + pool.draft_tokens
+    most = pool.max_num_batched_tokens
+    wanted = [size * width for size in pool.sizes]
+    sizes = [size for size in wanted if most is None or size <= most]
+    mode = "FULL_AND_PIECEWISE" if pool.piecewise else "FULL_DECODE_ONLY"
+    config = json.dumps({"cudagraph_capture_sizes": sizes, "cudagraph_mode": mode})
+    notes = [
+        "sizes are tokens of a step, separated by spaces; leave --max-cudagraph-capture-size out, "
+        "or give the largest size",
+        "sizes above max_num_batched_tokens are dropped; sizes above max_num_seqs serve mixed steps only",
+    ]
+    if len(sizes) < len(wanted):
+        dropped = ", ".join(str(size) for size in wanted if size not in sizes)
+        notes.append(f"left out, because vLLM would drop them at max_num_batched_tokens {most}: {dropped}")
+    if width > 1:
+        notes.append(
+            f"with {pool.draft_tokens} draft tokens a request is {width} tokens wide: every size is a "
+            f"multiple of {width} (others are rounded up or never used)"
+        )
+    else:
+        notes.append("under speculative decoding with k draft tokens use multiples of 1 + k")
+    if not pool.padding:
+        notes.append("vLLM always pads to the next size; exact sizes only is not an option")
+    notes += _uncovered(sizes, pool.max_num_seqs, width)
+    flags = f"--cudagraph-capture-sizes {_spaced(sizes)}"
+    return EngineFlags(
+        "vLLM",
+        VLLM,
+        (
+            f"vllm serve MODEL {flags} -O.cudagraph_mode={mode}",
+            f"vllm serve MODEL --compilation-config '{config}'",
+        ),
+        notes=tuple(notes),
+    )
+
+
+def _sglang(pool: PastedPool) -> EngineFlags:
+    launch = "python -m sglang.launch_server --model-path MODEL"
+    if not pool.sizes:
+        return EngineFlags(
+            "SGLang",
+            SGLANG,
+            (f"{launch} --disable-decode-cuda-graph", f"{launch} --disable-cuda-graph"),
+            notes=("the second line is for older releases and turns prefill graphs off, too",),
+        )
+    config = json.dumps({"decode": {"backend": "full", "bs": list(pool.sizes), "max_bs": pool.sizes[-1]}})
+    notes = [
+        "the second line is for older releases, before decode and prefill graphs had flags of their own",
+        "sizes above --max-running-requests are dropped; sizes must be multiples of the attention "
+        "tensor-parallel alignment where there is one",
+    ]
+    if not pool.padding:
+        notes.append(
+            "--disable-cuda-graph-padding takes exact sizes only, and captures every size to the maximum"
+        )
+    return EngineFlags(
+        "SGLang",
+        SGLANG,
+        (
+            f"{launch} --cuda-graph-bs-decode {_spaced(pool.sizes)}",
+            f"{launch} --cuda-graph-bs {_spaced(pool.sizes)}",
+            f"{launch} --cuda-graph-config '{config}'",
+        ),
+        notes=(*notes, *_uncovered(pool.sizes, pool.max_num_seqs)),
+    )
+
+
+def _trtllm(pool: PastedPool) -> EngineFlags:
+    command = "trtllm-serve MODEL --extra_llm_api_options cuda_graphs.yaml"
+    if not pool.sizes:
+        return EngineFlags(
+            "TensorRT-LLM", TRTLLM, (command,), "cuda_graphs.yaml", "cuda_graph_config: null\n"
+        )
+    text = (
+        "cuda_graph_config:\n"
+        f"  batch_sizes: [{', '.join(map(str, pool.sizes))}]\n"
+        f"  max_batch_size: {pool.sizes[-1]}\n"
+        f"  enable_padding: {'true' if pool.padding else 'false'}\n"
+    )
+    notes = [
+        "padding is off by default: without enable_padding: true only batches of exactly these sizes replay",
+        "max_batch_size must equal the largest size, or be left out",
+        "sizes above the executor's max_batch_size are dropped; with padding that size takes their place",
+        "only steps without prompts replay graphs",
+    ]
+    return EngineFlags(
+        "TensorRT-LLM",
+        TRTLLM,
+        (command,),
+        "cuda_graphs.yaml",
+        text,
+        (*notes, *_uncovered(pool.sizes, pool.max_num_seqs)),
+    )
+
+
+def _lmdeploy(pool: PastedPool) -> EngineFlags:
+    launch = "lmdeploy serve api_server MODEL --backend pytorch"
+    if not pool.sizes:
+        return EngineFlags("LMDeploy", LMDEPLOY, (f"{launch} --eager-mode",))
+    limit = f" --max-batch-size {pool.max_num_seqs}" if pool.max_num_seqs else ""
+    return EngineFlags(
+        "LMDeploy",
+        LMDEPLOY,
+        (f"{launch} --cudagraph-capture-batch-sizes {_spaced(pool.sizes)}{limit}",),
+        notes=(
+            "the largest batch is always added to the list",
+            "a size is captured when it is first met, not at start-up",
+        ),
+    )
+
+
+def _tgi(pool: PastedPool) -> EngineFlags:
+    value = ",".join(map(str, pool.sizes)) or "0"
+    return EngineFlags(
+        "TGI",
+        TGI,
+        (f"text-generation-launcher --model-id MODEL --cuda-graphs {value}", f"CUDA_GRAPHS={value}"),
+        notes=(
+            "separated by commas; 0 turns graphs off",
+            "a batch with any prompt in it, or above the largest size, runs without a graph",
+        ),
+    )
+
+
+def _spaced(sizes: Sequence[int]) -> str:
+    return " ".join(map(str, sizes))
+
+
+def _uncovered(sizes: Sequence[int], max_num_seqs: int | None, width: int = 1) -> list[str]:
+    """Name the batches above the largest size, the commonest mistake users make."""
+    largest = sizes[-1] // width if sizes else 0
+    if max_num_seqs is None or largest >= max_num_seqs:
+        return []
+    return [
+        f"batches of {largest + 1} to {max_num_seqs} run without a graph: the list ends below max_num_seqs"
+    ]

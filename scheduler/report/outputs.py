@@ -1,0 +1,123 @@
+"""The result folder: written whole or not at all, file by file, and read back to draw it again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from scheduler.analysis.compare import Comparison
+from scheduler.errors import InputError
+from scheduler.files import write_json
+from scheduler.report.summary import SCHEMA_VERSION, nested_results, summary_records
+from scheduler.report.tables import read_tables, write_tables
+from scheduler.report.views import View, graph_use, views_of
+
+MAX_JSON_BYTES = 64 << 20
+
+
+def write_results(
+    comparison: Comparison,
+    folder: Path,
+    *,
+    command: str = "",
+    executor: str = "model",
+    draw: bool = True,
+) -> None:
+    """Write every result file: the tables, the plots and the report where `draw`, JSON last.
+
+    `command` repeats the run and must not name `folder`. summary.json comes last: where it is new, all
+    the others are.
+    """
+    write_tables(folder, {column.name: column.runs for column in comparison.columns if column.runs})
+    if draw:
+        from scheduler.report.html import write_report
+
+        write_plots(views_of(comparison), folder)
+        write_report(comparison, folder / "report.html", command=command)
+    write_json(folder / "results.json", nested_results(comparison, command, executor))
+    write_json(folder / "summary.json", summary_records(comparison, executor))
+
+
+def write_plots(views: Sequence[View], folder: Path) -> list[Path]:
+    """Draw the plots of one run, or of several saved ones overlaid; return the files."""
+    from scheduler.report import plots
+
+    figures = {
+        "latency.png": plots.latency_ecdf(views),
+        "batch_sizes.png": plots.batch_histogram(views),
+        "over_time.png": plots.over_time(views),
+    }
+    first = next((view for view in views if view.sizes), None)
+    if first is not None:
+        figures["graph_use.png"] = plots.graph_use_bars(first.name, graph_use(first))
+    for name, figure in figures.items():
+        plots.save_png(figure, folder / name)
+    return [folder / name for name in figures]
+
+
+def read_views(folders: Sequence[Path]) -> list[View]:
+    """Return the variants saved in result folders; of several folders each name bears its folder's.
+
+    Raises InputError for a folder that is no result folder, or a damaged one.
+    """
+    views: list[View] = []
+    for folder in folders:
+        found = _read_folder(folder)
+        if len(folders) > 1:
+            label = folder.name or folder.resolve().name
+            found = [
+                replace(
+                    view,
+                    name=f"{label}/{view.name}",
+                    low_name=f"{label}/{view.low_name}" if view.low_name else None,
+                )
+                for view in found
+            ]
+        views += found
+    names = [view.name for view in views]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise InputError(f"{twice}: two of the folders have the same name; rename one")
+    return views
+
+
+def _read_folder(folder: Path) -> list[View]:
+    path = folder / "results.json"
+    results = _read_json(path)
+    runs = read_tables(folder)
+    try:
+        if results["schema_version"] != SCHEMA_VERSION:
+            raise InputError(f"{path}: schema_version {results['schema_version']} is not {SCHEMA_VERSION}")
+        return [
+            View(
+                name=str(variant["name"]),
+                sizes=tuple(int(size) for size in variant["capture_sizes"]),
+                padding=bool(variant["padding"]),
+                runs=tuple(runs[variant["name"]]),
+                slo_ms={str(key): float(limit) for key, limit in results["slo_ms"].items()},
+                warmup_requests=int(results["warmup_requests"]),
+                max_num_seqs=int(results["workload"]["engine"]["max_num_seqs"]),
+                kv_blocks=None if variant["kv_blocks"] is None else int(variant["kv_blocks"]),
+                low_name=variant["low_name"],
+            )
+            for variant in results["variants"]
+        ]
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(f"{path}: not a result of this program ({type(error).__name__}: {error})") from None
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        if path.stat().st_size > MAX_JSON_BYTES:
+            raise InputError(f"{path}: expected at most {MAX_JSON_BYTES >> 20} MiB")
+        results = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: expected a result folder written by this program; the file is missing") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path}: cannot be read as JSON: {error}") from None
+    if not isinstance(results, dict):
+        raise InputError(f"{path}: expected an object")
+    return results

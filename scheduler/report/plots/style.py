@@ -1,0 +1,180 @@
+"""How every picture looks: colours that survive colour blindness and grey print, one font, units, files.
+
+Nothing here reads the user's matplotlibrc or the clock: the same figure gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable, Sequence
+from functools import wraps
+from pathlib import Path
+from typing import Any, NamedTuple, ParamSpec
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
+
+from scheduler.files import replacing
+from scheduler.report.views import View
+
+Parameters = ParamSpec("Parameters")
+PNG_DPI = 130
+
+# Okabe and Ito's palette; the lightness of neighbours differs, so grey prints keep them apart.
+EAGER = "#444444"
+POOLS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")
+MARKERS = ("", "o", "s", "^", "D")
+GRAPH, NO_GRAPH, OTHER, PADDING = "#0072B2", "#E69F00", "#BBBBBB", "#A9D3EE"
+LIMIT = "#222222"
+
+RC: dict[str, Any] = {
+    "axes.axisbelow": True,
+    "axes.edgecolor": "#666666",
+    "axes.grid": True,
+    "axes.labelsize": 9.5,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlelocation": "left",
+    "axes.titlesize": 10.5,
+    "figure.facecolor": "white",
+    "font.family": "DejaVu Sans",
+    "font.size": 9.5,
+    "grid.color": "#E3E3E3",
+    "grid.linewidth": 0.7,
+    "hatch.linewidth": 0.6,
+    "legend.fontsize": 9.5,
+    "legend.frameon": False,
+    "lines.linewidth": 1.7,
+    "path.simplify": True,
+    "path.simplify_threshold": 0.2,
+    "savefig.dpi": PNG_DPI,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "graphpool",
+    "text.parse_math": False,
+    "xtick.color": "#444444",
+    "xtick.labelsize": 9,
+    "ytick.color": "#444444",
+    "ytick.labelsize": 9,
+}
+
+
+class Look(NamedTuple):
+    """How a variant's lines are drawn, the same in every picture."""
+
+    color: str
+    linestyle: str
+    marker: str
+
+
+def styled(draw: Callable[Parameters, Figure]) -> Callable[Parameters, Figure]:
+    """Run a drawing function with our settings alone."""
+
+    @wraps(draw)
+    def drawn(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Figure:
+        with matplotlib.rc_context():
+            _apply()
+            return draw(*args, **kwargs)
+
+    return drawn
+
+
+def _apply() -> None:
+    matplotlib.rcdefaults()
+    matplotlib.rcParams.update(RC)
+
+
+def new_figure(width_in: float, height_in: float) -> Figure:
+    """Return an empty figure whose panels are spaced by what they contain."""
+    figure = Figure(figsize=(width_in, height_in), layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.get_layout_engine().set(w_pad=0.08, h_pad=0.06, wspace=0.03, hspace=0.04)  # type: ignore[union-attr]
+    return figure
+
+
+def looks(views: Sequence[View]) -> dict[str, Look]:
+    """Return each variant's look by name: eager dark and dashed, pools solid, told apart by markers too."""
+    found: dict[str, Look] = {}
+    pools = 0
+    for view in views:
+        if view.low_name is not None:
+            continue
+        if view.is_eager:
+            found[view.name] = Look(EAGER, "--", "")
+        else:
+            found[view.name] = Look(POOLS[pools % len(POOLS)], "-", MARKERS[pools % len(MARKERS)])
+            pools += 1
+    for view in views:
+        if view.low_name is not None:
+            low = found.get(view.low_name, Look(OTHER, "-", ""))
+            found[view.name] = Look(low.color, ":", low.marker)
+    return found
+
+
+def number(value: float) -> str:
+    """Return a tick label: 0.5, 20, 3,000."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:g}"
+
+
+def log_axis(ax: Axes, which: str, low: float, high: float) -> None:
+    """Make an axis logarithmic with plain numbers at 1 (2 5) steps, as many as are readable."""
+    axis = ax.xaxis if which == "x" else ax.yaxis
+    low, high = low * 0.94, high * 1.06
+    if which == "x":
+        ax.set_xscale("log")
+        ax.set_xlim(low, high)
+    else:
+        ax.set_yscale("log")
+        ax.set_ylim(low, high)
+    axis.set_major_locator(FixedLocator(log_ticks(low, high)))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def log_ticks(low: float, high: float) -> list[float]:
+    """Return up to six round numbers (four where they are long) within [low, high], for a logarithmic axis."""
+    most = 6 if high < 10_000 else 4
+    every = [float(f"{digit}e{power}") for power in range(-9, 13) for digit in range(1, 10)]
+    for digits in ("123456789", "12468", "125", "13", "1"):
+        ticks = [tick for tick in every if low <= tick <= high and f"{tick:e}"[0] in digits]
+        if len(ticks) <= most:
+            return ticks if len(ticks) > 1 else [low / 0.94, *ticks, high / 1.06]
+    return ticks[:: -(-len(ticks) // most)]
+
+
+def percent_axis(ax: Axes) -> None:
+    """Label the y axis of shares 0 … 1 in percent."""
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g} %"))
+
+
+def save_png(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG, atomically and without a date."""
+    with replacing(path) as temporary, matplotlib.rc_context():
+        _apply()
+        figure.savefig(temporary, format="png", metadata={"Software": None})
+
+
+_PROLOG = re.compile(r"^.*?(?=<svg )", re.DOTALL)
+_METADATA = re.compile(r"\s*<metadata>.*?</metadata>", re.DOTALL)
+# Names such as figure_1 repeat from picture to picture and nothing refers to them.
+_NAMES = re.compile(r' id="[a-zA-Z0-9]+_[0-9]+"')
+_SIZE = re.compile(r'(<svg [^>]*?)height="[^"]*"([^>]*?)width="[^"]*"', re.DOTALL)
+
+
+def to_svg(figure: Figure, title: str = "") -> str:
+    """Return a figure as an SVG element to place inside HTML: no prolog, metadata or fixed size.
+
+    `title` is what a screen reader says.
+    """
+    text = io.StringIO()
+    with matplotlib.rc_context():
+        _apply()
+        figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
+    svg = _METADATA.sub("", _PROLOG.sub("", text.getvalue()))
+    svg = _SIZE.sub(r"\1\2", _NAMES.sub("", svg), count=1)
+    safe = title.replace("&", "&amp;").replace("<", "&lt;").replace('"', "&quot;")
+    return svg.replace("<svg ", f'<svg role="img" aria-label="{safe}" ', 1)

@@ -1,0 +1,148 @@
+"""What the JSON result files say: summary.json's flat records and results.json's nested truth.
+
+Neither holds a date, a host, wall-clock time or the output folder: the same inputs give the same bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from scheduler import __version__
+from scheduler.analysis.compare import Column, Comparison
+from scheduler.analysis.steadiness import is_steady
+from scheduler.catalog.inline_profile import InlineProfile
+from scheduler.report.card import warnings_of
+from scheduler.report.views import graph_use, view_of
+from scheduler.workload.arrivals_schema import ClosedLoopArrivals, GammaArrivals, PoissonArrivals, TraceArrivals
+
+SCHEMA_VERSION = 1
+
+
+def summary_records(comparison: Comparison, executor: str = "model") -> list[dict[str, Any]]:
+    """Return one flat record per variant, with the key names of vLLM's `bench serve`.
+
+    Metrics are means over the replications. A metric that does not exist is left out, never null.
+    """
+    return [_record(comparison, column, executor) for column in comparison.columns if column.summaries]
+
+
+def _record(comparison: Comparison, column: Column, executor: str) -> dict[str, Any]:
+    workload, profile = comparison.workload, comparison.profile
+    record: dict[str, Any] = {
+        "schema_version": SCHEMA_VERSION,
+        "tool_version": __version__,
+        "backend": "graphpool",
+        "variant": column.name,
+        "label": column.name,
+        "model_id": "inline" if isinstance(profile, InlineProfile) else profile.identity.model,
+        "profile": "inline" if isinstance(profile, InlineProfile) else profile.identity.name,
+        "executor": executor,
+        "workload": workload.name,
+        "arrivals": workload.arrivals.process,
+        "seed": workload.seed,
+        "replications": len(column.summaries),
+        "max_concurrency": workload.engine.max_num_seqs,
+        "capture_sizes": list(column.variant.pool.sizes),
+        "num_graphs": len(column.variant.pool.sizes),
+        "steady_state": is_steady(comparison, column),
+    }
+    if isinstance(workload.arrivals, GammaArrivals | PoissonArrivals):
+        record["burstiness"] = getattr(workload.arrivals, "burstiness", 1.0)
+    if column.cost.capture_s is not None:
+        record["capture_time_s"] = column.cost.capture_s
+    if column.cost.graph_memory_bytes is not None:
+        record["graph_memory_bytes"] = column.cost.graph_memory_bytes
+    if column.cost.kv_blocks is not None:
+        record["kv_blocks"] = column.cost.kv_blocks
+    if comparison.failure is not None:
+        record["partial"] = True
+    record |= mean_record(column.summaries)
+    record["request_rate"] = _request_rate(comparison, record)
+    return record
+
+
+def mean_record(summaries: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return the mean of every number that all replications have; other values as in the first."""
+    record: dict[str, Any] = {}
+    for key, first in summaries[0].items():
+        values = [summary[key] for summary in summaries if key in summary]
+        if len(values) < len(summaries):
+            continue
+        is_number = isinstance(first, int | float) and not isinstance(first, bool)
+        same = all(value == first for value in values)
+        record[key] = first if same or not is_number else sum(values) / len(values)
+    return record
+
+
+def _request_rate(comparison: Comparison, record: dict[str, Any]) -> float | str:
+    """Return the rate asked for; of a trace or of stages the rate that came; "inf": all at once."""
+    arrivals = comparison.workload.arrivals
+    if isinstance(arrivals, ClosedLoopArrivals):
+        return "inf"
+    if not isinstance(arrivals, TraceArrivals) and arrivals.rate_per_s is not None:
+        return arrivals.rate_per_s
+    offered: float | str = record.get("offered_request_rate", "inf")
+    return offered
+
+
+def nested_results(comparison: Comparison, command: str, executor: str = "model") -> dict[str, Any]:
+    """Return everything about one invocation: resolved workload, provenance, pools, every replication."""
+    workload = comparison.workload
+    found: dict[str, Any] = {
+        "schema_version": SCHEMA_VERSION,
+        "tool_version": __version__,
+        "command": command,
+        "executor": executor,
+        "workload": workload.model_dump(mode="json", exclude_none=True),
+        "profile": profile_identity(comparison),
+        "slo_ms": workload.slo.limits_ms if workload.slo else {},
+        "replications": comparison.replications,
+        "warmup_requests": comparison.warmup_requests,
+        "notes": list(comparison.requests[0].notes) if comparison.requests else [],
+        "warnings": warnings_of(comparison),
+        "variants": [_variant(comparison, column) for column in comparison.columns if column.runs],
+    }
+    if comparison.failure is not None:
+        found |= {"partial": True, "failure": comparison.failure}
+    return found
+
+
+def profile_identity(comparison: Comparison) -> dict[str, Any]:
+    """Return where the step times come from; an inline profile is its own whole truth."""
+    profile = comparison.profile
+    if isinstance(profile, InlineProfile):
+        return {"inline": profile.model_dump(mode="json", exclude_none=True)}
+    whole = profile.model_dump(mode="json", exclude_none=True)
+    return {key: whole[key] for key in ("identity", "model", "memory", "pool", "fit", "provenance") if key in whole}
+
+
+def _variant(comparison: Comparison, column: Column) -> dict[str, Any]:
+    variant = column.variant
+    reasons: dict[str, int] = {}
+    for run in column.runs:
+        for reason in run.requests.reasons.values():
+            reasons[reason] = reasons.get(reason, 0) + 1
+    return {
+        "name": column.name,
+        "origin": column.origin,
+        "low_name": variant.name if variant.bound == "high" else None,
+        "without_graph": variant.without_graph,
+        "capture_sizes": list(variant.pool.sizes),
+        "padding": variant.pool.padding,
+        "piecewise": variant.pool.piecewise,
+        "capture_time_s": column.cost.capture_s,
+        "graph_memory_bytes": column.cost.graph_memory_bytes,
+        "kv_blocks": column.cost.kv_blocks,
+        "rejections": reasons,
+        "graph_use": [
+            {
+                "capture_size": use.size,
+                "steps": use.steps,
+                "step_time_s": use.step_s,
+                "padding_share": use.padding_share,
+            }
+            for use in graph_use(view_of(comparison, column))
+        ],
+        "replications": column.summaries,
+    }

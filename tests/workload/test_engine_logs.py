@@ -1,0 +1,157 @@
+"""Logs of real servers become histograms; a malformed line is named with its number."""
+
+from __future__ import annotations
+
+import gzip
+
+import pytest
+
+from scheduler.errors import InputError
+from scheduler.workload.engine_logs import read_engine_log
+
+VLLM_START = """\
+INFO 11-20 10:00:00 [utils.py:233] non-default args: {'model': 'M', 'max_num_seqs': 64, 'block_size': 16}
+INFO 11-20 10:00:20 [core.py:96] with compilation_config={'cudagraph_mode': \
+<CUDAGraphMode.FULL_AND_PIECEWISE: (2, 1)>, 'cudagraph_capture_sizes': [1, 2, 4, 8, 16, 24, 32]}
+INFO 11-20 10:00:30 [kv_cache_utils.py:1229] GPU KV cache size: 455,808 tokens
+INFO 11-20 10:00:40 [gpu_model_runner.py:4587] Graph capturing finished in 7 secs, took 0.50 GiB
+"""
+PREFIX = "(APIServer pid=1) INFO 11-20 10:01:00 [cuda_graph.py:117] "
+VLLM_TABLE = [
+    "**CUDAGraph Config Settings:**",
+    "",
+    "- Mode: FULL_AND_PIECEWISE",
+    "- Capture sizes: [1, 2, 4, 8, 16, 24, 32]",
+    "",
+    "**CUDAGraph Stats:**",
+    "",
+    "| Unpadded Tokens | Padded Tokens | Num Paddings | Runtime Mode | Count |",
+    "|-----------------|---------------|--------------|--------------|-------|",
+    "| 7               | 8             | 1            | FULL         | 30    |",
+    "| 40              | 40            | 0            | NONE         | 5     |",
+    "| 500             | 500           | 0            | NONE         | 3     |",
+    "| 20              | 24            | 4            | PIECEWISE    | 2     |",
+    "| 12              | 12            | 0            | NONE         | 1     |",
+    "",
+]
+SGLANG = """\
+[2026-11-20 10:00:00] server_args=ServerArgs(model_path='M', max_running_requests=None, decode_log_interval=20, page_size=1)
+[2026-11-20 10:00:09 TP0] Capture target decode CUDA graph begin. backend=full, num_tokens_per_req=1, bs=[1, 2, 4, 8], avail mem=10.00 GB
+[2026-11-20 10:00:10 TP0] Capture target decode CUDA graph end. elapsed=0.89 s, mem usage=0.15 GB, avail mem=9.00 GB.
+[2026-11-20 10:00:11 TP0] max_total_num_tokens=62593, chunked_prefill_size=2048, max_prefill_tokens=16384, max_running_requests=2048, context_len=4096
+[2026-11-20 10:01:00 TP0] Prefill batch, #new-seq: 1, #new-token: 9, #cached-token: 0, #running-req: 1, #queue-req: 1, cuda graph: False
+[2026-11-20 10:01:01 TP0] Decode batch, #running-req: 2, #token: 84, token usage: 0.00, cuda graph: True, gen throughput (token/s): 3.62, #queue-req: 1
+[2026-11-20 10:01:02 TP0] Decode batch [77], #running-req: 41, #full token: 99, cuda graph: False, gen throughput (token/s): 9.1, #queue-req: 0
+[2026-11-20 10:01:03 TP0] Decode batch, #running-req: 2, #token: 85, token usage: 0.00, cuda graph: True, gen throughput (token/s): 3.62, #queue-req: 1
+[2026-11-20 10:01:04 TP0] Decode batch, #running-req: 0, #token: 0, cuda graph: True, gen throughput (token/s): 0.0, #queue-req: 0
+"""  # noqa: E501
+
+
+def written(tmp_path, text, name="server.log"):
+    path = tmp_path / name
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("prefix", [PREFIX, ""])
+def test_vllm_tables_are_split_into_decode_and_mixed_steps(tmp_path, prefix):
+    table = "\n".join(prefix + line for line in VLLM_TABLE)
+    log = read_engine_log(written(tmp_path, VLLM_START + table + "\n" + table + "\n"))
+    assert log.format == "vllm"
+    assert log.decode_steps == {7: 60, 40: 10}  # 40 ≤ max_num_seqs: a decode step above the largest graph
+    assert log.mixed_steps == {12: 2, 20: 4, 500: 6}
+    assert any("2 vLLM tables, 82 steps" in note for note in log.notes)
+    assert any("16 steps without a graph above the largest size" in note for note in log.notes)
+
+
+def test_vllm_start_up_lines_give_sizes_mode_memory_and_limits(tmp_path):
+    facts = read_engine_log(written(tmp_path, VLLM_START + "\n".join(VLLM_TABLE))).facts
+    assert facts.capture_sizes == (1, 2, 4, 8, 16, 24, 32)
+    assert (facts.mode, facts.kv_tokens, facts.capture_s) == ("FULL_AND_PIECEWISE", 455_808, 7.0)
+    assert facts.graph_bytes == 1 << 29
+    assert (facts.max_num_seqs, facts.block_size, facts.engine) == (64, 16, "vllm")
+
+
+def test_without_max_num_seqs_large_steps_without_a_graph_count_as_mixed(tmp_path):
+    path = written(tmp_path, "\n".join(VLLM_TABLE))
+    assert read_engine_log(path).decode_steps == {7: 30}
+    assert read_engine_log(path, max_num_seqs=40).decode_steps == {7: 30, 40: 5}
+
+
+def test_an_eager_vllm_server_logs_decode_steps_without_a_mode(tmp_path):
+    rows = [*VLLM_TABLE[7:9], "| 3 | 3 | 0 | CUDAGraphMode.NONE | 9 |"]
+    assert read_engine_log(written(tmp_path, "\n".join(rows))).decode_steps == {3: 9}
+
+
+def test_sglang_lines_are_samples_of_running_requests(tmp_path):
+    log = read_engine_log(written(tmp_path, SGLANG))
+    assert log.format == "sglang"
+    assert log.decode_steps == {2: 2, 41: 1}
+    assert log.mixed_steps == {}
+    assert any("one step in 20" in note for note in log.notes)
+    assert any("66.7% of them replayed" in note for note in log.notes)
+
+
+def test_sglang_start_up_lines_give_sizes_memory_and_limits(tmp_path):
+    facts = read_engine_log(written(tmp_path, SGLANG)).facts
+    assert facts.capture_sizes == (1, 2, 4, 8)
+    assert (facts.kv_tokens, facts.capture_s, facts.max_num_seqs) == (62_593, 0.89, 2048)
+    assert facts.graph_bytes == round(0.15 * (1 << 30))
+    assert facts.block_size == 1
+
+
+def test_older_sglang_names_its_captures_otherwise(tmp_path):
+    old = (
+        "[TP0] Capture cuda graph bs [1, 2, 4]\n"
+        "[TP3] Capture cuda graph end. Time elapsed: 7.22 s. avail mem=0.53 GB. mem usage=0.93 GB.\n"
+        "[TP0] Capture cuda graph end. Time elapsed: 7.23 s. mem usage=0.91 GB. avail mem=0.53 GB.\n"
+        "[TP0] Decode batch. #running-req: 4, #token: 64\n"
+    )
+    log = read_engine_log(written(tmp_path, old))
+    assert log.facts.capture_sizes == (1, 2, 4)
+    assert (log.facts.capture_s, log.facts.graph_bytes) == (7.23, round(0.93 * (1 << 30)))
+    assert log.decode_steps == {4: 1}
+
+
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+def test_csv_keeps_sizes_with_zero_steps(tmp_path, newline):
+    path = tmp_path / "steps.csv"
+    path.write_bytes(newline.join(["\ufeffbatch_size,steps", "3,10", "", "1,0", "8,2"]).encode())
+    log = read_engine_log(path)
+    assert (log.format, log.decode_steps) == ("csv", {1: 0, 3: 10, 8: 2})
+
+
+def test_logs_may_be_gzipped(tmp_path):
+    path = tmp_path / "server.log.gz"
+    path.write_bytes(gzip.compress(SGLANG.encode()))
+    assert read_engine_log(path).decode_steps == {2: 2, 41: 1}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("batch_size,steps\n1,2\n2,x\n", ":3: expected batch_size,steps as two whole numbers, got '2,x'"),
+        ("batch_size,steps\n1,2,3\n2,1\n", ":2: expected batch_size,steps as two whole numbers"),
+        ("batch_size,steps\n0,2\n1,1\n", ":2: batch_size: expected 1 to 1,000,000, got 0"),
+        ("batch_size,steps\n4,-2\n1,1\n", ":2: expected batch_size,steps as two whole numbers"),
+        ("batch_size,steps\n4,2\n4,1\n", ":3: batch_size 4 is given twice, first in line 2"),
+        ("batch_size,steps\n4,0\n", "expected at least one row with steps above 0"),
+        ("batch_size,steps\n", "expected at least one row with steps above 0"),
+        ("", "the file is empty"),
+        ("hello\n", "found none of them"),
+        ("steps,batch_size\n1,2\n", "found none of them"),
+        ("Decode batch, #running-req: many\nx\n", ":1: expected #running-req: a number"),
+        ("\n".join([*VLLM_TABLE, "| 7 | 8 | 1 | FULL | lots |", "x"]), ":16: expected a row"),
+        ("\n".join([*VLLM_TABLE, "| 7 | 8 | 3 | FULL | 1 |", "x"]), ":16: expected padded = unpadded"),
+    ],
+)
+def test_a_malformed_line_is_named(tmp_path, text, message):
+    with pytest.raises(InputError) as error:
+        read_engine_log(written(tmp_path, text))
+    assert message in str(error.value)
+    assert "server.log" in str(error.value)
+
+
+def test_a_missing_file_is_an_input_error(tmp_path):
+    with pytest.raises(InputError, match="cannot be read"):
+        read_engine_log(tmp_path / "nothing.log")
