@@ -28,6 +28,9 @@ class Limits:
     watermark_blocks: int = 0  # kept free at admissions while anything else runs (vLLM)
 
 
+DECODE = StepKind.DECODE  # looked up once per step
+
+
 class Batching:
     """The waiting queue, the running batch and what a policy may do with them.
 
@@ -145,8 +148,9 @@ class Batching:
         phase = self.decode_steps % self.kv_cache.block_size
         while self._border[phase] > self.kv_cache.free:
             self._preempt_newest()
-        if self._border[phase]:
-            self.kv_cache.allocate(self._border[phase])
+        needed = self._border[phase]
+        if needed:
+            self.kv_cache.allocate(needed)
 
     def steps_ahead(self, most_steps: int) -> int:
         """Return how many decode steps like the one just decided find free blocks and let nobody in.
@@ -172,13 +176,14 @@ class Batching:
             rounds, rest = divmod(steps - 1, size)
             first = self.decode_steps + 1
             blocks = rounds * self.decoding
-            blocks += sum(self._border[(first + step) % size] for step in range(rest))
+            for step in range(first, first + rest):
+                blocks += self._border[step % size]
             self.kv_cache.allocate(blocks)
         self.decode_steps += steps
         self.kv_tokens += self.decoding * steps
 
     def _decode_step(self) -> StepPlan:
-        return StepPlan(StepKind.DECODE, self.decoding, self._routes[self.decoding], self.kv_tokens)
+        return StepPlan(DECODE, self.decoding, self._routes[self.decoding], self.kv_tokens)
 
 
 class DecodeOnly(Batching):
@@ -194,7 +199,7 @@ class DecodeOnly(Batching):
         """Decode everyone who is running and everyone who can join."""
         self._begin_decision()
         self._grow_decoding()
-        if not self.preempted:
+        if self.waiting and not self.preempted:
             self._admit_waiting()
         return self._decode_step() if self.decoding else None
 
@@ -275,7 +280,7 @@ class Mixed(Batching):
                 budget -= tokens
             else:
                 self._preempt_newest()
-        if not self.preempted:
+        if self.waiting and not self.preempted:
             self._admit_waiting(budget, chunks)
         return self._plan(chunks)
 

@@ -22,6 +22,7 @@ from scheduler.engine.request import Running
 
 Process = Generator[simpy.Event, Any, None]
 FOREVER = 2**62
+DECODE = StepKind.DECODE
 
 
 @dataclass(slots=True)
@@ -93,7 +94,7 @@ class DecodeLoop:
         self.cohorts: dict[int, int] = {}  # time of the newest token -> how many decoding requests had it
         self.last_token_ns: dict[int, int] = {}  # of preempted requests
         self.last_decode_ns = -1
-        self.peak_kv_blocks = 0
+        self.least_free_blocks = batching.kv_cache.total
         self.env = simpy.Environment()
         self.wake: simpy.Event | None = None
         self.known_until_ns = start_ns
@@ -117,7 +118,7 @@ class DecodeLoop:
             self.recorder.step_records(),
             self.recorder.token_gaps(),
             self.recorder.kv_use(),
-            self.peak_kv_blocks,
+            self.batching.kv_cache.total - self.least_free_blocks,
             failure,
         )
 
@@ -154,7 +155,7 @@ class DecodeLoop:
                 self.known_until_ns = self.now
                 continue
             start_ns = self.now
-            steps, first_ns, total_ns = self._execute(plan)
+            steps, first_ns, total_ns = self._execute(plan, start_ns)
             yield self.env.timeout(total_ns)
             self._end_steps(plan, start_ns, steps, start_ns + first_ns)
 
@@ -173,7 +174,8 @@ class DecodeLoop:
             self.known_until_ns = self.now
             self._receive(self.now)
             plan = self.batching.decide()
-        self._release_stopped()
+        if self.stopped:
+            self._release_stopped()
         return plan
 
     def _receive(self, until_ns: int) -> None:
@@ -194,7 +196,7 @@ class DecodeLoop:
             self.batching.leave(request)
         self.stopped.clear()
 
-    def _execute(self, plan: StepPlan) -> tuple[int, int, int]:
+    def _execute(self, plan: StepPlan, now: int) -> tuple[int, int, int]:
         """Execute the step and those that surely follow; return (steps, first step's ns, total ns)."""
         for request in self.batching.joined:
             if self.scheduled_ns[request.index] < 0:
@@ -205,7 +207,7 @@ class DecodeLoop:
         before = len(durations)
         most_steps = self._steps_ahead(plan)
         if most_steps > 1 and self.ahead is not None:
-            total_ns = self.ahead.run_ahead(plan, most_steps, self._horizon_ns(), durations)
+            total_ns = self.ahead.run_ahead(plan, most_steps, self._horizon_ns(now), durations)
         else:
             total_ns = self.executor.run(plan)
             durations.append(total_ns)
@@ -213,16 +215,18 @@ class DecodeLoop:
         return steps, durations[before], total_ns
 
     def _steps_ahead(self, plan: StepPlan) -> int:
-        if self.ahead is None or plan.kind is not StepKind.DECODE:
+        if self.ahead is None or plan.kind is not DECODE:
             return 1
-        while not self.stops[0][2].is_decoding or self.stops[0][2].stop_step != self.stops[0][0]:
+        stop_step, _, request = self.stops[0]
+        while not request.is_decoding or request.stop_step != stop_step:
             heapq.heappop(self.stops)  # preempted meanwhile
-        return self.batching.steps_ahead(self.stops[0][0] - self.batching.decode_steps)
+            stop_step, _, request = self.stops[0]
+        return self.batching.steps_ahead(stop_step - self.batching.decode_steps)
 
-    def _horizon_ns(self) -> int:
+    def _horizon_ns(self, now: int) -> int:
         """Return the time until an arrival that could join."""
         if self.received < self.released and self.batching.arrival_could_join():
-            return self.arrival_ns[self.received] - self.now
+            return self.arrival_ns[self.received] - now
         return FOREVER
 
     def _end_steps(self, plan: StepPlan, start_ns: int, steps: int, first_end_ns: int) -> None:
@@ -235,15 +239,17 @@ class DecodeLoop:
             for token_ns, count in self.cohorts.items():
                 self.recorder.add_gap(first_end_ns - token_ns, count)
             self.cohorts = {}
-            if plan.kind is StepKind.DECODE:
+            if batching.joined and plan.kind is DECODE:
                 for request in batching.joined:
                     if self.first_token_ns[request.index] < 0 and request.is_decoding:
                         self.first_token_ns[request.index] = first_end_ns
             emitted = plan.batch_size
             batching.advance(steps)
             self.last_decode_ns = now
-        self.peak_kv_blocks = max(self.peak_kv_blocks, batching.kv_cache.used)
-        finished = self._pop_finished()
+        if batching.kv_cache.free < self.least_free_blocks:
+            self.least_free_blocks = batching.kv_cache.free
+        stops = self.stops
+        finished = self._pop_finished() if stops and stops[0][0] <= batching.decode_steps else ()
         emitted -= len(finished)
         for chunk in plan.prefill:
             if chunk.is_last:
@@ -253,7 +259,7 @@ class DecodeLoop:
         for request in finished:
             self._finish(request)
         self.known_until_ns = now - self.recorder.durations[-1] if self.async_scheduling else now
-        if not self.async_scheduling:
+        if self.stopped and not self.async_scheduling:
             self._release_stopped()
 
     def _end_prefill(self, request: Running) -> int:
