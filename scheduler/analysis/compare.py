@@ -14,6 +14,7 @@ from scheduler.engine.executor import StepKind
 from scheduler.engine.graph_pool import GraphPool
 from scheduler.engine.loop import Run
 from scheduler.executors.cost_model import CostModel
+from scheduler.executors.spec import Execution
 from scheduler.simulate import AnyProfile, PoolCost, Profile, Variant, pool_cost, simulate
 from scheduler.workload.draw import draw_requests
 from scheduler.workload.requests import Requests
@@ -59,6 +60,7 @@ class Comparison:
     pools: list[Column]
     eager: Column
     high: dict[str, Column]  # the columns at the high end of the profile's range, by variant name
+    execution: Execution | None = None  # None: the cost model
     failure: str | None = None
 
     @property
@@ -79,11 +81,13 @@ def compare(
     *,
     replications: int = 1,
     warmup_share: float = 0.0,
+    open_execution: Callable[[list[Requests]], Execution] | None = None,
     progress: Progress | None = None,
 ) -> Comparison:
     """Run every pool and pure eager on the same requests.
 
-    Where the profile gives eager host time as a range, eager and each pool with steps that ran without
+    `open_execution` opens real execution or a step log for the drawn requests; without it the profile's
+    cost model runs. Where the profile gives eager host time as a range, eager and each pool with steps that ran without
     a graph are run at both ends. A failure ends the comparison with what there is.
     """
     requests = [draw_requests(workload, replication) for replication in range(replications)]
@@ -100,9 +104,11 @@ def compare(
         Variant("eager", GraphPool(), "eager"), "no graphs", pool_cost(workload.engine, profile, GraphPool())
     )
     comparison = Comparison(workload, profile, requests, warmup_requests, columns, eager, {})
+    if open_execution is not None:
+        comparison.execution = open_execution(requests)
     for column in (*columns, eager):
         _run_column(comparison, column, progress)
-    if isinstance(profile, Profile) and CostModel(profile, "eager").has_range:
+    if comparison.execution is None and isinstance(profile, Profile) and CostModel(profile, "eager").has_range:
         for column in (*columns, eager):
             if comparison.failure is None and any(_ran_without_graph(run) for run in column.runs):
                 variant = column.variant
@@ -124,12 +130,14 @@ def _run_column(comparison: Comparison, column: Column, progress: Progress | Non
             if progress is not None:
                 progress(label, done, total)
 
+        execution = comparison.execution
         run = simulate(
             workload,
             requests,
             comparison.profile,
             column.variant,
             replication=replication,
+            executor=None if execution is None else execution.executor(column.name, replication),
             progress=report,
         )
         column.runs.append(run)

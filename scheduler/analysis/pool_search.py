@@ -20,11 +20,14 @@ NEIGHBOURS = 16
 
 @dataclass(frozen=True, slots=True)
 class Evaluated:
-    """A pool, its score (lower is better) and the loads it led to; `detail` is the evaluator's own."""
+    """A pool, its score (lower is better) and how to get the loads it led to, which only few need.
+
+    `detail` is the evaluator's own.
+    """
 
     pool: GraphPool
     score: float
-    loads: Sequence[Load]
+    loads: Callable[[], Sequence[Load]]
     detail: Any = None
 
 
@@ -60,7 +63,7 @@ class PoolSearch:
             found = self.value(
                 path[-1], f"{label}, start" if len(path) == 1 else f"{label}, iterate {step - 1}"
             )
-            sizes = chooser.best(chooser.problem(found.loads)).sizes
+            sizes = chooser.best(chooser.problem(found.loads())).sizes
             pool = GraphPool(sizes, padding=True, piecewise=start.piecewise)
             if pool in path:
                 length = len(path) - path.index(pool)
@@ -78,5 +81,5 @@ class PoolSearch:
 
     def try_neighbours(self, around: Evaluated, chooser: Chooser) -> None:
         """Evaluate the pools next to one that its own batches make the cheapest."""
-        for choice in chooser.near(chooser.problem(around.loads), around.pool.sizes):
+        for choice in chooser.near(chooser.problem(around.loads()), around.pool.sizes):
             self.value(GraphPool(choice.sizes, padding=True, piecewise=around.pool.piecewise), "neighbour")

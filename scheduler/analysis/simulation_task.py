@@ -13,11 +13,12 @@ from scheduler import __version__
 from scheduler.analysis.metrics import summarize
 from scheduler.analysis.steady_state import load_of
 from scheduler.catalog.inline_profile import InlineProfile
+from scheduler.catalog.profile import Profile
 from scheduler.engine.executor import StepKind
 from scheduler.engine.loop import Run
 from scheduler.errors import InputError
 from scheduler.executors.cost_model import CostModel
-from scheduler.simulate import AnyProfile, Profile, Variant, pool_cost, simulate
+from scheduler.simulate import AnyProfile, Variant, pool_cost, simulate
 from scheduler.workload.arrivals_schema import ClosedLoopArrivals, TraceArrivals
 from scheduler.workload.draw import draw_requests
 from scheduler.workload.requests import Requests
@@ -27,44 +28,72 @@ Record = dict[str, Any]
 HIGH = "_high"
 _PACKAGE = Path(__file__).parents[1]
 # What a simulated number depends on; a change to any of these files makes stored numbers stale.
-_SOURCES = ("catalog", "workload", "engine", "executors", "analysis", "simulate.py", "__init__.py")
+_SOURCES = (
+    "__init__.py",
+    "analysis/max_rate.py",
+    "analysis/metrics.py",
+    "analysis/simulation_task.py",
+    "analysis/statistics.py",
+    "analysis/steady_state.py",
+    "catalog",
+    "engine",
+    "errors.py",
+    "executors",
+    "simulate.py",
+    "workload",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What all variants and replications of a point share.
+
+    `digest` stands for the content of all of it, and `source` for the program that must compute it.
+    """
+
+    workload: Workload
+    profile: AnyProfile
+    warmup_share: float
+    digest: str
+    source: str
+
+
+def setting_of(workload: Workload, profile: AnyProfile, warmup_share: float) -> Setting:
+    """Return the setting; the workload's own pool is no part of its digest, each variant's is of its task's.
+
+    Raises InputError where a trace cannot be read.
+    """
+    content = {
+        "workload": workload.model_dump(mode="json", exclude={"pool"}),
+        "trace": trace_digest(workload.trace_path),
+        "profile": profile.model_dump(mode="json"),
+        "warmup_share": warmup_share,
+        "source": source_digest(),
+    }
+    return Setting(workload.absolute(), profile, warmup_share, _digest(content), source_digest())
+
+
+def _digest(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True, allow_nan=False).encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
 class Simulation:
-    """One variant, one replication of a workload. `source` is the program it must be computed by."""
+    """One variant and one replication of a setting."""
 
-    workload: Workload
-    profile: AnyProfile
+    setting: Setting
     variant: Variant
     replication: int
-    warmup_share: float
-    source: str
 
-    @property
-    def definition(self) -> dict[str, Any]:
-        """Everything that decides the result; the workload's own pool does not, the variant's does."""
-        return {
-            "task": type(self).__name__,
-            "source": self.source,
-            "workload": self.workload.model_dump(mode="json", exclude={"pool"}),
-            "trace": trace_digest(self.workload.trace_path),
-            "profile": self.profile.model_dump(mode="json"),
-            "variant": [
-                self.variant.name,
-                list(self.variant.pool.sizes),
-                self.variant.pool.padding,
-                self.variant.pool.piecewise,
-                self.variant.without_graph,
-            ],
-            "replication": self.replication,
-            "warmup_share": self.warmup_share,
-        }
+    def definition(self) -> list[Any]:
+        """Return everything that decides the result."""
+        pool = self.variant.pool
+        shape = [list(pool.sizes), pool.padding, pool.piecewise, self.variant.without_graph]
+        return [type(self).__name__, self.setting.digest, self.variant.name, shape, self.replication]
 
     def key(self) -> str:
         """Return the name under which the result is stored: equal tasks have equal keys."""
-        text = json.dumps(self.definition, sort_keys=True, allow_nan=False)
-        return hashlib.sha256(text.encode()).hexdigest()
+        return _digest(self.definition())
 
     def records(self) -> list[Record]:
         """Simulate; where the profile gives a range and it matters here, its high end is a second record.
@@ -72,22 +101,22 @@ class Simulation:
         Raises InputError for what the workload and the profile cannot mean together.
         """
         self.check_source()
-        requests = drawn(self.workload, self.replication)
-        run = self.run(self.workload, requests, self.variant)
+        requests = drawn(self.setting.workload, self.replication)
+        run = self.run(self.setting.workload, requests, self.variant)
         records = [self._record(run, requests, self.variant)]
-        if has_range(self.profile) and ran_without_graph(run):
+        if has_range(self.setting.profile) and ran_without_graph(run):
             high = at_high_end(self.variant)
-            records.append(self._record(self.run(self.workload, requests, high), requests, high))
+            records.append(self._record(self.run(self.setting.workload, requests, high), requests, high))
         return records
 
     def check_source(self) -> None:
         """Raise InputError on a worker that runs other code than the one that asks."""
-        if self.source != source_digest():
+        if self.setting.source != source_digest():
             raise InputError("the worker runs another version of graphpool; install the same one everywhere")
 
     def run(self, workload: Workload, requests: Requests, variant: Variant) -> Run:
         """Serve the requests once; a partial run is an error here, and Ctrl-C stays one."""
-        run = simulate(workload, requests, self.profile, variant, replication=self.replication)
+        run = simulate(workload, requests, self.setting.profile, variant, replication=self.replication)
         if run.failure == "interrupted":
             raise KeyboardInterrupt
         if run.failure is not None:
@@ -96,20 +125,22 @@ class Simulation:
 
     def warmup_requests(self, requests: Requests) -> int:
         """Return how many of the first requests no statistic counts."""
-        return int(len(requests) * self.warmup_share)
+        return int(len(requests) * self.setting.warmup_share)
 
     def _record(self, run: Run, requests: Requests, variant: Variant) -> Record:
-        workload, profile = self.workload, self.profile
+        workload, profile = self.setting.workload, self.setting.profile
         slo_ms = workload.slo.limits_ms if workload.slo else {}
-        inline = isinstance(profile, InlineProfile)
+        model, name = "inline", "inline"
+        if not isinstance(profile, InlineProfile):
+            model, name = profile.identity.model, profile.identity.name
         record: Record = {
             "schema_version": 1,
             "tool_version": __version__,
             "backend": "graphpool",
             "variant": column_name(variant),
             "replication": self.replication,
-            "model_id": profile.identity.model if not isinstance(profile, InlineProfile) else "inline",
-            "profile": "inline" if inline else profile.identity.name,  # type: ignore[union-attr]
+            "model_id": model,
+            "profile": name,
             "executor": "model",
             "workload": workload.name,
             "arrivals": workload.arrivals.process,
@@ -154,8 +185,8 @@ def ran_without_graph(run: Run) -> bool:
 
 def drawn(workload: Workload, replication: int) -> Requests:
     """Return the replication's requests; the latest are kept, because the next task often needs the same."""
-    shape = workload.model_copy(update={"engine": None, "pool": None, "slo": None})
-    key = (json.dumps(shape.model_dump(mode="json"), sort_keys=True), trace_digest(workload.trace_path), replication)
+    decisive = workload.model_dump(mode="json", exclude={"engine", "pool", "slo"})
+    key = (json.dumps(decisive, sort_keys=True), trace_digest(workload.trace_path), replication)
     if key not in _drawn:
         requests = draw_requests(workload, replication)
         _drawn.clear()
@@ -183,13 +214,17 @@ def _file_digest(path: Path, modified_ns: int, size: int) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def source_files() -> list[Path]:
+    """Return the files of the program that decide a result, in a fixed order."""
+    parts = [_PACKAGE / name for name in _SOURCES]
+    return [file for part in parts for file in (sorted(part.rglob("*.py")) if part.is_dir() else [part])]
+
+
 @lru_cache(maxsize=1)
 def source_digest() -> str:
     """Return a digest of the code that decides a result: numbers of other code are never taken for ours."""
-    digest = hashlib.sha256(__version__.encode())
-    files = [file for name in _SOURCES for file in sorted((_PACKAGE / name).rglob("*.py"))]
-    files += [_PACKAGE / name for name in _SOURCES if name.endswith(".py")]
-    for file in files:
+    digest = hashlib.sha256()
+    for file in source_files():
         digest.update(file.relative_to(_PACKAGE).as_posix().encode() + b"\0" + file.read_bytes())
     return digest.hexdigest()
 

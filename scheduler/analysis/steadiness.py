@@ -45,7 +45,9 @@ def load_warnings(comparison: Comparison, column: Column) -> list[str]:
 
 def warmup_warnings(comparison: Comparison) -> list[str]:
     """Warn where MSER-5 on the averaged E2EL series would cut more than was cut; traces are never cut."""
-    if comparison.replications < 2 or isinstance(comparison.workload.arrivals, TraceArrivals):
+    if comparison.failure is not None or comparison.replications < 2:
+        return []
+    if isinstance(comparison.workload.arrivals, TraceArrivals):
         return []
     warnings = []
     for column in (*comparison.pools, comparison.eager):

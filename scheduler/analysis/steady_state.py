@@ -15,11 +15,11 @@ _MSER_BATCH = 5
 # The start is empty and fills up: it says nothing about growth.
 _IGNORED_START = 0.1
 _BLOCKS = 20
-# A queue that only wanders (load 1) is called growing in fewer than 1 run of 1,000.
-_GROWTH_CONFIDENCE = 0.998
-_LEAST_GROWING_BLOCKS = 0.7
-_LEAST_COMPLETED = 100
-# While the first long answers are still running, requests pile up in any system, overloaded or not.
+_LEAST_GROWING_BLOCKS = 0.6
+_LEAST_ARRIVALS = 100
+# Beyond this multiple of rate x service time, requests in the system are not being served but piling up.
+_PILE_TO_SERVED = 2
+# While the first answers are still running, requests add up in any system, overloaded or not.
 _WINDOW_TO_SERVICE = 8
 
 
@@ -50,7 +50,7 @@ def mser5(series: ArrayLike) -> WarmUp:
     sums = np.cumsum(centred[::-1])[::-1]
     squares = np.cumsum(centred[::-1] ** 2)[::-1]
     score = np.maximum(squares - sums**2 / left, 0) / left.astype(float) ** 2
-    # The last few cuts leave too little to judge and win by chance (White's own caution).
+    # The last few cuts leave too little to judge and would win by chance.
     cut = int(np.argmin(score[: batches - 4])) if batches > 4 else 0
     return WarmUp(cut * _MSER_BATCH, too_short=cut > batches / 2)
 
@@ -67,10 +67,10 @@ def averaged_series(replications: Sequence[ArrayLike]) -> NDArray[np.float64]:
 class Load:
     """Offered against delivered rate while requests arrive, the first tenth of that time left out.
 
-    `growth_per_s` is how fast requests in the system (waiting or running) pile up: offered − delivered.
-    `overloaded`: they pile up steadily; the delivered rate is then the capacity. `too_short`: they pile
-    up, but the run is so short against one request's service that this may be the first filling; then too
-    there is no steady state to speak of. None of the rates exists for fewer than two arrival times.
+    `growth_per_s` is how fast requests in the system (waiting or running) add up: offered − delivered.
+    `overloaded`: they pile up steadily; the delivered rate is then the capacity. `too_short`: they add up
+    because the run is short against one request's service and the system still fills for the first time.
+    The rates are None for fewer than two arrival times.
     """
 
     offered_per_s: float | None
@@ -88,11 +88,13 @@ class Load:
 def load_of(requests: RequestRecords) -> Load:
     """Return the load of one run of an open loop (in a closed loop nothing can pile up).
 
-    The arrival window is cut into 20 blocks. The growth of each is a sample; the queue grows when their
-    mean is above 0 by a one-sided t test at 99.9 %, and when at least 70 % of them grow. Growth of a
-    stable queue is followed by decline, which makes the test the more cautious; a burst that drains, or
-    one that fills a quarter of the run, makes the samples too unlike each other to pass. Rejected
-    requests are left out.
+    The arrival window is cut into 20 blocks, each giving one sample of growth. Requests add up when the
+    95 % t interval of the samples lies above 0 and at least 60 % of them do. A stable queue makes that
+    rare, since what grows there declines again; a burst that drains or that fills a quarter of the window
+    leaves samples too unlike each other. Requests pile up when, besides, at the end of the window more
+    than twice as many are in the system as the arrival rate × the service time (end − first step) of the
+    first quarter's requests explains (Little's law): a rising rate or a first filling stay below that.
+    Rejected requests are left out.
     """
     chosen = requests.status != Status.REJECTED
     arrival = requests.arrival_ns[chosen]
@@ -102,19 +104,36 @@ def load_of(requests: RequestRecords) -> Load:
         return Load(None, None, None, overloaded=False, too_short=False)
     start = arrival[0] + _IGNORED_START * (arrival[-1] - arrival[0])
     edges = np.linspace(start, arrival[-1], _BLOCKS + 1)
-    block_s = float(edges[1] - edges[0]) / 1e9
+    window_s = float(edges[-1] - edges[0]) / 1e9
     arrived = np.searchsorted(arrival, edges, side="right")
     left = np.searchsorted(np.sort(finish[done]), edges, side="right")
-    window_s = block_s * _BLOCKS
     offered, delivered = (float(count[-1] - count[0]) / window_s for count in (arrived, left))
-    growth = np.diff(arrived - left) / block_s
+    growth = np.diff(arrived - left) / (window_s / _BLOCKS)
     interval = mean_interval(growth.tolist())
-    strict = mean_interval(growth.tolist(), _GROWTH_CONFIDENCE)
-    grows = strict is not None and strict.low > 0 and (growth > 0).mean() >= _LEAST_GROWING_BLOCKS
-    grows = bool(grows) and len(arrival) >= _LEAST_COMPLETED
-    service_s = float((finish - requests.scheduled_ns[chosen])[done].mean()) / 1e9 if done.any() else np.inf
-    filling = window_s < _WINDOW_TO_SERVICE * service_s
-    return Load(offered, delivered, interval, overloaded=grows and not filling, too_short=grows and filling)
+    adds_up = bool(
+        len(arrival) >= _LEAST_ARRIVALS
+        and interval is not None
+        and interval.low > 0
+        and (growth > 0).mean() >= _LEAST_GROWING_BLOCKS
+    )
+    service_s = _early_service_s(requests, chosen)
+    piled_up = arrived[-1] - left[-1] > _PILE_TO_SERVED * offered * service_s
+    return Load(
+        offered,
+        delivered,
+        interval,
+        overloaded=adds_up and bool(piled_up),
+        too_short=adds_up and not piled_up and window_s < _WINDOW_TO_SERVICE * service_s,
+    )
+
+
+def _early_service_s(requests: RequestRecords, chosen: NDArray[np.bool_]) -> float:
+    """Return the mean time from first step to last token of the first quarter's completed requests."""
+    early = np.flatnonzero(chosen)[: int(chosen.sum()) // 4]
+    early = early[requests.status[early] == Status.COMPLETED]
+    if not len(early):
+        return float("inf")
+    return float((requests.finish_ns[early] - requests.scheduled_ns[early]).mean()) / 1e9
 
 
 def decode_capacity_per_s(max_num_seqs: int, full_step_ns: int, mean_output_tokens: float) -> float:

@@ -8,6 +8,7 @@ iterated, it ended up to 4.7 % above the optimum where token weights stayed with
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,33 +24,60 @@ from scheduler.executors.step_lines import StepLine
 Integers = NDArray[np.int64]
 
 
-def decode_histogram(runs: Sequence[Run], most: int) -> tuple[Integers, Floats]:
-    """Return decode steps by batch size (0 to `most`), and the mean KV tokens of a step of that size."""
-    count, kv = np.zeros(most + 1, np.int64), np.zeros(most + 1)
-    for run in runs:
-        decode = run.steps.kind == StepKind.DECODE
-        batch = run.steps.batch_size[decode]
-        count += np.bincount(batch, minlength=most + 1)
-        kv += np.bincount(batch, weights=run.steps.kv_tokens[decode], minlength=most + 1)
-    return count, kv / np.maximum(count, 1)
+@dataclass(frozen=True, slots=True)
+class StepHistogram:
+    """The steps of some runs by size: how many, and their mean KV tokens (and decodes, in mixed steps).
+
+    `decode_*` are indexed by batch size from 0, `mixed_*` by the total tokens of steps with prompt tokens,
+    as far as a graph could serve them.
+    """
+
+    decode_count: Integers
+    decode_kv: Floats
+    mixed_count: Integers
+    mixed_batch: Floats
+    mixed_kv: Floats
 
 
-def decode_load(runs: Sequence[Run], model: CostModel, candidates: Sequence[int], most: int) -> Load:
-    """Return the token-weighted decode load of the runs, costed at each size's mean KV tokens."""
-    count, kv = decode_histogram(runs, most)
+def step_histogram(runs: Sequence[Run], most: int, largest_total: int) -> StepHistogram:
+    """Count the steps of the runs: decode steps up to a batch of `most`, others up to `largest_total`."""
+    decode = [_columns(run.steps, run.steps.kind == StepKind.DECODE) for run in runs]
+    batch, _, kv = (np.concatenate(parts) for parts in zip(*decode, strict=True))
+    count = np.bincount(batch, minlength=most + 1)
+    decode_kv = np.bincount(batch, weights=kv, minlength=most + 1) / np.maximum(count, 1)
+    mixed = [_columns(run.steps, _has_graph_size(run.steps, largest_total)) for run in runs]
+    batch, total, kv = (np.concatenate(parts) for parts in zip(*mixed, strict=True))
+    mixed_count = np.bincount(total, minlength=largest_total + 1)
+    sums = (np.bincount(total, weights=part, minlength=largest_total + 1) for part in (batch, kv))
+    mixed_batch, mixed_kv = (part / np.maximum(mixed_count, 1) for part in sums)
+    return StepHistogram(count, decode_kv, mixed_count, mixed_batch, mixed_kv)
+
+
+def _has_graph_size(steps: StepRecords, largest_total: int) -> NDArray[np.bool_]:
+    small: NDArray[np.bool_] = steps.batch_size + steps.prefill_tokens <= largest_total
+    return small & (steps.kind != StepKind.DECODE) & (steps.prefill_tokens > 0)
+
+
+def _columns(steps: StepRecords, chosen: NDArray[np.bool_]) -> tuple[Integers, Integers, Integers]:
+    batch = steps.batch_size[chosen].astype(np.int64)
+    return batch, batch + steps.prefill_tokens[chosen], steps.kv_tokens[chosen]
+
+
+def decode_load(histogram: StepHistogram, model: CostModel, candidates: Sequence[int]) -> Load:
+    """Return the token-weighted decode load, costed at each batch size's mean KV tokens."""
+    count, kv = histogram.decode_count, histogram.decode_kv
     batches = np.flatnonzero(count)
-    weights = count * np.arange(most + 1, dtype=np.float64)
-    eager = np.zeros(most + 1)
+    eager = np.zeros(len(count))
     for batch in batches.tolist():
         eager[batch] = model.decode_line(model.without_graph, batch).ns(int(kv[batch]))
-    graph = np.zeros((most + 1, max(candidates, default=0) + 1))
+    graph = np.zeros((len(count), max(candidates, default=0) + 1))
     for size in candidates:
         held = batches[batches <= size]
         try:
             graph[held, size] = _line_ns(model.decode_line("graph", size), kv[held])
         except InputError:  # the profile's table ends below this size
             graph[:, size] = np.nan
-    return Load.of(weights, graph, eager)
+    return Load.of(count * np.arange(len(count), dtype=np.float64), graph, eager)
 
 
 def _line_ns(line: StepLine, kv_tokens: Floats) -> Floats:
@@ -58,48 +86,20 @@ def _line_ns(line: StepLine, kv_tokens: Floats) -> Floats:
     return times
 
 
-def mixed_histogram(runs: Sequence[Run]) -> dict[int, int]:
-    """Return the number of steps with prompt tokens by their total tokens (decodes included), ascending."""
-    totals = [
-        (run.steps.batch_size + run.steps.prefill_tokens)[run.steps.kind != StepKind.DECODE] for run in runs
-    ]
-    values, counts = np.unique(np.concatenate([np.empty(0, np.int32), *totals]), return_counts=True)
-    return dict(zip(values.tolist(), counts.tolist(), strict=True))
-
-
-def mixed_load(runs: Sequence[Run], model: CostModel, candidates: Sequence[int]) -> Load:
+def mixed_load(histogram: StepHistogram, model: CostModel, candidates: Sequence[int]) -> Load:
     """Return the load of steps with prompt tokens by total tokens, for one list that serves them, too.
 
     A step counts once for each running decode and once for its prompts. Steps of the same total stand as
-    one with their mean numbers of decodes and KV tokens and one fresh prompt chunk. Totals above the
-    largest candidate never have a graph and are left out.
+    one with their mean numbers of decodes and KV tokens and one fresh prompt chunk.
     """
-    top = max(candidates, default=0)
-    steps = [_with_prompts(run.steps, top) for run in runs]
-    batch, prefill, kv = (np.concatenate([part[i] for part in steps]) for i in range(3))
-    total = batch + prefill
-    count = np.bincount(total, minlength=top + 1)
-    weights = np.bincount(total, weights=batch + 1.0, minlength=top + 1)
-    eager, graph = np.zeros(top + 1), np.zeros((top + 1, top + 1))
-    decodes = np.bincount(total, weights=batch, minlength=top + 1) / np.maximum(count, 1)
-    kv_mean = np.bincount(total, weights=kv, minlength=top + 1) / np.maximum(count, 1)
+    count = histogram.mixed_count
+    eager, graph = np.zeros(len(count)), np.zeros((len(count), max(candidates, default=0) + 1))
     for tokens in np.flatnonzero(count).tolist():
-        rows = min(round(decodes[tokens]), tokens - 1)
+        rows = min(round(histogram.mixed_batch[tokens]), tokens - 1)
         chunk = PrefillChunk(-1, tokens - rows, 0, is_last=True)
         kind = StepKind.MIXED if rows else StepKind.PREFILL
-        plan = StepPlan(kind, rows, None, round(kv_mean[tokens]) if rows else 0, (chunk,))
+        plan = StepPlan(kind, rows, None, round(histogram.mixed_kv[tokens]) if rows else 0, (chunk,))
         eager[tokens] = model.run(plan)
-        for size in candidates:
-            if size >= tokens:
-                graph[tokens, size] = model.run(plan._replace(capture_size=size))
-    return Load.of(weights, graph, eager)
-
-
-def _with_prompts(steps: StepRecords, top: int) -> tuple[Integers, Integers, Integers]:
-    total = steps.batch_size + steps.prefill_tokens
-    chosen = (steps.kind != StepKind.DECODE) & (total <= top) & (steps.prefill_tokens > 0)
-    return (
-        steps.batch_size[chosen].astype(np.int64),
-        steps.prefill_tokens[chosen].astype(np.int64),
-        steps.kv_tokens[chosen],
-    )
+        held = [size for size in candidates if size >= tokens]
+        graph[tokens, held] = model.piecewise_ns(plan, held)
+    return Load.of(count * (histogram.mixed_batch + 1.0), graph, eager)

@@ -53,7 +53,9 @@ def step_curves(comparison: Comparison) -> StepCurves:
     """
     profile = comparison.profile
     kv_per_row = mean_kv_tokens_per_row(comparison)
-    sizes = np.unique(np.geomspace(1, comparison.workload.engine.max_num_seqs, _MOST_POINTS).round().astype(int))
+    sizes = np.unique(
+        np.geomspace(1, comparison.workload.engine.max_num_seqs, _MOST_POINTS).round().astype(int)
+    )
     modes: tuple[Mode, ...] = ("eager", "fallback", "graph")
     curves = (_curve(profile, mode, sizes, kv_per_row) for mode in modes if _has_own(profile, mode))
     return StepCurves(kv_per_row, tuple(curve for curve in curves if len(curve.batch)))
@@ -96,7 +98,8 @@ def _measured(profile: AnyProfile, mode: Mode) -> tuple[NDArray[np.int64], str]:
         return np.zeros(0, np.int64), "given"
     table = profile.decode.table(mode)
     entry = next(
-        (profile.origin_of(field) for field in profile.leaf_fields() if field.startswith(f"decode.{mode}.")), None
+        (profile.origin_of(field) for field in profile.leaf_fields() if field.startswith(f"decode.{mode}.")),
+        None,
     )
     origin = entry.origin if entry is not None else "assumed"
     sizes = table.sizes if table is not None and origin == "measured" else ()
@@ -115,7 +118,11 @@ def saved_s(comparison: Comparison, column: Column) -> dict[int, tuple[float, fl
     try:
         for (capture, batch), (steps, kv_tokens) in _buckets(comparison, column).items():
             saved = [
-                steps * (model.decode_ms("fallback", batch, kv_tokens) - model.decode_ms("graph", capture, kv_tokens))
+                steps
+                * (
+                    model.decode_ms("fallback", batch, kv_tokens)
+                    - model.decode_ms("graph", capture, kv_tokens)
+                )
                 for model in models
             ]
             low, high = found.get(capture, (0.0, 0.0))

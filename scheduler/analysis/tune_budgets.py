@@ -1,4 +1,4 @@
-"""What a pool may cost: a number of graphs, MiB of GPU memory, seconds of capture; and which sizes it needs."""
+"""What a pool may cost (graphs, GPU memory, seconds of capture) and which sizes it must hold."""
 
 from __future__ import annotations
 
@@ -98,8 +98,8 @@ def size_rules(budgets: Budgets, engine: Engine, profile: AnyProfile, piecewise:
     candidates = tuple(sorted({*candidate_sizes(largest, budgets.candidates, align), *forced}))
     if len(forced) > budgets.graphs:
         raise InputError(
-            f"--graphs {budgets.graphs}: expected at least {len(forced)}, for {' and '.join(map(str, forced))} "
-            "are always captured; --no-forced-sizes lifts that"
+            f"--graphs {budgets.graphs}: expected at least {len(forced)}, "
+            f"for {' and '.join(map(str, forced))} are always captured; --no-forced-sizes lifts that"
         )
     costs = profile.pool if isinstance(profile, Profile) else None
     top = candidates[-1]

@@ -55,7 +55,7 @@ def within_trace_difference(
     Row i of the three arrays is one request that completed in both variants; `longest_request_s` is the
     longest E2EL of either. The trace is cut into 20 to 60 equal blocks of arrival time of at least five
     times that length, which are drawn with replacement; the interval is the difference ± t · (standard
-    error over draws), with one degree of freedom fewer than there are blocks (Künsch 1989 for the blocks;
+    error over draws), with one degree of freedom fewer than there are blocks (Carlstein 1986 for the blocks;
     t because few blocks understate the spread). Where 20 such blocks do not fit, there is no interval.
     Raises ValueError where the arrays do not pair up or are empty.
     """

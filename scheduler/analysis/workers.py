@@ -34,7 +34,7 @@ Result = TypeVar("Result")
 Parameters = ParamSpec("Parameters")
 
 
-class WorkersLost(Exception):
+class WorkersLostError(Exception):
     """The executor itself failed: a process of the pool died, or the cluster's scheduler went away."""
 
 
@@ -94,7 +94,7 @@ def as_completed(
 ) -> Iterator[tuple[int, Result]]:
     """Yield (index, function(item)) as they complete, never more than the workers can hold handed over.
 
-    Raises WorkersLost where the executor fails; what `function` raises is raised here.
+    Raises WorkersLostError where the executor fails; what `function` raises is raised here.
     """
     running: dict[Future[Result], int] = {}
     pending = iter(enumerate(items))
@@ -110,7 +110,7 @@ def as_completed(
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 yield running.pop(future), future.result()
     except (BrokenExecutor, CancelledError) as error:
-        raise WorkersLost(str(error) or type(error).__name__) from None
+        raise WorkersLostError(str(error) or type(error).__name__) from None
 
 
 @contextmanager

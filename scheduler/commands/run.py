@@ -7,6 +7,7 @@ import platform
 import shlex
 import sys
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,13 +16,16 @@ from scheduler.analysis.pools import NamedPool, named_pool, workload_pool
 from scheduler.catalog.inline_profile import InlineProfile
 from scheduler.catalog.profile_file import load_profile
 from scheduler.errors import InputError
-from scheduler.files import write_text
+from scheduler.executors.availability import require_device
+from scheduler.executors.spec import Execution, logged_execution, torch_execution
+from scheduler.files import check_folder, write_text
 from scheduler.report.card import card_text
 from scheduler.report.outputs import write_results
 from scheduler.report.progress import progress_bar
 from scheduler.simulate import AnyProfile
 from scheduler.workload.arrivals_schema import TraceArrivals
 from scheduler.workload.loader import load_workload
+from scheduler.workload.requests import Requests
 from scheduler.workload.schema import Workload
 
 SYNTHETIC_REPLICATIONS = 5
@@ -40,6 +44,7 @@ class Options:
     warmup: float | None = None
     executor: str = "model"
     device: str = "cpu"
+    model: str | None = None
     step_log: Path | None = None
     timeline: Path | None = None
     window_s: float | None = None
@@ -55,6 +60,8 @@ def run_main_job(options: Options) -> int:
     profile = workload_profile(workload)
     pools = chosen_pools(workload, profile, options.pools)
     replications, warmup = sampling(workload, options)
+    folder = options.out or Path("results") / workload.name
+    check_folder(folder)
     with progress_bar() as progress:
         comparison = compare(
             workload,
@@ -62,12 +69,18 @@ def run_main_job(options: Options) -> int:
             pools,
             replications=replications,
             warmup_share=warmup,
+            open_execution=execution_opener(workload, pools, options),
             progress=progress,
         )
-    folder = options.out or Path("results") / workload.name
-    write_results(
-        comparison, folder, command=command_line(options), executor=options.executor, draw=options.plots
-    )
+    command, executor = command_line(options), options.executor
+    execution = comparison.execution
+    if execution is not None:
+        if options.executor == "torch":
+            execution.facts["command"] = command
+            execution.write_log(options.step_log or folder / "steps.jsonl")
+        # A step log repeats the run that wrote it, to the byte: its results say what executed the steps.
+        command, executor = execution.facts.get("command", command), execution.facts.get("executor", executor)
+    write_results(comparison, folder, command=command, executor=executor, draw=options.plots)
     if options.timeline is not None:
         from scheduler.report.timeline import write_timeline
 
@@ -93,7 +106,9 @@ def command_line(options: Options) -> str:
     ):
         words += [] if value is None else [name, str(value)]
     if options.executor != "model":
-        words += ["--executor", options.executor, "--device", options.device]
+        words += ["--executor", options.executor]
+    if options.executor == "torch":
+        words += ["--device", options.device, *(["--model", options.model] if options.model else [])]
     return shlex.join(words)
 
 
@@ -121,6 +136,30 @@ def chosen_pools(workload: Workload, profile: AnyProfile, further: tuple[str, ..
         if names.count(name) > 1 or name == "eager":
             raise InputError(f"--pool {name}: expected a name that is not taken yet; give each pool once")
     return pools
+
+
+def execution_opener(
+    workload: Workload, pools: Sequence[NamedPool], options: Options
+) -> Callable[[list[Requests]], Execution] | None:
+    """Return what opens real execution or the step log once the requests are drawn; None for the model."""
+    if options.executor == "log":
+        if options.step_log is None:
+            raise InputError("--executor log: expected --step-log FILE, as --executor torch wrote it")
+        path = options.step_log
+        return lambda requests: logged_execution(path)
+    if options.executor == "model":
+        return None
+    require_device(options.device)
+    engine = workload.engine
+    model = options.model or ("tiny" if options.device == "cpu" else "qwen3-0.6b")
+    return lambda requests: torch_execution(
+        model=model,
+        device=options.device,
+        max_num_seqs=engine.max_num_seqs,
+        max_context=max(int((drawn.prompt_tokens + drawn.output_tokens).max()) for drawn in requests),
+        capture_sizes=sorted({size for pool in pools for size in pool.pool.sizes}),
+        prefilled=engine.policy == "decode_only",
+    )
 
 
 def sampling(workload: Workload, options: Options) -> tuple[int, float]:

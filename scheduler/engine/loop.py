@@ -17,6 +17,7 @@ import simpy
 
 from scheduler.engine.batching import Batching
 from scheduler.engine.executor import Executor, ExecutorError, PredictableExecutor, StepKind, StepPlan
+from scheduler.engine.interrupt import HeldInterrupt
 from scheduler.engine.records import KVUse, RequestRecords, Status, StepRecorder, StepRecords, TokenGaps
 from scheduler.engine.request import Running
 
@@ -98,6 +99,7 @@ class DecodeLoop:
         self.env = simpy.Environment()
         self.wake: simpy.Event | None = None
         self.known_until_ns = start_ns
+        self.interrupt = HeldInterrupt()
         self.stopped: list[Running] = []  # finished, their slots and blocks not yet given back
         batching.on_preempt = self._preempted
 
@@ -108,7 +110,8 @@ class DecodeLoop:
             self.env.process(self._traffic())
         failure = None
         try:
-            self.env.run(until=engine)
+            with self.interrupt:
+                self.env.run(until=engine)
         except ExecutorError as error:
             failure = str(error) or type(error).__name__
         except KeyboardInterrupt:
@@ -144,6 +147,7 @@ class DecodeLoop:
         if self.start_ns:
             yield self.env.timeout(self.start_ns)
         while True:
+            self.interrupt.raise_if_any()
             plan = self._decide()
             if plan is None:
                 if self.ended == len(self.prompt_tokens):

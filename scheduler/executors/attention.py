@@ -157,7 +157,9 @@ def in_parts(parts: Sequence[tuple[int, Attend]]) -> Attend:
     return attend
 
 
-def attention_error(attention: Attention, make: Callable[[], tuple[Tensor, Tensor, Tensor, Tensor, Tensor]]) -> float:
+def attention_error(
+    attention: Attention, make: Callable[[], tuple[Tensor, Tensor, Tensor, Tensor, Tensor]]
+) -> float:
     """Return ‖out − ref‖ / ‖ref‖ of one decode call against float64 arithmetic over each row's live entries.
 
     `make` gives query [rows, heads, head_dim], keys, values (flat caches), positions and starts, [rows + 1].
@@ -191,7 +193,9 @@ def check_flash(
     """
     if device.type != "cuda" or dtype not in (torch.bfloat16, torch.float16):
         return f"flash attention needs CUDA and a 16-bit type, not {device.type} and {dtype}"
-    lengths = sorted({1, 2, 15, 16, 17, 64, 100, 127, 128, 129, max_context // 2 + 1, max_context - 1, max_context})
+    lengths = sorted(
+        {1, 2, 15, 16, 17, 64, 100, 127, 128, 129, max_context // 2 + 1, max_context - 1, max_context}
+    )
     lengths = [length for length in lengths if 1 <= length <= max_context]
     rows = len(lengths)
 

@@ -152,7 +152,8 @@ def _set_up(
     decoder = Decoder(shape, device=device, dtype=dtype, max_positions=positions, seed=seed)
     budget = int(0.8 * free_memory_bytes(device)) // shape.kv_bytes_per_token(dtype.itemsize)
     probe = StaticDecoder(decoder, rows=1, max_context=max(contexts), attention=attention, buckets=contexts)
-    cut = probe.attention.needs_ordered_rows
+    cut, name = probe.attention.needs_ordered_rows, probe.attention.name
+    del probe
     stride = aligned(max(contexts))
     rows = [batch for batch in batches if not cut or batch * stride <= budget]
     if not rows:
@@ -162,7 +163,9 @@ def _set_up(
         for index, context in enumerate(contexts):
             tokens = batch * (stride if cut else aligned(context))
             if tokens > budget or batch > rows[-1]:
-                skipped.append({"batch": batch, "context": context, "reason": f"{tokens} KV tokens exceed the memory"})
+                skipped.append(
+                    {"batch": batch, "context": context, "reason": f"{tokens} KV tokens exceed the memory"}
+                )
                 continue
             needed = max(needed, tokens)
             before = contexts[index - 1] if cut and index else 0
@@ -173,7 +176,7 @@ def _set_up(
     needed = max(needed, max(a + b for a, b in (GPU_PROMPTS if device == "cuda" else CPU_PROMPTS)))
     slab = KvSlab(shape, needed + SCRATCH_TOKENS, target, dtype, seed + 1)
     static = StaticDecoder(
-        decoder, rows=rows[-1], max_context=max(contexts), attention=probe.attention.name, buckets=contexts, slab=slab
+        decoder, rows=rows[-1], max_context=max(contexts), attention=name, buckets=contexts, slab=slab
     )
     backend = replay_backend(device)
     grid = Grid(_identity(model, static, backend, seed), cells, passes, skipped)
@@ -237,7 +240,9 @@ def _go_on_from(path: Path, grid: Grid) -> None:
     earlier = read_grid(path)
     same = {key: value for key, value in grid.identity.items() if key not in ("date", "marks")}
     if any(earlier.identity.get(key) != value for key, value in same.items()) or earlier.cells != grid.cells:
-        raise InputError(f"{path}: measured on another machine, model or grid; remove it or choose another --out")
+        raise InputError(
+            f"{path}: measured on another machine, model or grid; remove it or choose another --out"
+        )
     grid.rounds, grid.constants, grid.prefill = earlier.rounds, earlier.constants, earlier.prefill
     grid.identity["date"] = earlier.identity["date"]
 
@@ -297,14 +302,16 @@ def _constants(bench: _Bench) -> dict[str, Any]:
         "copy_in_ms": median_ms(copy_in),
         "tokens_back_ms": median_ms(lambda: static.fetch(len(state))),
     }
-    replays = [launch for launch, cell in zip(bench.launchers, bench.grid.cells, strict=True) if cell.mode == "graph"]
+    replays = [
+        launch for launch, cell in zip(bench.launchers, bench.grid.cells, strict=True) if cell.mode == "graph"
+    ]
     constants["replay_call_ms"] = median_ms(replays[0]) if replays else None
     if clock.is_cuda:
         properties = torch.cuda.get_device_properties(static.device)
         shape, element = static.decoder.shape, static.decoder.dtype.itemsize
         held = shape.weights * element + static.slab.tokens * shape.kv_bytes_per_token(element)
         constants["gpu_bytes"] = int(properties.total_memory)
-        constants["activation_bytes"] = max(int(torch.cuda.max_memory_reserved()) - held, 0)
+        constants["activation_bytes"] = max(int(torch.cuda.max_memory_allocated()) - held, 0)
     return constants
 
 

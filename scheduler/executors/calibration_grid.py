@@ -101,7 +101,9 @@ class Grid:
         """Yield one flat record per cell: the cell, its times, and each pass's median."""
         size = len(self.rounds) // self.passes
         for index, cell in enumerate(self.cells):
-            medians = [self.times(index, slice(p * size, (p + 1) * size)).median_ms for p in range(self.passes)]
+            medians = [
+                self.times(index, slice(p * size, (p + 1) * size)).median_ms for p in range(self.passes)
+            ]
             yield {**cell._asdict(), **self.times(index)._asdict(), "pass_median_ms": medians}
 
 
@@ -134,7 +136,9 @@ def read_grid(path: Path) -> Grid:
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from error
     except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
-        raise InputError(f"{path}: not a calibration grid of this version; remove it to measure anew") from error
+        raise InputError(
+            f"{path}: not a calibration grid of this version; remove it to measure anew"
+        ) from error
     return grid
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_right
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 
 from scheduler.catalog.inline_profile import DecodeCurve, InlineProfile
 from scheduler.catalog.profile import ZERO, LowHigh, Mode, Profile
-from scheduler.catalog.tables import decode_points, read_points
+from scheduler.catalog.tables import decode_points, read_curve, read_points
 from scheduler.engine.executor import Admission, StepKind, StepPlan
 from scheduler.errors import InputError
 from scheduler.executors.prefill_cost import PrefillCost
@@ -61,7 +62,7 @@ class CostModel:
 
         Raises InputError where the profile has no time for it (a table too short, a curve missing).
         """
-        if plan.kind is StepKind.DECODE:
+        if not plan.prefill:
             line = self._line(plan)
             if plan.kv_tokens > line.measured_kv_tokens:
                 self._note_kv(plan, plan.kv_tokens)
@@ -78,7 +79,7 @@ class CostModel:
 
         Bit-equal to as many calls of `run`.
         """
-        if self._jitter is not None or plan.kind is not StepKind.DECODE:
+        if self._jitter is not None or plan.prefill:
             return self._run_one_by_one(plan, most_steps, horizon_ns, durations)
         lines = self._other_lines if plan.capture_size is None else self._graph_lines
         line = lines.get(plan.capture_size or plan.batch_size) or self._line(plan)
@@ -124,9 +125,7 @@ class CostModel:
                 return elapsed
             kv_tokens += batch_size
 
-    def _run_one_by_one(
-        self, plan: StepPlan, most_steps: int, horizon_ns: int, durations: array[int]
-    ) -> int:
+    def _run_one_by_one(self, plan: StepPlan, most_steps: int, horizon_ns: int, durations: array[int]) -> int:
         elapsed = 0
         for _ in range(most_steps):
             duration = self.run(plan)
@@ -230,10 +229,30 @@ class CostModel:
             return _inline_prefill_ns(profile, plan, self.without_graph)
         if self._prefill is None or profile.prefill is None:
             name = profile.identity.name
-            raise InputError(f"profile {name}: a step computes prompt tokens, the profile has no prefill times")
+            raise InputError(
+                f"profile {name}: a step computes prompt tokens, the profile has no prefill times"
+            )
         gpu_ms, beyond = self._prefill.gpu_ms(plan, self._decode_kv_ms(plan))
         if beyond:
             self.extrapolated.add("steps with prompt tokens beyond the measured tables")
+        return self._with_host_ns(profile, plan, gpu_ms)
+
+    def piecewise_ns(self, plan: StepPlan, sizes: Sequence[int]) -> list[float]:
+        """Return the unrounded nanoseconds of a step with prompt tokens in piecewise graphs of these sizes.
+
+        The same as `run` of each, but attention is read once: a size only pads what the token curve sees.
+        """
+        profile = self.profile
+        if isinstance(profile, InlineProfile) or self._prefill is None or profile.prefill is None:
+            return [self._with_prefill_ns(plan._replace(capture_size=size)) for size in sizes]
+        curve, computed = profile.prefill.tokens, plan.batch_size + plan.prefill_tokens
+        plan = plan._replace(capture_size=computed)
+        gpu_ms, _ = self._prefill.gpu_ms(plan, self._decode_kv_ms(plan))
+        gpu_ms -= read_curve(curve, computed)
+        padded = (gpu_ms + read_curve(curve, max(computed, size)) for size in sizes)
+        return [self._with_host_ns(profile, plan, ms) for ms in padded]
+
+    def _with_host_ns(self, profile: Profile, plan: StepPlan, gpu_ms: float) -> float:
         host_ms = self._host_ms(plan.batch_size + len(plan.prefill))
         issue_ms = self._prefill_issue(plan).at(self.bound)
         if profile.host.overlap:

@@ -44,7 +44,9 @@ class DeviceClock:
             return str(torch.cuda.get_device_name(self.device))
         return cpu_name()
 
-    def time_step(self, before: Callable[[], None], launch: Callable[[], None], after: Callable[[], None]) -> StepTime:
+    def time_step(
+        self, before: Callable[[], None], launch: Callable[[], None], after: Callable[[], None]
+    ) -> StepTime:
         """Time copying inputs, launching and fetching results; `after` must wait for the device."""
         if not self.is_cuda:
             start = self.now_ns()

@@ -124,8 +124,8 @@ class PrefillCost:
         """Read the joint table, which has one prefill sequence, for any number of chunks.
 
         Several chunks stand as one of the same tokens with the same number of (new, earlier) token pairs.
-        Chunks with fewer pairs than even a fresh prompt of that length are scaled between the decodes
-        alone and the fresh prompt.
+        Where that is fewer pairs than even a fresh prompt of that length has, the time is taken between
+        the smallest measured chunk (which already pays for mixing) and that fresh prompt, by pairs.
         """
         assert self.joint is not None  # noqa: S101 - narrows the type for the checker
         chunk = float(plan.prefill_tokens)
@@ -136,6 +136,7 @@ class PrefillCost:
         if cached >= 0:
             return self.joint.read((chunk, cached, decodes, kv))
         fresh, beyond = self.joint.read((chunk, 0.0, decodes, kv))
-        alone, _ = self.joint.read((0.0, 0.0, decodes, kv))
+        smallest = min(chunk, next(tokens for tokens in self.joint.axes[0] if tokens > 0))
+        alone, _ = self.joint.read((smallest, 0.0, decodes, kv))
         share = pairs / (chunk * chunk / 2)
         return alone + max(fresh - alone, 0.0) * share, beyond

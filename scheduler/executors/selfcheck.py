@@ -36,7 +36,11 @@ class MlpSettings:
 
 
 CPU_SETTINGS = MlpSettings(
-    launch_bound_width=32, launch_bound_batch=1, gpu_bound_width=1024, gpu_bound_batch=64, gpu_bound_iterations=40
+    launch_bound_width=32,
+    launch_bound_batch=1,
+    gpu_bound_width=1024,
+    gpu_bound_batch=64,
+    gpu_bound_iterations=40,
 )
 QUICK_SETTINGS = MlpSettings(
     iterations=50,
@@ -103,7 +107,9 @@ def selfcheck(
 
         check_on_device(report, chosen, settings or (MlpSettings() if chosen == "cuda" else CPU_SETTINGS))
     else:
-        say(f"torch is not installed (pip install -e '.[torch]' to execute for real); {platform.python_version()}")
+        say(
+            f"torch is not installed (pip install -e '.[torch]' to execute for real); {platform.python_version()}"
+        )
         report.results["device"] = None
     show_launch_model(report)
     say("")
@@ -122,7 +128,9 @@ def show_launch_model(report: Report) -> None:
             f"  {row.kernels:7}  {row.kernel_ms:7.2f}  {row.issue_ms:8.2f} |  {row.eager_ms:.2f}   {row.graph_ms:.2f}"
             f"   {row.speed_up:7.2f}x | {row.naive_speed_up:.2f}x"
         )
-    report.say("  Launches are asynchronous: overhead that the GPU's work hides costs nothing, so the naive sum flatters.")
+    report.say(
+        "  Launches are asynchronous: overhead that the GPU's work hides costs nothing, so the naive sum flatters."
+    )
     report.results["launch_model"] = [_as_json(row) for row in rows]
 
 

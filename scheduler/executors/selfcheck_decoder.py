@@ -15,11 +15,12 @@ def greedy_tokens(
     model: str = "tiny",
     attention: str = "auto",
     prompt_tokens: int = 20,
+    pad_eagerly: bool = False,
 ) -> tuple[list[dict[int, int]], int]:
     """Decode `steps` tokens of `batch` prefilled requests; return the tokens of each step and the replays.
 
     Prompts differ in length by one token each; every step takes the smallest capture size that holds the
-    batch, if there is one.
+    batch, if there is one, and with `pad_eagerly` computes that size without replaying it.
     """
     session = open_session(
         model=model,
@@ -30,6 +31,7 @@ def greedy_tokens(
         attention=attention,
     )
     executor = session.executor()
+    executor.pad_eagerly = pad_eagerly
     seen: list[dict[int, int]] = []
     executor.on_tokens = seen.append
     for request in range(batch):

@@ -37,7 +37,10 @@ def show_limits(report: Report, device: str, static: StaticMlp, captured: Captur
         ("out of memory", _too_large, ("oom",)),
     ):
         if name == "illegal operation" and device != "cuda":
-            report.note(name, "waiting for the device inside a capture is illegal on a GPU; a CPU trace has no such rule")
+            report.note(
+                name,
+                "waiting for the device inside a capture is illegal on a GPU; a CPU trace has no such rule",
+            )
             continue
         _refused(report, device, static, name, step, kinds)
     _survives(report, static, captured, batch)
@@ -85,7 +88,11 @@ def _host_branch(report: Report, device: str, static: StaticMlp) -> None:
     captured.replay()
     value = float(static.outputs[0, 0])
     backend.reset()
-    report.check("host branch is baked in", value == 2.0, f"the branch changed to 3×, the replay still gives {value:g}×")
+    report.check(
+        "host branch is baked in",
+        value == 2.0,
+        f"the branch changed to 3×, the replay still gives {value:g}×",
+    )
 
 
 def _with_host_sync(inputs: Tensor, outputs: Tensor) -> Tensor:
@@ -175,7 +182,9 @@ def _allocation(report: Report, device: str, static: StaticMlp) -> None:
     value = float(static.outputs[0, 0])
     held = captured.memory_bytes
     backend.reset()
-    report.check("allocation inside the step", value == 6.0, f"gives {value:g}, the recording holds {held} bytes")
+    report.check(
+        "allocation inside the step", value == 6.0, f"gives {value:g}, the recording holds {held} bytes"
+    )
 
 
 def _pieces(report: Report, device: str, static: StaticMlp, batch: int) -> None:

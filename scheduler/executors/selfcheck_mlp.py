@@ -17,7 +17,7 @@ from scheduler.executors.selfcheck_limits import show_limits
 from scheduler.executors.torch_session import free_memory_bytes, replay_backend
 
 LIVE_TOLERANCE = 1e-5
-DRIFT_BYTES = 0
+DRIFT_BYTES = 2**21
 
 
 class StaticMlp:
@@ -57,8 +57,12 @@ def check_on_device(report: Report, device: str, settings: MlpSettings) -> None:
     """Run every part on a device."""
     clock = DeviceClock(torch.device(device))
     backend = replay_backend(device)
-    report.say(f"device   {clock.device_name()} ({device}), replay by {backend.name}, times in {clock.description}")
-    report.say(f"versions torch {torch.__version__}, CUDA {torch.version.cuda}, Python {platform.python_version()}")
+    report.say(
+        f"device   {clock.device_name()} ({device}), replay by {backend.name}, times in {clock.description}"
+    )
+    report.say(
+        f"versions torch {torch.__version__}, CUDA {torch.version.cuda}, Python {platform.python_version()}"
+    )
     report.results |= {
         "device": clock.device_name(),
         "device_type": device,
@@ -85,19 +89,29 @@ def _speed(
     """Time the MLP eager and replayed, both fed new inputs and both waited for each iteration, like decoding."""
     batch, iterations = settings.batch, settings.iterations
     layers = "→".join(map(str, settings.sizes))
-    report.head(f"MLP {layers}, batch {batch}, {iterations} iterations after {settings.warm_up}, no gradients")
+    report.head(
+        f"MLP {layers}, batch {batch}, {iterations} iterations after {settings.warm_up}, no gradients"
+    )
     captured = backend.capture(("mlp", batch), static.step(batch), static.bound)
     rows = compare_modes(static, batch, captured, clock, iterations, settings.warm_up)
     saved_ms = rows["eager_ms"] - rows["replay_ms"]
     capture_ms = (captured.warm_up_s + captured.capture_s) * 1e3
-    report.say(f"  eager   {rows['eager_ms'] * iterations:10.2f} ms total  {rows['eager_ms']:.4f} ms per iteration")
-    report.say(f"  replay  {rows['replay_ms'] * iterations:10.2f} ms total  {rows['replay_ms']:.4f} ms per iteration")
+    report.say(
+        f"  eager   {rows['eager_ms'] * iterations:10.2f} ms total  {rows['eager_ms']:.4f} ms per iteration"
+    )
+    report.say(
+        f"  replay  {rows['replay_ms'] * iterations:10.2f} ms total  {rows['replay_ms']:.4f} ms per iteration"
+    )
     if clock.is_cuda:
         flow = f"eager {rows['eager_flow_ms']:.4f}, replay {rows['replay_flow_ms']:.4f} ms"
         report.say(f"  issued back to back and waited for once (throughput, not a decode loop): {flow}")
-    report.say(f"  speed-up {rows['eager_ms'] / rows['replay_ms']:.2f}x, {saved_ms:.4f} ms overhead saved per iteration")
+    report.say(
+        f"  speed-up {rows['eager_ms'] / rows['replay_ms']:.2f}x, {saved_ms:.4f} ms overhead saved per iteration"
+    )
     if saved_ms > 0:
-        report.say(f"  capture  {capture_ms:.1f} ms with warm-up, paid back after {capture_ms / saved_ms:.0f} iterations")
+        report.say(
+            f"  capture  {capture_ms:.1f} ms with warm-up, paid back after {capture_ms / saved_ms:.0f} iterations"
+        )
     else:
         report.say(f"  capture  {capture_ms:.1f} ms with warm-up, never paid back at this size")
     report.results["mlp"] = {
@@ -165,8 +179,12 @@ def _changed_inputs(report: Report, static: StaticMlp, captured: Captured, batch
         same = same and bool(torch.equal(replayed, expected))
         largest = max(largest, float((replayed - expected).abs().max()))
         live = max(live, _relative(replayed[: len(fewer)], fewer))
-    report.check("replay equals eager at the captured size", same, f"maximum difference {largest:g}, match {same}")
-    report.check("replay agrees with eager at the live size", live < LIVE_TOLERANCE, f"relative difference {live:.2g}")
+    report.check(
+        "replay equals eager at the captured size", same, f"maximum difference {largest:g}, match {same}"
+    )
+    report.check(
+        "replay agrees with eager at the live size", live < LIVE_TOLERANCE, f"relative difference {live:.2g}"
+    )
     report.results["mlp"] |= {"max_difference": largest, "match": same, "live_relative_difference": live}
 
 
@@ -179,7 +197,8 @@ def _pool(report: Report, static: StaticMlp, backend: ReplayBackend, settings: M
     sizes = settings.pool
     report.head(f"Pool of sizes {', '.join(map(str, sizes))}: smaller batches are padded")
     graphs = {
-        size: backend.capture(("pool", size), static.step(size), static.bound) for size in sorted(sizes, reverse=True)
+        size: backend.capture(("pool", size), static.step(size), static.bound)
+        for size in sorted(sizes, reverse=True)
     }
     worst = 0.0
     for batch in range(1, max(sizes) + 1):
@@ -193,9 +212,16 @@ def _pool(report: Report, static: StaticMlp, backend: ReplayBackend, settings: M
         if batch == 5:
             report.say(f"  batch 5 → graph {size}: {size - batch} of {size} rows are padding")
     passed = worst < LIVE_TOLERANCE
-    report.check("padded batches agree with unpadded ones", passed, f"relative difference {worst:.2g}, pads held NaN")
+    report.check(
+        "padded batches agree with unpadded ones", passed, f"relative difference {worst:.2g}, pads held NaN"
+    )
     report.results["pool"] = {
-        str(size): {"capture_s": g.capture_s, "warm_up_s": g.warm_up_s, "memory_bytes": g.memory_bytes, "nodes": g.nodes}
+        str(size): {
+            "capture_s": g.capture_s,
+            "warm_up_s": g.warm_up_s,
+            "memory_bytes": g.memory_bytes,
+            "nodes": g.nodes,
+        }
         for size, g in graphs.items()
     }
 
@@ -205,15 +231,27 @@ def _decoder(report: Report, device: str) -> None:
     from scheduler.executors.selfcheck_decoder import greedy_tokens
 
     report.head("Decoder (tiny shape), five requests in a graph of eight, 32 greedy steps")
-    eager, _ = greedy_tokens(device, capture_sizes=(), batch=5, steps=32)
     replayed, replays = greedy_tokens(device, capture_sizes=(8,), batch=5, steps=32)
+    padded, _ = greedy_tokens(device, capture_sizes=(8,), batch=5, steps=32, pad_eagerly=True)
+    eager, _ = greedy_tokens(device, capture_sizes=(), batch=5, steps=32)
     total = sum(map(len, eager))
-    differing = sum(a.get(r) != b.get(r) for a, b in zip(eager, replayed, strict=True) for r in a)
+    at_size, live = _differing(padded, replayed), _differing(eager, replayed)
     report.check("every step was replayed", replays == 32, f"{replays} of 32")
-    # In bf16 the padded size may use other kernels, and random weights have near-ties.
-    passed = differing == 0 if device == "cpu" else differing <= total // 10
-    report.check("tokens agree", passed, f"{differing} of {total} differ")
-    report.results["decoder"] = {"tokens": total, "differing": differing}
+    report.check("tokens equal eager at the captured size", at_size == 0, f"{at_size} of {total} differ")
+    text = f"{live} of {total} differ"
+    if device == "cpu":
+        report.check("tokens equal eager at the live size", live == 0, text)
+    else:  # other sizes take other kernels; random weights have near-ties, and one flip changes all that follow
+        report.note("tokens against eager at the live size", text)
+    report.results["decoder"] = {
+        "tokens": total,
+        "differ_at_captured_size": at_size,
+        "differ_at_live_size": live,
+    }
+
+
+def _differing(one: list[dict[int, int]], other: list[dict[int, int]]) -> int:
+    return sum(a.get(request) != b.get(request) for a, b in zip(one, other, strict=True) for request in a)
 
 
 def _soak(report: Report, captured: Captured, clock: DeviceClock, settings: MlpSettings) -> None:
@@ -255,7 +293,9 @@ def _widths(report: Report, device: str, clock: DeviceClock, settings: MlpSettin
         row = compare_modes(static, batch, captured, clock, iterations, settings.warm_up)
         backend.reset()
         speed_up = row["eager_ms"] / row["replay_ms"]
-        report.say(f"  {width:5}  {batch:5} | {row['eager_ms']:9.4f}  {row['replay_ms']:9.4f}  {speed_up:7.2f}x")
+        report.say(
+            f"  {width:5}  {batch:5} | {row['eager_ms']:9.4f}  {row['replay_ms']:9.4f}  {speed_up:7.2f}x"
+        )
         rows.append({"width": width, "batch": batch, "speed_up": speed_up, **row})
     report.results["widths"] = rows
 

@@ -50,7 +50,9 @@ def context_buckets(max_context: int, smallest: int = 64) -> tuple[int, ...]:
 class KvSlab:
     """Keys and values of all layers in one allocation, flat over tokens, filled with finite random entries."""
 
-    def __init__(self, shape: ModelShape, tokens: int, device: torch.device, dtype: torch.dtype, seed: int) -> None:
+    def __init__(
+        self, shape: ModelShape, tokens: int, device: torch.device, dtype: torch.dtype, seed: int
+    ) -> None:
         size = (2 * shape.layers, tokens, shape.kv_heads, shape.head_dim)
         generator = torch.Generator(device=device).manual_seed(seed)
         self.tokens = tokens

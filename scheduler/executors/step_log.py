@@ -93,7 +93,9 @@ class LogExecutor:
         """Return the logged duration of this step; raises ExecutorError where the log has another step, or none."""
         where = f"step log, variant {self.section.variant}, replication {self.section.replication}"
         if self._next == len(self.section.steps):
-            raise ExecutorError(f"{where}: ends after {self._next} steps, the run goes on; was the log cut short?")
+            raise ExecutorError(
+                f"{where}: ends after {self._next} steps, the run goes on; was the log cut short?"
+            )
         logged = self.section.steps[self._next]
         planned = LoggedStep.of(plan, logged.duration_ns)
         if planned != logged:
@@ -146,7 +148,9 @@ def read_step_log(path: Path) -> dict[tuple[str, int], Section]:
                         raise InputError(f"{path}: line {number}: the section appears twice")
                     sections[section.variant, section.replication] = section
                 elif section is None:
-                    raise InputError(f"{path}: line {number}: expected a section header before the first step")
+                    raise InputError(
+                        f"{path}: line {number}: expected a section header before the first step"
+                    )
                 else:
                     section.steps.append(_step(path, number, value))
     except (OSError, UnicodeDecodeError) as error:
@@ -162,7 +166,9 @@ def log_executor(sections: Mapping[tuple[str, int], Section], variant: str, repl
     """Return the executor of one variant; raises InputError naming what the log holds instead."""
     if (variant, replication) not in sections:
         held = ", ".join(f"{name} (replication {index})" for name, index in sections)
-        raise InputError(f"the step log has no variant {variant!r}, replication {replication}; it holds {held}")
+        raise InputError(
+            f"the step log has no variant {variant!r}, replication {replication}; it holds {held}"
+        )
     return LogExecutor(sections[variant, replication])
 
 
@@ -184,13 +190,17 @@ def _header(path: Path, number: int, value: Mapping[str, Any]) -> tuple[Section,
         or not _whole(steps)
         or not isinstance(executor, dict)
     ):
-        raise InputError(f"{path}: line {number}: expected a header with variant, replication, executor and steps")
+        raise InputError(
+            f"{path}: line {number}: expected a header with variant, replication, executor and steps"
+        )
     return Section(variant, int(replication), dict(executor)), int(steps)  # type: ignore[arg-type]
 
 
 def _step(path: Path, number: int, value: Any) -> LoggedStep:
     if not isinstance(value, list) or len(value) != len(LoggedStep._fields) or not all(map(_whole, value)):
-        raise InputError(f"{path}: line {number}: expected [{', '.join(LoggedStep._fields)}], whole numbers ≥ 0")
+        raise InputError(
+            f"{path}: line {number}: expected [{', '.join(LoggedStep._fields)}], whole numbers ≥ 0"
+        )
     return LoggedStep(*value)
 
 

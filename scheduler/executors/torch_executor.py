@@ -60,6 +60,8 @@ class TorchExecutor:
     counts: Counts = field(default_factory=Counts)
     on_tokens: Callable[[dict[int, int]], None] | None = None
     """Called after each step with request → emitted token, for checks; outside the measured time."""
+    pad_eagerly: bool = False
+    """For checks: compute a step that has a graph eagerly, at the graph's size, in place of replaying it."""
 
     _rows: BatchRows = field(init=False)
     _state: Int64 = field(init=False)
@@ -88,7 +90,9 @@ class TorchExecutor:
         self._state[row] = (0, 0, start)
         if self.entries is not None:
             if known >= static.stride + 1:
-                raise ExecutorError(f"request {admission.request} holds {known} tokens; a KV place {static.stride}")
+                raise ExecutorError(
+                    f"request {admission.request} holds {known} tokens; a KV place {static.stride}"
+                )
             self.entries.fill(admission.request, start, known)
             self._state[row, TOKEN] = (admission.request * 7919 + known) % static.decoder.shape.vocabulary
             self._state[row, POSITION] = known
@@ -110,7 +114,9 @@ class TorchExecutor:
             if static.attention.needs_ordered_rows:
                 self.counts.copied_rows += 1
                 if exchange:
-                    static.slab.exchange(int(one[START]), int(other[START]), int(max(one[POSITION], other[POSITION])))
+                    static.slab.exchange(
+                        int(one[START]), int(other[START]), int(max(one[POSITION], other[POSITION]))
+                    )
                 elif one[POSITION]:
                     static.slab.copy(int(one[START]), int(other[START]), int(one[POSITION]))
                 one[START], other[START] = other[START], one[START]
@@ -150,18 +156,20 @@ class TorchExecutor:
 
     def _launch(self, plan: StepPlan, bucket: int | None) -> tuple[int, Callable[[], None]]:
         """Return how many rows the step computes and what launches it."""
-        if plan.capture_size is not None:
-            captured = self.captured.get(self.static.key(plan.capture_size, bucket))
+        size = plan.capture_size
+        if size is not None and not self.pad_eagerly:
+            captured = self.captured.get(self.static.key(size, bucket))
             if captured is not None:
                 self.counts.replayed += 1
-                return plan.capture_size, captured.replay
+                return size, captured.replay
             self.counts.fallen_back += 1
         self.counts.eager += 1
-        key = self.static.key(plan.batch_size, bucket)
+        rows = size if size is not None and self.pad_eagerly else plan.batch_size
+        key = self.static.key(rows, bucket)
         launch = self._launchers.get(key)
         if launch is None:
             launch = self._launchers[key] = self.static.launch_eager(key)
-        return plan.batch_size, launch
+        return rows, launch
 
     def _advance(self, tokens: Int64, rows: int) -> None:
         self._state[:rows, TOKEN] = tokens[:rows]
@@ -173,7 +181,9 @@ class TorchExecutor:
     def _with_prefill(self, plan: StepPlan) -> int:
         """Run a prefill or mixed step eagerly: the decoding rows and every chunk's tokens in one forward pass."""
         if plan.capture_size is not None:
-            raise ExecutorError("piecewise graphs of mixed steps are not executed for real: use pool mode decode_only")
+            raise ExecutorError(
+                "piecewise graphs of mixed steps are not executed for real: use pool mode decode_only"
+            )
         static, rows = self.static, plan.batch_size
         state = self._state[:rows]
         ids, positions, starts = [state[:, TOKEN]], [state[:, POSITION]], [state[:, START]]
@@ -193,11 +203,17 @@ class TorchExecutor:
                 emitting.append(at - 1)
         position = np.concatenate(positions)
         if int(position.max()) >= static.stride:
-            raise ExecutorError(f"a context of {int(position.max()) + 1} tokens exceeds the KV place {static.stride}")
+            raise ExecutorError(
+                f"a context of {int(position.max()) + 1} tokens exceeds the KV place {static.stride}"
+            )
         attend = self._joined_attention(state, chunks)
         static.clock.wait()
         tokens, timed = static.forward_eager(
-            np.concatenate(ids), position, np.concatenate(starts) + position, attend, np.array(emitting, np.int64)
+            np.concatenate(ids),
+            position,
+            np.concatenate(starts) + position,
+            attend,
+            np.array(emitting, np.int64),
         )
         self.counts.prefill += 1
         self._advance(tokens, rows)
@@ -213,7 +229,10 @@ class TorchExecutor:
             positions, starts = static.inputs[: rows + 1, POSITION], static.inputs[: rows + 1, START]
             bucket = static.bucket(int(state[:, POSITION].max()) + 1)
             parts.append((rows, static.attention.decode(rows, bucket, positions, starts)))
-        parts += [(chunk.tokens, chunk_attention(start, chunk.cached_tokens, chunk.tokens)) for _, chunk, start in chunks]
+        parts += [
+            (chunk.tokens, chunk_attention(start, chunk.cached_tokens, chunk.tokens))
+            for _, chunk, start in chunks
+        ]
         return in_parts(parts)
 
     def _finish_chunks(self, chunks: Sequence[tuple[int, PrefillChunk, int]], tokens: Int64) -> None:

@@ -16,6 +16,7 @@ from scheduler.executors.replay import CapturedSteps, CaptureError, FailurePolic
 from scheduler.executors.static_decoder import PromptEntries, StaticDecoder, aligned, dtype_for
 from scheduler.executors.torch_executor import TorchExecutor
 
+
 def replay_backend(device: str) -> ReplayBackend:
     """Return the backend that records and replays steps on a device."""
     if device == "cuda":

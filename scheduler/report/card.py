@@ -129,6 +129,8 @@ def _budget(workload: Workload) -> int:
 
 def _profile_lines(comparison: Comparison) -> list[str]:
     profile = comparison.profile
+    if comparison.execution is not None:
+        return [f"steps     {comparison.execution.line}"]
     if not isinstance(profile, Profile):
         return ["profile   inline: step times of the workload file, taken as they are"]
     identity = profile.identity

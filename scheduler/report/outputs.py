@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from scheduler.analysis.compare import Comparison
+from scheduler.analysis.step_times import step_curves
 from scheduler.errors import InputError
 from scheduler.files import write_json
 from scheduler.report.summary import SCHEMA_VERSION, nested_results, summary_records
 from scheduler.report.tables import read_tables, write_tables
 from scheduler.report.views import View, graph_use, views_of
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 MAX_JSON_BYTES = 64 << 20
 
@@ -33,29 +37,41 @@ def write_results(
     """
     write_tables(folder, {column.name: column.runs for column in comparison.columns if column.runs})
     if draw:
+        from scheduler.report import plots
         from scheduler.report.html import write_report
 
-        write_plots(views_of(comparison), folder)
-        write_report(comparison, folder / "report.html", command=command)
+        figures = run_figures(views_of(comparison))
+        first = next((column.variant.pool.sizes for column in comparison.pools), ())
+        figures["step_time"] = plots.step_time(step_curves(comparison), first)
+        save_figures(figures, folder)
+        write_report(comparison, folder / "report.html", figures, command=command, executor=executor)
     write_json(folder / "results.json", nested_results(comparison, command, executor))
     write_json(folder / "summary.json", summary_records(comparison, executor))
 
 
-def write_plots(views: Sequence[View], folder: Path) -> list[Path]:
-    """Draw the plots of one run, or of several saved ones overlaid; return the files."""
+def run_figures(views: Sequence[View]) -> dict[str, Figure]:
+    """Draw the pictures of one run, or of several saved ones overlaid; by name."""
     from scheduler.report import plots
 
     figures = {
-        "latency.png": plots.latency_ecdf(views),
-        "batch_sizes.png": plots.batch_histogram(views),
-        "over_time.png": plots.over_time(views),
+        "latency": plots.latency_ecdf(views),
+        "batch_sizes": plots.batch_histogram(views),
+        "over_time": plots.over_time(views),
     }
     first = next((view for view in views if view.sizes), None)
     if first is not None:
-        figures["graph_use.png"] = plots.graph_use_bars(first.name, graph_use(first))
-    for name, figure in figures.items():
-        plots.save_png(figure, folder / name)
-    return [folder / name for name in figures]
+        figures["graph_use"] = plots.graph_use_bars(first.name, graph_use(first))
+    return figures
+
+
+def save_figures(figures: Mapping[str, Figure], folder: Path) -> list[Path]:
+    """Write figures as NAME.png; return the files."""
+    from scheduler.report import plots
+
+    paths = [folder / f"{name}.png" for name in figures]
+    for figure, path in zip(figures.values(), paths, strict=True):
+        plots.save_png(figure, path)
+    return paths
 
 
 def read_views(folders: Sequence[Path]) -> list[View]:
@@ -115,7 +131,7 @@ def _read_json(path: Path) -> dict[str, Any]:
             raise InputError(f"{path}: expected at most {MAX_JSON_BYTES >> 20} MiB")
         results = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise InputError(f"{path}: expected a result folder written by this program; the file is missing") from None
+        raise InputError(f"{path}: expected a result folder of this program; the file is missing") from None
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: cannot be read as JSON: {error}") from None
     if not isinstance(results, dict):

@@ -14,7 +14,12 @@ from scheduler.analysis.steadiness import is_steady
 from scheduler.catalog.inline_profile import InlineProfile
 from scheduler.report.card import warnings_of
 from scheduler.report.views import graph_use, view_of
-from scheduler.workload.arrivals_schema import ClosedLoopArrivals, GammaArrivals, PoissonArrivals, TraceArrivals
+from scheduler.workload.arrivals_schema import (
+    ClosedLoopArrivals,
+    GammaArrivals,
+    PoissonArrivals,
+    TraceArrivals,
+)
 
 SCHEMA_VERSION = 1
 
@@ -114,7 +119,11 @@ def profile_identity(comparison: Comparison) -> dict[str, Any]:
     if isinstance(profile, InlineProfile):
         return {"inline": profile.model_dump(mode="json", exclude_none=True)}
     whole = profile.model_dump(mode="json", exclude_none=True)
-    return {key: whole[key] for key in ("identity", "model", "memory", "pool", "fit", "provenance") if key in whole}
+    return {
+        key: whole[key]
+        for key in ("identity", "model", "memory", "pool", "fit", "provenance")
+        if key in whole
+    }
 
 
 def _variant(comparison: Comparison, column: Column) -> dict[str, Any]:

@@ -106,8 +106,9 @@ def _since(steps: StepRecords, start_ns: int) -> StepRecords:
 
 @dataclass(frozen=True, slots=True)
 class BatchTime:
-    """Seconds of decode steps by batch size (the index), in a graph and without; `padding` is the part of
-    `in_graph` that falls to slots nobody used (time · padded slots / captured slots).
+    """Seconds of decode steps by batch size (the index), in a graph and without.
+
+    `padding` is the part of `in_graph` that falls to slots nobody used: time · padded / captured slots.
     """
 
     in_graph: Float
@@ -174,5 +175,3 @@ def graph_use(view: View) -> list[GraphUse]:
         )
         for size in view.sizes
     ]
-
-

@@ -208,6 +208,10 @@ class Workload(Strict):
         copy._profile_folder = profile_folder
         return copy
 
+    def absolute(self) -> Workload:
+        """Return the same workload for another process, whose current folder may be another."""
+        return self.located(Path.cwd() / self._trace_folder, Path.cwd() / self._profile_folder)
+
     @property
     def trace_path(self) -> Path | None:
         """Where the trace lies, or None where arrivals are drawn."""

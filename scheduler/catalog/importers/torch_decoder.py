@@ -14,6 +14,7 @@ from statistics import median
 from typing import Any
 
 from scheduler.catalog.importers.grid import Cells, decode_table, fit, leave_one_size_out, predict
+from scheduler.catalog.importers.prefill_steps import PrefillStep, prefill_section
 from scheduler.catalog.importers.rows import number_at, read_rows, read_text
 from scheduler.catalog.profile import (
     Decode,
@@ -30,7 +31,7 @@ from scheduler.catalog.profile import (
     Profile,
     Provenance,
 )
-from scheduler.catalog.tables import Curve, DecodeTable, decode_points, pairs_of, read_curve, read_points
+from scheduler.catalog.tables import DecodeTable, decode_points, pairs_of, read_points
 from scheduler.errors import InputError
 
 COLUMNS = ("model", "mode", "batch", "context_tokens", "wall_ms", "host_issue_ms", "gpu_event_ms")
@@ -125,50 +126,21 @@ def _spread(steps: Mapping[tuple[int, int], Step]) -> float:
 
 
 def _prefill(facts: Sequence[Fact], table: DecodeTable) -> tuple[Prefill | None, list[Fit]]:
-    rows = [fact for fact in facts if "chunk" in fact]
-    bound = [row for row in rows if row["issue_ms"]["median"] < GPU_BOUND * row["event_ms"]["median"]]
-    alone = [row for row in bound if not row["decodes"]]
-    fresh = sorted((row["chunk"], row["event_ms"]["median"]) for row in alone if not row["cached"])
-    if not fresh:
-        return None, []
-    pair_ms = _pair_ms(alone)
-    most = fresh[0][0]
-    curve = [(float(size), read_points(decode_points(table, size), 0.0)) for size in table.sizes if size < most]
-    curve += [(float(chunk), ms - pair_ms * pairs_of(chunk, 0)) for chunk, ms in fresh]
-    tokens = Curve(at=tuple(at for at, _ in curve), ms=tuple(round(ms, 4) for _, ms in curve))
-
-    def parts(row: Fact) -> float:
-        decodes, kv = row["decodes"], row["decodes"] * row["decode_context"]
-        total = read_curve(tokens, row["chunk"] + decodes) + pair_ms * pairs_of(row["chunk"], row["cached"])
-        if decodes:
-            points = decode_points(table, decodes)
-            total += read_points(points, kv) - read_points(points, 0.0)
-        return total
-
-    mixed = [row for row in bound if row["decodes"]]
-    extra = median(row["event_ms"]["median"] - parts(row) for row in mixed) if mixed else 0.0
-    extra = round(max(extra, 0.0), 4)
-    fits = []
-    for name, some, more in (("prefill steps", alone, 0.0), ("mixed steps", mixed, extra)):
-        if some:
-            errors = [(parts(row) + more) / row["event_ms"]["median"] - 1 for row in some]
-            fits.append(fit(errors, name, "against the measured GPU-bound steps themselves"))
-    return Prefill(tokens=tokens, pair_ms=pair_ms, mixed_extra_ms=extra), fits
-
-
-def _pair_ms(rows: Sequence[Fact]) -> float:
-    """Return ms per (new, earlier) token pair: how a chunk grows between its two largest cached contexts.
-
-    From a fresh prompt to the first cached context the code path changes too, so that step is left out.
-    """
-    slopes = []
-    for chunk in sorted({row["chunk"] for row in rows}):
-        cached = sorted((row["cached"], row["event_ms"]["median"]) for row in rows if row["chunk"] == chunk)
-        cached = [(tokens, ms) for tokens, ms in cached if tokens]
-        if len(cached) > 1:
-            (k0, y0), (k1, y1) = cached[-2:]
-            slopes.append((y1 - y0) / (pairs_of(chunk, k1) - pairs_of(chunk, k0)))
-    return float(f"{max(median(slopes), 0.0):.6g}") if slopes else 0.0
+    """Take the GPU-bound steps; smaller ones cost what a graph decode step of that many rows costs."""
+    steps = [
+        PrefillStep(
+            tokens=row["chunk"],
+            pairs=pairs_of(row["chunk"], row["cached"]),
+            fresh=not row["cached"],
+            decodes=row["decodes"],
+            decode_kv_tokens=row["decodes"] * row["decode_context"],
+            ms=row["event_ms"]["median"],
+        )
+        for row in facts
+        if "chunk" in row and row["issue_ms"]["median"] < GPU_BOUND * row["event_ms"]["median"]
+    ]
+    below = [(float(size), read_points(decode_points(table, size), 0.0)) for size in table.sizes]
+    return prefill_section(steps, table, below)
 
 
 def _pool(facts: Sequence[Fact]) -> PoolCosts | None:

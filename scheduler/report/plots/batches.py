@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -63,7 +64,9 @@ def _bars(ax: Axes, time: BatchTime) -> None:
     ax.set_ylim(0, 1.32 * float((top + bare).max(initial=0.01)) or 1)
 
 
-def _hatched(ax: Axes, top: Float, bottom: Float, edges: Float, face: str, edge: str, hatch: str) -> None:
+def _hatched(
+    ax: Axes, top: Float, bottom: Float, edges: NDArray[Any], face: str, edge: str, hatch: str
+) -> None:
     # One polygon per run of sizes that have it, so that nothing is drawn where there is nothing.
     present = np.concatenate([[0], (top > bottom).astype(int), [0]])
     starts, ends = (np.flatnonzero(np.diff(present) == sign) for sign in (1, -1))
@@ -82,26 +85,47 @@ def _hatched(ax: Axes, top: Float, bottom: Float, edges: Float, face: str, edge:
 
 def _capture_ticks(ax: Axes, view: View, time: BatchTime, largest: int) -> None:
     within = [size for size in view.sizes if size <= largest]
-    ax.vlines(within, -0.055, -0.005, transform=ax.get_xaxis_transform(), color="#111111", linewidth=1.1, clip_on=False)
+    ax.vlines(
+        within,
+        -0.055,
+        -0.005,
+        transform=ax.get_xaxis_transform(),
+        color="#111111",
+        linewidth=1.1,
+        clip_on=False,
+    )
     ax.tick_params(axis="x", length=0, pad=7)
     notes = []
     beyond = len(view.sizes) - len(within)
     if beyond:
-        notes.append(f"▏ capture size; {beyond} of {len(view.sizes)} are above {largest}, the largest batch here")
+        notes.append(
+            f"▏ capture size; {beyond} of {len(view.sizes)} are above {largest}, the largest batch here"
+        )
     elif view.sizes:
         end = f"; none above {view.sizes[-1]}" if view.sizes[-1] < largest else ""
         notes.append(f"▏ capture size{end}")
     if time.other_s:
         other = time.other_s / (time.other_s + time.decode_s)
         notes.append(f"not shown: prefill and mixed steps, {100 * other:.0f} % of all step time")
-    ax.text(0.995, 0.985, "\n".join(notes), transform=ax.transAxes, ha="right", va="top", fontsize=8.5, color="#444444")
+    ax.text(
+        0.995,
+        0.985,
+        "\n".join(notes),
+        transform=ax.transAxes,
+        ha="right",
+        va="top",
+        fontsize=8.5,
+        color="#444444",
+    )
 
 
 def _headline(view: View, time: BatchTime) -> str:
     total = time.decode_s
     if not total:
         return f"{view.name}: no decode steps"
-    graph, padding, bare = (float(part.sum()) / total for part in (time.in_graph, time.padding, time.without_graph))
+    graph, padding, bare = (
+        float(part.sum()) / total for part in (time.in_graph, time.padding, time.without_graph)
+    )
     sizes = np.arange(len(time.in_graph))
     mean = float((sizes * (time.in_graph + time.without_graph)).sum() / total)
     parts = []
@@ -125,7 +149,9 @@ def graph_use_bars(name: str, uses: Sequence[GraphUse]) -> Figure:
     unused = [index for index, use in enumerate(uses) if not use.steps]
     if unused:
         top.plot(unused, np.zeros(len(unused)), "x", color="#111111", markersize=5, clip_on=False, zorder=5)
-    bottom.bar(position, padding, color=PADDING, edgecolor=GRAPH, hatch=_PADDING_HATCH, width=0.8, linewidth=0.4)
+    bottom.bar(
+        position, padding, color=PADDING, edgecolor=GRAPH, hatch=_PADDING_HATCH, width=0.8, linewidth=0.4
+    )
     idle = f"; × marks the {len(unused)} that no decode step took" if unused else ""
     top.set_title(f"{name}: use of its {len(uses)} graphs{idle}")
     top.set_ylabel("share of\nreplayed time")

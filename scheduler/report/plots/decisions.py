@@ -88,7 +88,7 @@ def tuning_curve(curve: TuningCurve) -> Figure:
             ax.axvline(curve.knee, color=LIMIT, linewidth=1.1, linestyle=(0, (6, 2, 1, 2)))
     most = max([*graphs, *(point.graphs for point in curve.presets), 2])
     least = max(1, min([*graphs, *(point.graphs for point in curve.presets)], default=1))
-    log_axis(panels[-1], "x", least, most)
+    log_axis(panels[-1], "x", least, 1.1 * most)
     panels[-1].set_xlabel("number of graphs")
     figure.legend(loc="outside upper center", ncols=3)
     return figure
@@ -99,20 +99,38 @@ def _over(value: int | None, unit: int) -> float | None:
 
 
 def _objective(ax: Axes, curve: TuningCurve, graphs: Sequence[int]) -> None:
-    ax.plot(graphs, [pool.objective for pool in curve.pools], color=GRAPH, marker="o", markersize=4, label="tuned pool")
+    ax.plot(
+        graphs,
+        [pool.objective for pool in curve.pools],
+        color=GRAPH,
+        marker="o",
+        markersize=4,
+        label="tuned pool",
+    )
     ranged = [pool for pool in curve.pools if pool.low is not None and pool.high is not None]
     if ranged:
         low, high = [pool.low for pool in ranged], [pool.high for pool in ranged]
         ax.fill_between([pool.graphs for pool in ranged], low, high, color=GRAPH, alpha=0.15, linewidth=0)  # type: ignore[arg-type]
     for index, point in enumerate(curve.presets):
         color, marker = POOLS[1 + index % (len(POOLS) - 1)], "sD^vPX"[index % 6]
-        ax.plot(point.graphs, point.objective, marker, color=color, markersize=7, label=point.name, linestyle="")
+        ax.plot(
+            point.graphs, point.objective, marker, color=color, markersize=7, label=point.name, linestyle=""
+        )
     if curve.without_graphs is not None:
         ax.axhline(curve.without_graphs, color=EAGER, linestyle="--", linewidth=1.2, label="without graphs")
     if curve.with_all is not None:
-        ax.axhline(curve.with_all, color=EAGER, linestyle=":", linewidth=1.2, label="a graph for every batch size")
+        ax.axhline(
+            curve.with_all, color=EAGER, linestyle=":", linewidth=1.2, label="a graph for every batch size"
+        )
     if curve.knee is not None:
-        ax.plot([], [], color=LIMIT, linewidth=1.1, linestyle=(0, (6, 2, 1, 2)), label=f"knee: {curve.knee} graphs")
+        ax.plot(
+            [],
+            [],
+            color=LIMIT,
+            linewidth=1.1,
+            linestyle=(0, (6, 2, 1, 2)),
+            label=f"knee: {curve.knee} graphs",
+        )
     ax.set_ylabel(curve.objective)
 
 
@@ -167,16 +185,24 @@ def sweep_curves(curves: SweepCurves) -> Figure:
         ax.set_xlabel(curves.over)
         ax.set_title(label)
         if metric is None:
-            ax.set_ylim(bottom=0)
             if "rate" in curves.over:
                 top = max(curves.values, default=1)
                 ax.plot([0, top], [0, top], color="#999999", linewidth=1.0, linestyle=":", zorder=1)
-                ax.annotate("all good", (top, top), ha="right", va="bottom", fontsize=8.5, color="#666666")
+                ax.text(
+                    top,
+                    0.96 * top,
+                    "every request good ",
+                    ha="right",
+                    va="bottom",
+                    fontsize=8.5,
+                    color="#666666",
+                )
+            ax.set_ylim(bottom=0)
         else:
             ax.set_yscale("log")
             low, high = ax.get_ylim()
             limit = curves.slo_ms.get(metric)
-            low, high = (min(low, limit), max(high, limit)) if limit else (low, high)
+            low, high = (min(low, limit), max(high, 1.15 * limit)) if limit else (low, high)
             log_axis(ax, "y", low, high)
             if limit:
                 ax.axhline(limit, color=LIMIT, linewidth=1.1, linestyle=(0, (6, 2, 1, 2)))
@@ -197,7 +223,8 @@ def sweep_curves(curves: SweepCurves) -> Figure:
 def _looks_by_name(names: Sequence[str]) -> dict[str, Look]:
     pools = [name for name in names if name != "eager"]
     found = {
-        name: Look(POOLS[i % len(POOLS)], "-", MARKERS[1:][i % (len(MARKERS) - 1)]) for i, name in enumerate(pools)
+        name: Look(POOLS[i % len(POOLS)], "-", MARKERS[1:][i % (len(MARKERS) - 1)])
+        for i, name in enumerate(pools)
     }
     return found | {"eager": Look(EAGER, "--", "x")}
 
@@ -209,7 +236,12 @@ def _swept(
     if not points:
         return
     at = [value for value, _ in points]
-    style: dict[str, Any] = {"color": look.color, "linestyle": look.linestyle, "marker": look.marker, "markersize": 4.5}
+    style: dict[str, Any] = {
+        "color": look.color,
+        "linestyle": look.linestyle,
+        "marker": look.marker,
+        "markersize": 4.5,
+    }
     ax.plot(at, [found.mean for _, found in points], label=name, **style)
     low = [found.mean if found.low is None else found.low for _, found in points]
     high = [found.mean if found.high is None else found.high for _, found in points]
@@ -238,7 +270,15 @@ def pareto(variants: dict[str, Sequence[ParetoPoint]], over: str = "") -> Figure
         look = styles[name]
         ordered = sorted(points, key=lambda point: point.tokens_per_s)
         speed, total = [p.tokens_per_s_per_user for p in ordered], [p.tokens_per_s for p in ordered]
-        ax.plot(speed, total, color=look.color, linestyle=look.linestyle, marker=look.marker, markersize=5, label=name)
+        ax.plot(
+            speed,
+            total,
+            color=look.color,
+            linestyle=look.linestyle,
+            marker=look.marker,
+            markersize=5,
+            label=name,
+        )
         for point in ordered:
             ax.annotate(
                 point.label,

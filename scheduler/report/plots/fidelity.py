@@ -39,7 +39,7 @@ def measured_and_simulated(
     shown = {metric: pair for metric, pair in distributions.items() if len(pair[0]) and len(pair[1])}
     timelines = timelines or {}
     figure = new_figure(0.4 + 4.2 * max(1, len(shown)), 3.9 + 2.0 * len(timelines))
-    rows = figure.subfigures(2, 1, height_ratios=[3.6, 2.0 * len(timelines)]) if timelines else [figure]
+    rows: Any = figure.subfigures(2, 1, height_ratios=[3.6, 2.0 * len(timelines)]) if timelines else [figure]
     panels = rows[0].subplots(1, max(1, len(shown)), sharey=True, squeeze=False)[0]
     for ax, (metric, (measured, simulated)) in zip(panels, shown.items(), strict=False):
         for values, style in ((measured, _MEASURED), (simulated, _SIMULATED)):

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
@@ -30,11 +31,11 @@ _LOWEST_SHARE = 1e-5
 @styled
 def latency_ecdf(views: Sequence[View]) -> Figure:
     """Draw each variant's ECDFs, and below them the share of slower requests on a logarithmic axis."""
-    figure = new_figure(14, 6.2)
+    figure = new_figure(12.5, 6.2)
     panels = figure.subplots(2, len(METRICS), sharex="col", sharey="row")
     drawn = looks(views)
     sampled = {view.name: samples(view) for view in views}
-    labels = {}
+    labels: dict[str, Artist] = {}
     for column, metric in enumerate(METRICS):
         chosen = {name: sample[metric] for name, sample in sampled.items() if sample[metric].size}
         curves = {name: quantile_curve(sample) for name, sample in chosen.items()}
@@ -51,7 +52,12 @@ def latency_ecdf(views: Sequence[View]) -> Figure:
         _limit(share, tail, limit)
     panels[0][0].set_ylabel("share of requests\n(ITL: of gaps) at most this")
     panels[1][0].set_ylabel("share slower than this")
-    figure.legend(list(labels.values()), list(labels), loc="outside upper center", ncols=len(labels) or 1)
+    figure.legend(
+        handles=list(labels.values()),
+        labels=list(labels),
+        loc="outside upper center",
+        ncols=max(1, len(labels)),
+    )
     return figure
 
 
@@ -67,9 +73,9 @@ def quantile_curve(sample: Sample) -> tuple[Float, Float]:
 
 def _label(view: View, views: Sequence[View]) -> str | None:
     if view.low_name is not None:
-        return f"{view.low_name}, slowest host"
+        return f"{view.low_name}, slow host"
     has_range = any(other.low_name == view.name for other in views)
-    return f"{view.name}, fastest host" if has_range else view.name
+    return f"{view.name}, fast host" if has_range else view.name
 
 
 def _draw(share: Axes, tail: Axes, curve: tuple[Float, Float], size: int, look: Look) -> Any:
@@ -77,6 +83,7 @@ def _draw(share: Axes, tail: Axes, curve: tuple[Float, Float], size: int, look: 
     style: dict[str, Any] = {
         "color": look.color,
         "linestyle": look.linestyle,
+        "linewidth": look.width,
         "marker": look.marker,
         "markersize": 4.5,
         "markevery": 0.12,
@@ -86,7 +93,9 @@ def _draw(share: Axes, tail: Axes, curve: tuple[Float, Float], size: int, look: 
     sure = slower * size >= _FAINT_BELOW
     tail.plot(values[sure], slower[sure], **style)
     rest = slice(max(0, int(sure.sum()) - 1), len(values) - 1)
-    tail.plot(values[rest], slower[rest], color=look.color, linestyle=look.linestyle, linewidth=0.9, alpha=0.45)
+    tail.plot(
+        values[rest], slower[rest], color=look.color, linestyle=look.linestyle, linewidth=0.9, alpha=0.45
+    )
     return line
 
 
@@ -99,12 +108,13 @@ def _shade_ranges(
 ) -> None:
     """Shade between both ends of a range: the truth lies somewhere in there."""
     for view in views:
-        if view.low_name in curves and view.name in curves:
+        if view.low_name is not None and view.low_name in curves and view.name in curves:
             low, shares = curves[view.low_name]
             high = np.interp(shares, curves[view.name][1], curves[view.name][0])
             color = drawn[view.name].color
-            share.fill_betweenx(shares, low, high, color=color, alpha=0.12, linewidth=0)
-            tail.fill_betweenx(1 - shares[:-1], low[:-1], high[:-1], color=color, alpha=0.12, linewidth=0)
+            fill: dict[str, Any] = {"color": color, "alpha": 0.12, "linewidth": 0}
+            share.fill_betweenx(shares[::3], low[::3], high[::3], **fill)
+            tail.fill_betweenx(1 - shares[:-1:3], low[:-1:3], high[:-1:3], **fill)
 
 
 def _limit(share: Axes, tail: Axes, limit: float | None) -> None:

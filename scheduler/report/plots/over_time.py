@@ -11,7 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from scheduler.report.over_time import OverTime, over_time as cut
+from scheduler.report.over_time import OverTime
+from scheduler.report.over_time import over_time as cut
 from scheduler.report.plots.style import GRAPH, LIMIT, NO_GRAPH, OTHER, new_figure, number, styled
 from scheduler.report.views import View
 
@@ -21,7 +22,11 @@ _FILLS: dict[str, dict[str, Any]] = {
     "no graph": {"facecolor": NO_GRAPH, "edgecolor": "#7A5200", "hatch": "xxx", "linewidth": 0},
     "with prefill": {"facecolor": OTHER, "linewidth": 0},
 }
-_LABELS = {"graph": "decode, replayed graph", "no graph": "decode, no graph", "with prefill": "step with prefill"}
+_LABELS = {
+    "graph": "decode, replayed graph",
+    "no graph": "decode, no graph",
+    "with prefill": "step with prefill",
+}
 _WAITING, _RUNNING = "#D55E00", "#0072B2"
 
 
@@ -33,12 +38,13 @@ def over_time(views: Sequence[View]) -> Figure:
         eager = [view for view in columns if view.is_eager][:1]
         columns = [*[view for view in columns if not view.is_eager][: _MOST_COLUMNS - len(eager)], *eager]
     count = max(1, len(columns))
-    figure = new_figure(4.2 + 3.4 * count, 6.4)
+    figure = new_figure(4.1 + 2.8 * count, 6.4)
     panels = figure.subplots(3, count, sharex=True, sharey="row", squeeze=False, height_ratios=[1.3, 1, 0.8])
     end_ns = max((_end_ns(view) for view in columns), default=0)
-    for column, view in enumerate(columns):
-        slices = cut(view.runs[0], end_ns)
-        _batch(panels[0][column], view, slices)
+    cuts = [cut(view.runs[0], end_ns) for view in columns]
+    largest = max((float(np.sum([*slices.batch.values()], axis=0).max()) for slices in cuts), default=1.0)
+    for column, (view, slices) in enumerate(zip(columns, cuts, strict=True)):
+        _batch(panels[0][column], view, slices, largest)
         _queue(panels[1][column], slices)
         _blocks(panels[2][column], view, slices)
         panels[2][column].set_xlabel("time (s)")
@@ -48,8 +54,9 @@ def over_time(views: Sequence[View]) -> Figure:
     panels[1][0].set_ylabel("requests")
     panels[2][0].set_ylabel("KV blocks in use")
     for ax in panels[:, 0]:
+        ax.set_ylim(bottom=0)  # once all are drawn: the first limit set ends the scaling of the row
         ax.yaxis.set_major_formatter(lambda value, _: number(value))
-    _legend(figure, any(view.sizes for view in columns))
+    _legend(figure, any(view.sizes and view.sizes[-1] <= 1.5 * largest for view in columns))
     return figure
 
 
@@ -58,7 +65,7 @@ def _end_ns(view: View) -> int:
     return int(steps.start_ns[-1] + steps.duration_ns[-1]) if len(steps) else 0
 
 
-def _batch(ax: Axes, view: View, slices: OverTime) -> None:
+def _batch(ax: Axes, view: View, slices: OverTime, largest: float) -> None:
     base = np.zeros(len(slices.edges_s) - 1)
     for route, mean in slices.batch.items():
         if mean.any():
@@ -66,33 +73,34 @@ def _batch(ax: Axes, view: View, slices: OverTime) -> None:
             ax.stairs(top, slices.edges_s, baseline=base, fill=True, **_FILLS[route])
             base = top
     ax.stairs(base, slices.edges_s, color="#333333", linewidth=0.6, baseline=None)
-    if view.sizes:
+    if view.sizes and view.sizes[-1] <= 1.5 * largest:
         ax.axhline(view.sizes[-1], color=LIMIT, linewidth=1.1, linestyle=(0, (6, 2, 1, 2)))
-    ax.set_ylim(bottom=0)
 
 
 def _queue(ax: Axes, slices: OverTime) -> None:
     times = slices.edges_s[1:]
     ax.plot(times, slices.running, color=_RUNNING, linewidth=1.2)
     ax.plot(times, slices.waiting, color=_WAITING, linewidth=1.2, linestyle="--")
-    ax.set_ylim(bottom=0)
 
 
 def _blocks(ax: Axes, view: View, slices: OverTime) -> None:
     ax.stairs(slices.kv_blocks, slices.edges_s, color="#555555", linewidth=1.2, baseline=None)
-    if view.kv_blocks is not None and slices.kv_blocks.max(initial=0) > 0.4 * view.kv_blocks:
-        ax.axhline(view.kv_blocks, color=LIMIT, linewidth=1.1, linestyle=":")
-    elif view.kv_blocks is not None:
+    if view.kv_blocks is None:
+        text = "unlimited"
+    else:
         share = slices.kv_blocks.max(initial=0) / view.kv_blocks
         text = f"at most {100 * share:.0f} % of {view.kv_blocks:,}"
-        ax.text(0.99, 0.95, text, transform=ax.transAxes, ha="right", va="top", fontsize=8.5, color="#444444")
-    ax.set_ylim(bottom=0)
+    ax.set_title(text, loc="right", fontsize=8.5, color="#444444", pad=3)
 
 
 def _legend(figure: Figure, with_pool: bool) -> None:
     handles: list[Any] = [Patch(**_FILLS[route], label=_LABELS[route]) for route in _FILLS]
     if with_pool:
-        handles.append(Line2D([], [], color=LIMIT, linewidth=1.1, linestyle=(0, (6, 2, 1, 2)), label="largest capture size"))
+        handles.append(
+            Line2D(
+                [], [], color=LIMIT, linewidth=1.1, linestyle=(0, (6, 2, 1, 2)), label="largest capture size"
+            )
+        )
     handles += [
         Line2D([], [], color=_RUNNING, label="running"),
         Line2D([], [], color=_WAITING, linestyle="--", label="waiting"),

@@ -18,6 +18,8 @@ _STYLES: dict[str, dict[str, Any]] = {
 }
 _NAMES = {"eager": "eager", "fallback": "no graph, same engine", "graph": "replayed graph, no padding"}
 
+_ORIGINS = {"derived": " (derived)", "assumed": " (ASSUMED)"}
+
 
 @styled
 def step_time(curves: StepCurves, sizes: Sequence[int] = ()) -> Figure:
@@ -25,17 +27,19 @@ def step_time(curves: StepCurves, sizes: Sequence[int] = ()) -> Figure:
 
     With the capture `sizes` of a pool also what a padded step takes: a staircase.
     """
-    figure = new_figure(9, 4.4)
+    figure = new_figure(11, 4.6)
     ax = figure.subplots()
     for curve in curves.curves:
         style = _STYLES[curve.mode]
-        label = _NAMES[curve.mode] + ("" if curve.origin in ("measured", "given") else f" ({curve.origin.upper()})")
+        label = _NAMES[curve.mode] + _ORIGINS.get(curve.origin, "")
         is_range = bool((curve.high_ms > curve.low_ms * 1.001).any())
-        label += ", fastest and slowest host" if is_range else ""
+        label += ", fast to slow host" if is_range else ""
         ax.plot(curve.batch, curve.low_ms, color=style["color"], linestyle=style["linestyle"], label=label)
         if is_range:
             ax.plot(curve.batch, curve.high_ms, color=style["color"], linestyle=style["linestyle"])
-            ax.fill_between(curve.batch, curve.low_ms, curve.high_ms, color=style["color"], alpha=0.12, linewidth=0)
+            ax.fill_between(
+                curve.batch, curve.low_ms, curve.high_ms, color=style["color"], alpha=0.12, linewidth=0
+            )
         if len(curve.measured):
             at = np.interp(curve.measured, curve.batch, curve.low_ms)
             ax.plot(curve.measured, at, style["marker"], color=style["color"], markersize=4.5)
@@ -48,10 +52,9 @@ def step_time(curves: StepCurves, sizes: Sequence[int] = ()) -> Figure:
     ax.set_ylim(bottom=0)
     ax.set_xlabel("batch size (sequences)")
     ax.set_ylabel("decode step (ms)")
-    kv_tokens = f"{curves.kv_tokens_per_row:,.0f} tokens in the KV cache per sequence, this run's mean"
     markers = "; markers: measured sizes" if any(len(curve.measured) for curve in curves.curves) else ""
-    ax.set_title(f"Step time by the profile, at {kv_tokens}{markers}")
-    ax.legend(loc="upper left")
+    ax.set_title(f"With {curves.kv_tokens_per_row:,.0f} KV tokens per sequence, as on average here{markers}")
+    figure.legend(loc="outside upper center", ncols=4)
     return figure
 
 
@@ -60,4 +63,12 @@ def _staircase(ax: Any, graph: StepCurve, sizes: Sequence[int]) -> None:
     heights = np.interp(within, graph.batch, graph.low_ms)
     edges = np.array([0.94, *within], float)
     if len(within):
-        ax.stairs(heights, edges, color=GRAPH, linewidth=1.0, alpha=0.8, baseline=None, label="padded to the pool's sizes")
+        ax.stairs(
+            heights,
+            edges,
+            color=GRAPH,
+            linewidth=1.0,
+            alpha=0.8,
+            baseline=None,
+            label="padded to the pool's sizes",
+        )

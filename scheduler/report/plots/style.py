@@ -68,6 +68,7 @@ class Look(NamedTuple):
     color: str
     linestyle: str
     marker: str
+    width: float = 1.7
 
 
 def styled(draw: Callable[Parameters, Figure]) -> Callable[Parameters, Figure]:
@@ -84,14 +85,16 @@ def styled(draw: Callable[Parameters, Figure]) -> Callable[Parameters, Figure]:
 
 def _apply() -> None:
     matplotlib.rcdefaults()
-    matplotlib.rcParams.update(RC)
+    settings: Any = matplotlib.rcParams  # its keys are literals in the type hints of some releases
+    settings.update(RC)
 
 
 def new_figure(width_in: float, height_in: float) -> Figure:
     """Return an empty figure whose panels are spaced by what they contain."""
     figure = Figure(figsize=(width_in, height_in), layout="constrained")
     FigureCanvasAgg(figure)
-    figure.get_layout_engine().set(w_pad=0.08, h_pad=0.06, wspace=0.03, hspace=0.04)  # type: ignore[union-attr]
+    layout: Any = figure.get_layout_engine()
+    layout.set(w_pad=0.08, h_pad=0.06, wspace=0.03, hspace=0.04)
     return figure
 
 
@@ -105,7 +108,9 @@ def looks(views: Sequence[View]) -> dict[str, Look]:
         if view.is_eager:
             found[view.name] = Look(EAGER, "--", "")
         else:
-            found[view.name] = Look(POOLS[pools % len(POOLS)], "-", MARKERS[pools % len(MARKERS)])
+            # Each pool is thinner than the one below it, so that equal lines all show.
+            width = max(1.1, 2.6 - 0.6 * pools)
+            found[view.name] = Look(POOLS[pools % len(POOLS)], "-", MARKERS[pools % len(MARKERS)], width)
             pools += 1
     for view in views:
         if view.low_name is not None:
@@ -136,7 +141,7 @@ def log_axis(ax: Axes, which: str, low: float, high: float) -> None:
 
 
 def log_ticks(low: float, high: float) -> list[float]:
-    """Return up to six round numbers (four where they are long) within [low, high], for a logarithmic axis."""
+    """Return up to six round numbers in [low, high], four where they are long, for a logarithmic axis."""
     most = 6 if high < 10_000 else 4
     every = [float(f"{digit}e{power}") for power in range(-9, 13) for digit in range(1, 10)]
     for digits in ("123456789", "12468", "125", "13", "1"):
@@ -162,6 +167,9 @@ _PROLOG = re.compile(r"^.*?(?=<svg )", re.DOTALL)
 _METADATA = re.compile(r"\s*<metadata>.*?</metadata>", re.DOTALL)
 # Names such as figure_1 repeat from picture to picture and nothing refers to them.
 _NAMES = re.compile(r' id="[a-zA-Z0-9]+_[0-9]+"')
+# A hundredth of a point is finer than any screen.
+_PATH = re.compile(r'(?<= d=")[^"]*')
+_LONG = re.compile(r"-?[0-9]+\.[0-9]{3,}")
 _SIZE = re.compile(r'(<svg [^>]*?)height="[^"]*"([^>]*?)width="[^"]*"', re.DOTALL)
 
 
@@ -176,5 +184,6 @@ def to_svg(figure: Figure, title: str = "") -> str:
         figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
     svg = _METADATA.sub("", _PROLOG.sub("", text.getvalue()))
     svg = _SIZE.sub(r"\1\2", _NAMES.sub("", svg), count=1)
+    svg = _PATH.sub(lambda path: _LONG.sub(lambda value: f"{float(value[0]):.2f}", path[0]), svg)
     safe = title.replace("&", "&amp;").replace("<", "&lt;").replace('"', "&quot;")
     return svg.replace("<svg ", f'<svg role="img" aria-label="{safe}" ', 1)

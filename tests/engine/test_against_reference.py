@@ -1,0 +1,47 @@
+"""The program's loop against the reference simulator: every timestamp of every request and step."""
+
+from __future__ import annotations
+
+from collections import Counter
+from itertools import pairwise
+
+import pytest
+from hypothesis import example, given, settings
+from reference_simulator import Options
+from small_loop import (
+    Small,
+    gaps_of,
+    request_table,
+    run_loop,
+    run_reference,
+    small_workloads,
+    step_table,
+)
+
+EXAMPLES = settings.default.max_examples * 4
+
+
+@pytest.mark.parametrize("run_ahead", [False, True], ids=["one step at a time", "running ahead"])
+@settings(max_examples=EXAMPLES)
+@given(small=small_workloads())
+@example(small=Small((0, 0, 0), (3, 3, 3), (9, 9, 1), Options(kv_blocks=5, block_size=2)))
+@example(small=Small((0, 10, 10), (1, 4, 12), (1, 1, 1), Options(policy="mixed", max_num_batched_tokens=4)))
+def test_loop_equals_the_reference_request_by_request_and_step_by_step(small, run_ahead):
+    run, expected = run_loop(small, run_ahead=run_ahead), run_reference(small)
+    assert step_table(run) == expected.steps
+    table = request_table(run)
+    for name, values in table.items():
+        assert values == getattr(expected, name), name
+    assert run.peak_kv_blocks == expected.peak_blocks
+    assert gaps_of(run) == expected_gaps(expected)
+
+
+def expected_gaps(expected) -> Counter[tuple[int, int]]:
+    ends = {}  # steps of 0 ns may share an end; StepTimes draws none
+    for index, step in enumerate(expected.steps):
+        ends[step.start_ns + step.duration_ns] = index
+    gaps: Counter[tuple[int, int]] = Counter()
+    for tokens in expected.token_ns:
+        for earlier, later in pairwise(tokens):
+            gaps[later - earlier, ends[later]] += 1
+    return gaps
