@@ -68,7 +68,7 @@ def pool_cost(engine: Engine, profile: AnyProfile, pool: GraphPool) -> PoolCost:
     if engine.kv_blocks == "auto":
         if not isinstance(profile, Profile):
             raise InputError(
-                "engine.kv_blocks: expected a number or unlimited, got auto; an inline profile has no memory data"
+                "engine.kv_blocks: expected a number or unlimited, got auto: an inline profile knows no memory"
             )
         return PoolCost(capture_s, graph_bytes, profile.kv_blocks(engine.block_size, graph_bytes or 0))
     return PoolCost(capture_s, graph_bytes, int(engine.kv_blocks))
@@ -133,7 +133,7 @@ def simulate(
 
 
 def cost_model(workload: Workload, profile: AnyProfile, variant: Variant, replication: int) -> CostModel:
-    """Return the modelled executor of a variant; with `engine.jitter`, step k takes factor k of its stream."""
+    """Return the modelled executor of a variant; with `engine.jitter`, step k takes its k-th factor."""
     jitter = None
     if workload.engine.jitter:
         spread = _spread(profile, variant)

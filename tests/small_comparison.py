@@ -13,8 +13,8 @@ from scheduler.workload.schema import Workload
 def small_comparison(
     policy: str = "mixed",
     requests: int = 300,
-    rate_per_s: float = 8.0,
-    kv_blocks: int | str = 2000,
+    rate_per_s: float = 20.0,
+    kv_blocks: int | str = 1200,
     name: str = "graphs",
     origin: str = "sizes of the workload file",
     replications: int = 2,

@@ -10,12 +10,13 @@ import numpy as np
 
 from scheduler.analysis.metrics import summarize
 from scheduler.analysis.pools import NamedPool
+from scheduler.catalog.profile import Profile
 from scheduler.engine.executor import StepKind
 from scheduler.engine.graph_pool import GraphPool
 from scheduler.engine.loop import Run
 from scheduler.executors.cost_model import CostModel
 from scheduler.executors.spec import Execution
-from scheduler.simulate import AnyProfile, PoolCost, Profile, Variant, pool_cost, simulate
+from scheduler.simulate import AnyProfile, PoolCost, Variant, pool_cost, simulate
 from scheduler.workload.draw import draw_requests
 from scheduler.workload.requests import Requests
 from scheduler.workload.schema import Workload
@@ -87,8 +88,8 @@ def compare(
     """Run every pool and pure eager on the same requests.
 
     `open_execution` opens real execution or a step log for the drawn requests; without it the profile's
-    cost model runs. Where the profile gives eager host time as a range, eager and each pool with steps that ran without
-    a graph are run at both ends. A failure ends the comparison with what there is.
+    cost model runs. Where the profile gives eager host time as a range, eager and each pool with steps
+    that ran without a graph are run at both ends. A failure ends the comparison with what there is.
     """
     requests = [draw_requests(workload, replication) for replication in range(replications)]
     warmup_requests = int(len(requests[0]) * warmup_share)
@@ -108,7 +109,7 @@ def compare(
         comparison.execution = open_execution(requests)
     for column in (*columns, eager):
         _run_column(comparison, column, progress)
-    if comparison.execution is None and isinstance(profile, Profile) and CostModel(profile, "eager").has_range:
+    if _has_range(comparison):
         for column in (*columns, eager):
             if comparison.failure is None and any(_ran_without_graph(run) for run in column.runs):
                 variant = column.variant
@@ -116,6 +117,13 @@ def compare(
                 comparison.high[variant.name] = Column(high, column.origin, column.cost)
                 _run_column(comparison, comparison.high[variant.name], progress)
     return comparison
+
+
+def _has_range(comparison: Comparison) -> bool:
+    profile = comparison.profile
+    if comparison.execution is not None or not isinstance(profile, Profile):
+        return False
+    return CostModel(profile, "eager").has_range
 
 
 def _run_column(comparison: Comparison, column: Column, progress: Progress | None) -> None:

@@ -1,7 +1,8 @@
-"""Predicted against executed: the same requests through the cost model and through real execution, side by side.
+"""Predicted against executed: the same requests through the cost model and through real execution.
 
-The executed steps are logged and fed back through the loop, which must then decide exactly as it did: the same
-batches, routes and times in the same order. What remains between prediction and execution is the cost model's.
+The executed steps are logged and fed back through the loop, which must then decide exactly as it did: the
+same batches, routes and times in the same order. What remains between prediction and execution is the cost
+model's.
 """
 
 from __future__ import annotations
@@ -103,7 +104,7 @@ def relative_errors(measured: Mapping[str, float], predicted: Mapping[str, float
 
 
 def same_steps(one: StepRecords, other: StepRecords) -> bool:
-    """Tell whether two runs took the same steps at the same times: batch, route, KV, kind, start, duration."""
+    """Tell whether two runs took the same steps (batch, route, KV, kind) at the same times."""
     return all(
         np.array_equal(getattr(one, field.name), getattr(other, field.name)) for field in fields(StepRecords)
     )
@@ -119,8 +120,9 @@ def _differences(results: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any
             ends = []
             for side in ("executed", "predicted"):
                 first, second = results[base][side].get(metric), results[name][side].get(metric)
-                ends.append(second / first - 1 if first and second is not None else None)
-            if None not in ends:
+                if first and second is not None:
+                    ends.append(second / first - 1)
+            if len(ends) == 2:
                 tie = max(abs(ends[0]), abs(ends[1])) < TIE
                 same_sign = None if tie else (ends[0] > 0) == (ends[1] > 0)
                 rows.append(

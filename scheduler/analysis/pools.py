@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from scheduler.catalog.pool_presets import PoolPreset, pool_preset
+from scheduler.catalog.profile import Profile
 from scheduler.engine.graph_pool import GraphPool
 from scheduler.errors import InputError
-from scheduler.simulate import AnyProfile, Profile
+from scheduler.simulate import AnyProfile
 from scheduler.workload.schema import Engine, Pool
 
 MAX_POOL_FILE_BYTES = 1 << 20

@@ -37,6 +37,8 @@ class Validation:
     paired: dict[str, dict[str, float]]
     over_time: dict[str, dict[str, float]]
     ticks: Ticks | None
+    distributions: dict[str, tuple[Float, Float]]
+    timelines: dict[str, tuple[Float, Float]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,9 +91,20 @@ def validate(
         int(measured.requests.output_tokens.sum()) / measured.makespan_s,
         int(run.requests.output_tokens[completed].sum()) / makespan_s if makespan_s else 0.0,
     )
-    over_time = {} if ticks is None else _over_time(ticks, run, pool_cost(workload.engine, profile, variant.pool))
-    paired = _paired(measured_by_name, run, completed)
-    return Validation(workload, measured, run, metrics, samples, paired, over_time, ticks)
+    cost = pool_cost(workload.engine, profile, variant.pool)
+    timelines = {} if ticks is None else _timelines(ticks, run, cost)
+    return Validation(
+        workload,
+        measured,
+        run,
+        metrics,
+        samples,
+        _paired(measured_by_name, run, completed),
+        {name: _tick_errors(*pair) for name, pair in timelines.items()},
+        ticks,
+        {name: (values[~np.isnan(values)], simulated[name]) for name, values in measured_by_name.items()},
+        timelines,
+    )
 
 
 def running_and_waiting(run: Run, time_s: Float) -> tuple[Float, Float]:
@@ -108,20 +121,22 @@ def running_and_waiting(run: Run, time_s: Float) -> tuple[Float, Float]:
     return running, in_system - running
 
 
-def _over_time(ticks: Ticks, run: Run, cost: PoolCost) -> dict[str, dict[str, float]]:
+def _timelines(ticks: Ticks, run: Run, cost: PoolCost) -> dict[str, tuple[Float, Float]]:
+    """Return (measured, simulated) at each tick."""
     running, waiting = running_and_waiting(run, ticks.time_s)
     pairs = {"running": (ticks.running, running), "waiting": (ticks.waiting, waiting)}
     if cost.kv_blocks:
         index = np.clip(np.searchsorted(run.kv_use.time_ns, ticks.time_s * 1e9, side="right") - 1, 0, None)
         pairs["kv_cache_pct"] = (ticks.kv_cache_pct, 100.0 * run.kv_use.blocks[index] / cost.kv_blocks)
+    return pairs
+
+
+def _tick_errors(measured: Float, simulated: Float) -> dict[str, float]:
     return {
-        name: {
-            "measured": float(measured.mean()),
-            "simulated": float(simulated.mean()),
-            "mean_absolute_difference": float(np.abs(simulated - measured).mean()),
-            "ticks": len(measured),
-        }
-        for name, (measured, simulated) in pairs.items()
+        "measured": float(measured.mean()),
+        "simulated": float(simulated.mean()),
+        "mean_absolute_difference": float(np.abs(simulated - measured).mean()),
+        "ticks": len(measured),
     }
 
 

@@ -116,7 +116,8 @@ def _write_log(folder: Path, started: float) -> None:
     """Keep what differs from run to run (date, host, time taken) out of the results, in run.log."""
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     took = time.monotonic() - started
-    write_text(folder / "run.log", f"{now} {platform.node()} python {platform.python_version()}: {took:.1f} s\n")
+    host = f"{platform.node()}, Python {platform.python_version()}"
+    write_text(folder / "run.log", f"{now} {host}: {took:.1f} s\n")
 
 
 def workload_profile(workload: Workload) -> AnyProfile:

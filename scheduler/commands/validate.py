@@ -49,10 +49,7 @@ def run_validate(options: Options) -> int:
         "over_time": validation.over_time,
     }
     if options.plots:
-        from scheduler.report import plots
-
-        for name, figure in plots.validation_figures(validation).items():
-            plots.save_png(figure, folder / name)
+        _draw(validation, folder / "validate.png")
     write_json(folder / "validate.json", result)
     if options.json:
         sys.stdout.write((folder / "validate.json").read_text(encoding="utf-8"))
@@ -69,7 +66,8 @@ def validation_text(validation: Validation, pool_origin: str) -> str:
         for statistic in STATISTICS:
             if statistic in validation.metrics[name]:
                 label = f"{name.removesuffix('_ms').upper()} {statistic} ms"
-                rows.append([label, *_numbers(validation.metrics[name][statistic]), str(validation.samples[name])])
+                numbers = _numbers(validation.metrics[name][statistic])
+                rows.append([label, *numbers, str(validation.samples[name])])
     rows.append(["Makespan s", *_numbers(validation.metrics["makespan_s"]), ""])
     rows.append(["Output throughput tok/s", *_numbers(validation.metrics["output_throughput"]), ""])
     lines = [
@@ -80,8 +78,8 @@ def validation_text(validation: Validation, pool_origin: str) -> str:
     ]
     for name, errors in validation.paired.items():
         lines.append(
-            f"per request, {name.removesuffix('_ms').upper()}: median error {percent_text(errors['median_error'])}, "
-            f"mean absolute {100 * errors['mean_absolute_error']:.1f} %, 90 % of requests within "
+            f"per request, {name.removesuffix('_ms').upper()}: "
+            f"median error {percent_text(errors['median_error'])}, mean absolute {100 * errors['mean_absolute_error']:.1f} %, 90 % of requests within "
             f"{100 * errors['p90_absolute_error']:.1f} % ({errors['requests']} requests)"
         )
     for name, errors in validation.over_time.items():
@@ -91,6 +89,20 @@ def validation_text(validation: Validation, pool_origin: str) -> str:
             f"{number_text(errors['mean_absolute_difference'])} ({errors['ticks']} ticks)"
         )
     return "\n".join(line.rstrip() for line in lines) + "\n"
+
+
+def _draw(validation: Validation, path: Path) -> None:
+    """Draw the CDFs and, where the server's own ticks are known, what ran over time."""
+    from scheduler.report import plots
+    from scheduler.report.plots.fidelity import Series
+
+    ticks = validation.ticks
+    timelines = {}
+    if ticks is not None:
+        for name, (measured, simulated) in validation.timelines.items():
+            label = "KV cache use (%)" if name == "kv_cache_pct" else f"{name} requests"
+            timelines[label] = (Series(ticks.time_s, measured), Series(ticks.time_s, simulated))
+    plots.save_png(plots.measured_and_simulated(validation.distributions, timelines), path)
 
 
 def _numbers(values: dict[str, float]) -> list[str]:

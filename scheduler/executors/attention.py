@@ -53,7 +53,8 @@ class SlabAttention:
 
     def decode(self, rows: int, bucket: int | None, positions: Tensor, starts: Tensor) -> Attend:
         """See Attention; entries beyond a row's length are masked, and must be finite."""
-        assert bucket is not None
+        if bucket is None:
+            raise ValueError("slab attention is built for a context bucket")
         beyond = self._column[:bucket].unsqueeze(0) > positions[:rows].unsqueeze(1)
         bias = torch.zeros(rows, bucket, dtype=self._dtype, device=self._column.device)
         bias = bias.masked_fill(beyond, float("-inf")).view(rows, 1, 1, bucket)
@@ -82,7 +83,8 @@ class FlashAttention:
     """Flash attention over variable lengths read on the device: cost follows each row's live length.
 
     Uses torch's own FlashAttention-2 through the private `aten._flash_attention_forward`, whose `seqused_k`
-    the public API of torch 2.11 does not offer. CUDA and 16-bit types only; `check_flash` decides at start-up.
+    the public API of torch 2.11 does not offer. CUDA and 16-bit types only; `check_flash` decides at
+    start-up.
     """
 
     name = "flash"
@@ -160,7 +162,7 @@ def in_parts(parts: Sequence[tuple[int, Attend]]) -> Attend:
 def attention_error(
     attention: Attention, make: Callable[[], tuple[Tensor, Tensor, Tensor, Tensor, Tensor]]
 ) -> float:
-    """Return ‖out − ref‖ / ‖ref‖ of one decode call against float64 arithmetic over each row's live entries.
+    """Return ‖out − ref‖ / ‖ref‖ of one decode call against float64 over each row's live entries.
 
     `make` gives query [rows, heads, head_dim], keys, values (flat caches), positions and starts, [rows + 1].
     """

@@ -1,4 +1,4 @@
-"""Is real execution possible here? One clear line where it is not, and torch imported nowhere else by accident."""
+"""Is real execution possible here? One clear line where it is not."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def cuda_available() -> bool:
 
 
 def require_device(device: str) -> None:
-    """Raise InputError with one line (what to install, or what to use instead) unless `device` can execute steps."""
+    """Raise InputError (what to install, or what to use instead) unless `device` can execute steps."""
     if device not in DEVICES:
         raise InputError(f"--device {device}: expected one of {', '.join(DEVICES)}")
     if not torch_installed():

@@ -1,4 +1,4 @@
-"""Which request sits in which row of the batch: decoding rows first and without holes, prefilling rows after."""
+"""Which request sits in which row of the batch: decoding rows first, without holes, prefilling rows after."""
 
 from __future__ import annotations
 

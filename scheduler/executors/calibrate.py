@@ -61,7 +61,7 @@ def quiet(stage: str, done: int, total: int) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """What a calibration found: the profile, the raw grid and where it lies, and whether the machine was noisy."""
+    """What a calibration found: the profile, the raw grid and its file, and whether the machine was noisy."""
 
     profile: Profile
     grid: Grid
@@ -324,9 +324,10 @@ def _time_prompts(static: StaticDecoder, prompts: Sequence[tuple[int, int]]) -> 
         ids = positions * 104_729 % vocabulary
         attend = chunk_attention(0, cached, tokens)
         last = np.array([tokens - 1])
-        times = []
-        for _ in range(PROMPT_REPEATS + 2):
-            times.append(static.forward_eager(ids, positions, positions, attend, last)[1])
+        times = [
+            static.forward_eager(ids, positions, positions, attend, last)[1]
+            for _ in range(PROMPT_REPEATS + 2)
+        ]
         kept = times[2:]
         gpu = [each.gpu_ns for each in kept if each.gpu_ns is not None]
         rows.append(

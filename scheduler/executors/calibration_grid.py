@@ -1,7 +1,7 @@
-"""The raw measurements of a calibration: cells, samples, and a file of rounds that an interrupted run goes on from.
+"""The raw measurements of a calibration: cells, samples, and a file from which an interrupted run goes on.
 
-The grid file is JSON lines: a header (identity, cells, what was skipped, recordings, constants), then one line
-per finished round, which measured every cell once in its own random order.
+The grid file is JSON lines: a header (identity, cells, what was skipped, recordings, constants), then one
+line per finished round, which measured every cell once in its own random order.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class CellTimes(NamedTuple):
 
 @dataclass(slots=True)
 class Grid:
-    """A calibration in numbers. `rounds[r]` are the samples of round r; `passes` splits the rounds in equal parts."""
+    """A calibration in numbers: `rounds[r]` are round r's samples; `passes` splits rounds in equal parts."""
 
     identity: dict[str, Any]
     cells: list[Cell]
@@ -63,7 +63,7 @@ class Grid:
     rounds: list[list[Sample]] = field(default_factory=list)
 
     def times(self, cell: int, rounds: slice = slice(None)) -> CellTimes:
-        """Return the statistics of one cell over some rounds; raises ValueError where it was never measured."""
+        """Return the statistics of one cell over some rounds; raises ValueError where there is no sample."""
         samples = [sample for done in self.rounds[rounds] for sample in done if sample.cell == cell]
         if not samples:
             raise ValueError(f"{self.cells[cell]} was not measured")

@@ -7,10 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from scheduler.catalog.profile import (
-    Curve,
     Decode,
     DecodeMode,
-    DecodeTable,
     Fit,
     Host,
     Identity,
@@ -22,6 +20,7 @@ from scheduler.catalog.profile import (
     Profile,
     Provenance,
 )
+from scheduler.catalog.tables import Curve, DecodeTable
 from scheduler.executors.calibration_grid import Grid, Mode
 from scheduler.executors.cost_model import CostModel
 from scheduler.executors.model_shapes import model_shape
@@ -67,7 +66,7 @@ def profile_of(grid: Grid, *, name: str, whole_steps: bool) -> Profile:
         provenance["prefill"] = Provenance(origin="measured", note="one prompt per step, eager; medians")
     memory, pool = _memory(grid), _pool_costs(grid)
     if memory is not None:
-        note = f"{grid.constants['activation_bytes']} bytes beside weights and KV measured; utilization as vLLM's default"
+        note = "the largest allocation beside weights and KV; utilization as vLLM's default"
         provenance["memory"] = Provenance(origin="assumed", note=note)
     if pool is not None:
         note = "recordings of the calibration; linear in the largest size"
@@ -156,7 +155,7 @@ def _eager_by_launches(grid: Grid, host_ms: float) -> DecodeMode:
 
 
 def _prefill(grid: Grid, whole_steps: bool) -> Prefill | None:
-    """Fit the token curve from fresh prompts and the time per (new, earlier) token pair from continued ones."""
+    """Fit the token curve from fresh prompts, the time per (new, earlier) token pair from continued ones."""
     if not grid.prefill:
         return None
     gpu = {(row["tokens"], row["cached"]): row["gpu_ms"] or row["total_ms"] for row in grid.prefill}

@@ -1,7 +1,7 @@
 """Replay on a CUDA GPU. The only file that names torch.cuda graphs.
 
-One side stream and one memory pool for all captures, as torch asks where graphs share memory; outputs are read
-before the next replay, so sharing is safe. Written for torch 2.8 to 2.15; tests/gpu/run_all.py runs it for real.
+One side stream and one memory pool for all captures, as torch asks where graphs share memory; outputs are
+read before the next replay, so sharing is safe. Written for torch 2.8 to 2.15; tests/gpu/run_all.py runs it.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ class CudaGraphs:
     name = "CUDA graph replay"
 
     def __init__(self, device: str = "cuda", error_mode: str = "thread_local") -> None:
-        """`error_mode` is torch's capture_error_mode: "thread_local" lets other threads call CUDA meanwhile."""
+        """Take a side stream and a memory pool; with thread_local other threads may call CUDA."""
         self._device = torch.device(device)
         self._error_mode = error_mode
-        self._stream = torch.cuda.Stream(self._device)
+        self._stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
         self._memory_pool = torch.cuda.graph_pool_handle()
         self._graphs: dict[Hashable, Any] = {}
 
@@ -54,8 +54,8 @@ class CudaGraphs:
             graph.instantiate()
             torch.cuda.synchronize(self._device)
         except Exception as error:
-            # Before torch 2.15 a capture that ends badly leaves the side stream current; and the error of the
-            # end hides the first one, which names the operation. The memory pool may be left unusable as well.
+            # Before torch 2.15 a capture that ends badly leaves the side stream current; and the error of
+            # the end hides the first one, which names the operation.
             torch.cuda.set_stream(before)
             self._recover()
             raise CaptureError(_kind(first or error), first or error) from error
@@ -81,7 +81,7 @@ class CudaGraphs:
     def memory_bytes(self) -> int | None:
         """Return the bytes that the memory pool of the captures holds (exact; driver memory not included)."""
         try:
-            segments = torch.cuda.memory_snapshot(self._memory_pool)
+            segments = torch.cuda.memory_snapshot(self._memory_pool)  # type: ignore[no-untyped-call]
         except (RuntimeError, TypeError):  # a torch whose snapshots know no memory pools
             return None
         return sum(int(segment["total_size"]) for segment in segments)
@@ -103,7 +103,7 @@ class CudaGraphs:
         The failed one may leave the default random generator in its capturing state, in which eager random
         operations raise; the end of a good capture takes it out. Whether that works is seen by the next step.
         """
-        self._stream = torch.cuda.Stream(self._device)
+        self._stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
         self._memory_pool = torch.cuda.graph_pool_handle()
         before = torch.cuda.current_stream(self._device)
         scrap = torch.zeros(1, device=self._device)
@@ -139,7 +139,7 @@ def count_nodes(graph: Any) -> tuple[dict[str, int], str]:
     Needs the graph kept (keep_graph) and NVIDIA's cuda-bindings, which torch's Linux wheels bring along.
     """
     try:
-        from cuda.bindings import runtime
+        from cuda.bindings import runtime  # type: ignore[import-not-found,unused-ignore]
     except ImportError:
         return {}, "nodes not counted: cuda-bindings is not installed"
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -137,7 +138,7 @@ class Mlp:
         self.sizes = tuple(sizes)
         self.weights = [
             torch.empty(b, a, device=device, dtype=dtype).normal_(0.0, a**-0.5, generator=generator)
-            for a, b in zip(sizes, sizes[1:], strict=False)
+            for a, b in pairwise(sizes)
         ]
         self.biases = [torch.zeros(b, device=device, dtype=dtype) for b in sizes[1:]]
 

@@ -1,8 +1,8 @@
 """What time a step took: the clock of each device, and waiting for it.
 
 On a CPU the clock is the thread's own CPU time (time.thread_time_ns) with torch on one thread: on a shared
-machine wall time measures the neighbours. On a GPU it is the host's wall clock around "copy the inputs, launch,
-copy the tokens back, wait", which is what a scheduler sees; CUDA events give the GPU's share beside it.
+machine wall time measures the neighbours. On a GPU it is the host's wall clock around "copy the inputs,
+launch, copy the tokens back, wait", which is what a scheduler sees; CUDA events give the GPU's share.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 
 
 class StepTime(NamedTuple):
-    """One timed step in nanoseconds: total, until everything was issued, and between CUDA events (or None)."""
+    """One timed step in nanoseconds: total, until all was issued, and between CUDA events (or None)."""
 
     total_ns: int
     issue_ns: int
@@ -55,8 +55,7 @@ class DeviceClock:
             issued = self.now_ns()
             after()
             return StepTime(self.now_ns() - start, issued - start, None)
-        begin = torch.cuda.Event(enable_timing=True)
-        end = torch.cuda.Event(enable_timing=True)
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
         start = self.now_ns()
         before()
         begin.record()

@@ -9,7 +9,7 @@ from scheduler.errors import InputError
 
 @dataclass(frozen=True, slots=True)
 class ModelShape:
-    """A Llama-style decoder (RMSNorm, RoPE, grouped-query attention, SwiGLU), described by its sizes alone."""
+    """A Llama-style decoder (RMSNorm, RoPE, grouped-query attention, SwiGLU), by its sizes alone."""
 
     name: str
     layers: int

@@ -1,8 +1,8 @@
-"""Recording a step once and replaying it: the small protocol both backends keep, and the set of what was recorded.
+"""Recording a step once and replaying it: the small protocol both backends keep, and what was recorded.
 
-A *step* is a function of the static tensors it is *bound* to; it writes its result into one of them and returns
-nothing that is read. Whatever is not in a bound tensor (sizes, buckets, addresses) is baked into the recording,
-and so belongs into its key.
+A *step* is a function of the static tensors it is *bound* to; it writes its result into one of them and
+returns nothing that is read. Whatever is not in a bound tensor (sizes, buckets, addresses) is baked into the
+recording, and so belongs into its key.
 """
 
 from __future__ import annotations

@@ -1,89 +1,16 @@
 """The guided demonstration and health check: run, capture, replay, compare, break every rule once, measure.
 
-Runs for real wherever torch is installed; the launch model is shown beside it, and alone where torch is missing.
+Runs for real wherever torch is installed; the launch model is shown beside it, alone where torch is missing.
 """
 
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 from scheduler.executors.availability import cuda_available, require_device, torch_installed
 from scheduler.executors.launch_model import LaunchComparison, compare_launching
-
-Say = Callable[[str], None]
-
-MLP_SIZES = (512, 1024, 1024, 512)
-
-
-@dataclass(frozen=True, slots=True)
-class MlpSettings:
-    """The demonstration's model and how often it runs."""
-
-    sizes: tuple[int, ...] = MLP_SIZES
-    batch: int = 32
-    iterations: int = 1000
-    warm_up: int = 10
-    launch_bound_width: int = 1024
-    launch_bound_batch: int = 32
-    gpu_bound_width: int = 8192
-    gpu_bound_batch: int = 256
-    gpu_bound_iterations: int = 100
-    pool: tuple[int, ...] = (1, 2, 4, 8)
-    soak_replays: int = 1000
-
-
-CPU_SETTINGS = MlpSettings(
-    launch_bound_width=32,
-    launch_bound_batch=1,
-    gpu_bound_width=1024,
-    gpu_bound_batch=64,
-    gpu_bound_iterations=40,
-)
-QUICK_SETTINGS = MlpSettings(
-    iterations=50,
-    launch_bound_width=32,
-    launch_bound_batch=1,
-    gpu_bound_width=512,
-    gpu_bound_batch=32,
-    gpu_bound_iterations=10,
-    soak_replays=100,
-)
-
-
-@dataclass(slots=True)
-class Report:
-    """What was found, as JSON values, and which checks failed; every line is said as it is found."""
-
-    say: Say
-    results: dict[str, Any] = field(default_factory=dict)
-    checks: list[dict[str, Any]] = field(default_factory=list)
-
-    def head(self, title: str) -> None:
-        """Begin a part."""
-        self.say("")
-        self.say(title)
-
-    def check(self, name: str, passed: bool, text: str) -> None:
-        """Say and keep the outcome of one check."""
-        self.checks.append({"name": name, "passed": passed, "text": text})
-        self.say(f"  {'ok  ' if passed else 'FAIL'} {name}: {text}")
-
-    def note(self, name: str, text: str) -> None:
-        """Say and keep something that was found, neither right nor wrong."""
-        self.checks.append({"name": name, "passed": None, "text": text})
-        self.say(f"  note {name}: {text}")
-
-    @property
-    def passed(self) -> bool:
-        """Whether no check failed."""
-        return all(check["passed"] is not False for check in self.checks)
-
-    def as_json(self) -> dict[str, Any]:
-        """Return everything, for --out."""
-        return {"passed": self.passed, "checks": self.checks, **self.results}
+from scheduler.executors.selfcheck_report import CPU_SETTINGS, MlpSettings, Report, Say
 
 
 def selfcheck(
@@ -95,8 +22,8 @@ def selfcheck(
 ) -> dict[str, Any]:
     """Run the demonstration and return its report; key "passed" says whether every check held.
 
-    `device` None takes the GPU where there is one, else the CPU; `force_cpu` takes the CPU. Without torch only
-    the launch model is shown, which is no failure. Raises InputError for a device that was asked for in vain.
+    `device` None takes the GPU where there is one, else the CPU; `force_cpu` takes the CPU. Without torch
+    only the launch model is shown, which is no failure. Raises InputError for a device that is not there.
     """
     report = Report(say)
     if device is not None and not force_cpu:
@@ -108,7 +35,8 @@ def selfcheck(
         check_on_device(report, chosen, settings or (MlpSettings() if chosen == "cuda" else CPU_SETTINGS))
     else:
         say(
-            f"torch is not installed (pip install -e '.[torch]' to execute for real); {platform.python_version()}"
+            "torch is not installed (pip install -e '.[torch]' to execute for real); "
+            f"Python {platform.python_version()}"
         )
         report.results["device"] = None
     show_launch_model(report)
@@ -125,11 +53,12 @@ def show_launch_model(report: Report) -> None:
     report.say("  kernels  each ms  issue ms |  eager  graph  speed-up | if the times added up")
     for row in rows:
         report.say(
-            f"  {row.kernels:7}  {row.kernel_ms:7.2f}  {row.issue_ms:8.2f} |  {row.eager_ms:.2f}   {row.graph_ms:.2f}"
-            f"   {row.speed_up:7.2f}x | {row.naive_speed_up:.2f}x"
+            f"  {row.kernels:7}  {row.kernel_ms:7.2f}  {row.issue_ms:8.2f} |  {row.eager_ms:.2f}"
+            f"   {row.graph_ms:.2f}   {row.speed_up:7.2f}x | {row.naive_speed_up:.2f}x"
         )
     report.say(
-        "  Launches are asynchronous: overhead that the GPU's work hides costs nothing, so the naive sum flatters."
+        "  Launches are asynchronous: overhead that the GPU's work hides costs nothing, "
+        "so the naive sum flatters."
     )
     report.results["launch_model"] = [_as_json(row) for row in rows]
 

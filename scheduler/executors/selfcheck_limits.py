@@ -1,20 +1,18 @@
-"""The rules of recording a step, each broken once: what really happens, and which feared things in fact work."""
+"""The rules of recording a step, each broken once: what really happens, and what in fact works."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from scheduler.executors.replay import Captured, CaptureError
-from scheduler.executors.selfcheck import Report
+from scheduler.executors.selfcheck_report import Report
+from scheduler.executors.static_mlp import StaticMlp
 from scheduler.executors.torch_session import replay_backend
-
-if TYPE_CHECKING:
-    from scheduler.executors.selfcheck_mlp import StaticMlp
 
 TOO_MANY_BYTES = 2**52
 Step = Callable[[Tensor, Tensor], Any]
@@ -57,7 +55,7 @@ def _changed_shape(report: Report, static: StaticMlp, batch: int) -> None:
 
 
 def _rebound_input(report: Report, static: StaticMlp, captured: Captured, batch: int) -> None:
-    """A new tensor under the old name is not seen: the recording is bound to the old memory."""
+    """Show that a new tensor under the old name is not seen: the recording is bound to the old memory."""
     static.inputs.normal_()
     captured.replay()
     before = static.outputs[:batch].clone()
@@ -74,7 +72,7 @@ def _rebound_input(report: Report, static: StaticMlp, captured: Captured, batch:
 
 
 def _host_branch(report: Report, device: str, static: StaticMlp) -> None:
-    """A branch on a Python value is decided once, silently; only a branch on device data is refused."""
+    """Show that a branch on a Python value is decided once, silently."""
     switch = {"double": True}
 
     def step(inputs: Tensor, outputs: Tensor) -> Tensor:
@@ -188,7 +186,7 @@ def _allocation(report: Report, device: str, static: StaticMlp) -> None:
 
 
 def _pieces(report: Report, device: str, static: StaticMlp, batch: int) -> None:
-    """A step can be captured in pieces around an eager part, as engines do with prefill attention."""
+    """Capture a step in pieces around an eager part, as engines do with prefill attention."""
     mlp = static.mlp
     middle = torch.zeros(batch, static.mlp.sizes[1], device=static.inputs.device)
 

@@ -1,56 +1,23 @@
-"""The measuring part of the selfcheck: an MLP eager and replayed, changed inputs, padding, soak, two widths."""
+"""The measuring part of the selfcheck: eager and replay, changed inputs, padding, soak, two widths."""
 
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from scheduler.executors.decoder import Mlp
 from scheduler.executors.device_clock import DeviceClock
 from scheduler.executors.replay import Captured, ReplayBackend
-from scheduler.executors.selfcheck import MlpSettings, Report
 from scheduler.executors.selfcheck_limits import show_limits
+from scheduler.executors.selfcheck_report import MlpSettings, Report
+from scheduler.executors.static_mlp import StaticMlp
 from scheduler.executors.torch_session import free_memory_bytes, replay_backend
 
 LIVE_TOLERANCE = 1e-5
 DRIFT_BYTES = 2**21
-
-
-class StaticMlp:
-    """An MLP with static input and output buffers, so that its step can be recorded."""
-
-    def __init__(self, sizes: tuple[int, ...], rows: int, device: str, seed: int = 0) -> None:
-        self.mlp = Mlp(sizes, device=device, seed=seed)
-        self.inputs = torch.zeros(rows, sizes[0], device=device)
-        self.outputs = torch.zeros(rows, sizes[-1], device=device)
-
-    def step(self, rows: int) -> Callable[[Tensor, Tensor], Tensor]:
-        """Return the step of the first `rows` rows."""
-
-        def forward(inputs: Tensor, outputs: Tensor) -> Tensor:
-            outputs[:rows].copy_(self.mlp(inputs[:rows]))
-            return outputs
-
-        return forward
-
-    @property
-    def bound(self) -> tuple[Tensor, Tensor]:
-        """The tensors a recorded step is bound to."""
-        return self.inputs, self.outputs
-
-    def eager(self, rows: int) -> Callable[[], None]:
-        """Return a launch of the step, operation by operation."""
-        step, bound = self.step(rows), self.bound
-
-        def launch() -> None:
-            with torch.no_grad():
-                step(*bound)
-
-        return launch
 
 
 def check_on_device(report: Report, device: str, settings: MlpSettings) -> None:
@@ -70,7 +37,7 @@ def check_on_device(report: Report, device: str, settings: MlpSettings) -> None:
         "clock": clock.description,
         "torch": torch.__version__,
         "cuda": torch.version.cuda,
-        "settings": {name: getattr(settings, name) for name in MlpSettings.__slots__},  # type: ignore[attr-defined]
+        "settings": asdict(settings),
     }
     static = StaticMlp(settings.sizes, max(settings.batch, *settings.pool), device)
     captured = _speed(report, static, backend, clock, settings)
@@ -86,7 +53,7 @@ def check_on_device(report: Report, device: str, settings: MlpSettings) -> None:
 def _speed(
     report: Report, static: StaticMlp, backend: ReplayBackend, clock: DeviceClock, settings: MlpSettings
 ) -> Captured:
-    """Time the MLP eager and replayed, both fed new inputs and both waited for each iteration, like decoding."""
+    """Time the MLP in both modes, fed new inputs and waited for each iteration, like decoding."""
     batch, iterations = settings.batch, settings.iterations
     layers = "→".join(map(str, settings.sizes))
     report.head(
@@ -106,11 +73,13 @@ def _speed(
         flow = f"eager {rows['eager_flow_ms']:.4f}, replay {rows['replay_flow_ms']:.4f} ms"
         report.say(f"  issued back to back and waited for once (throughput, not a decode loop): {flow}")
     report.say(
-        f"  speed-up {rows['eager_ms'] / rows['replay_ms']:.2f}x, {saved_ms:.4f} ms overhead saved per iteration"
+        f"  speed-up {rows['eager_ms'] / rows['replay_ms']:.2f}x, "
+        f"{saved_ms:.4f} ms overhead saved per iteration"
     )
     if saved_ms > 0:
         report.say(
-            f"  capture  {capture_ms:.1f} ms with warm-up, paid back after {capture_ms / saved_ms:.0f} iterations"
+            f"  capture  {capture_ms:.1f} ms with warm-up, "
+            f"paid back after {capture_ms / saved_ms:.0f} iterations"
         )
     else:
         report.say(f"  capture  {capture_ms:.1f} ms with warm-up, never paid back at this size")
@@ -164,7 +133,7 @@ def compare_modes(
 
 
 def _changed_inputs(report: Report, static: StaticMlp, captured: Captured, batch: int) -> None:
-    """Replay on inputs the capture never saw, outputs poisoned before: equal bits to eager at the same size."""
+    """Replay on inputs the capture never saw, outputs poisoned before, and compare with eager."""
     report.head("Changed inputs: the replay must compute them anew")
     largest, live, same = 0.0, 0.0, True
     for seed in range(5):
@@ -241,7 +210,8 @@ def _decoder(report: Report, device: str) -> None:
     text = f"{live} of {total} differ"
     if device == "cpu":
         report.check("tokens equal eager at the live size", live == 0, text)
-    else:  # other sizes take other kernels; random weights have near-ties, and one flip changes all that follow
+    else:
+        # Other sizes take other kernels; random weights have near-ties, and one flip changes what follows.
         report.note("tokens against eager at the live size", text)
     report.results["decoder"] = {
         "tokens": total,

@@ -1,4 +1,4 @@
-"""Which executor a run uses, and how one is opened for each variant: a model, real execution, or a step log."""
+"""Which executor a run uses, and how one is opened per variant: real execution, or a step log."""
 
 from __future__ import annotations
 
@@ -8,7 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from scheduler.engine.executor import Executor
-from scheduler.executors.step_log import RecordingExecutor, Section, log_executor, read_step_log, write_step_log
+from scheduler.executors.step_log import (
+    RecordingExecutor,
+    Section,
+    log_executor,
+    read_step_log,
+    write_step_log,
+)
 
 
 @dataclass(slots=True)

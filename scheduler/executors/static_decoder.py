@@ -48,7 +48,7 @@ def context_buckets(max_context: int, smallest: int = 64) -> tuple[int, ...]:
 
 
 class KvSlab:
-    """Keys and values of all layers in one allocation, flat over tokens, filled with finite random entries."""
+    """Keys and values of all layers in one allocation, flat over tokens, filled with finite numbers."""
 
     def __init__(
         self, shape: ModelShape, tokens: int, device: torch.device, dtype: torch.dtype, seed: int
@@ -171,14 +171,14 @@ class StaticDecoder:
         self.inputs.copy_(self._host_inputs)
 
     def load(self, state: Int64, size: int) -> None:
-        """Copy the state [n, 3] of n live rows to the device, padded to `size` rows (asynchronous on a GPU)."""
+        """Copy the state [n, 3] of n live rows to the device, padded to `size` rows; a GPU does not wait."""
         live = len(state)
         self._input_view[:live] = state
         self._input_view[live : size + 1] = (0, 0, self.scratch)
         self.inputs[: size + 1].copy_(self._host_inputs[: size + 1], non_blocking=True)
 
     def fetch(self, rows: int) -> Int64:
-        """Copy the new tokens of the first rows to the host and wait for them; the view is overwritten later."""
+        """Copy the new tokens of the first rows to the host and wait; the next fetch overwrites the view."""
         self._host_tokens[:rows].copy_(self.tokens[:rows], non_blocking=True)
         self.clock.wait()
         return self._token_view[:rows]
@@ -207,7 +207,7 @@ class StaticDecoder:
     def forward_eager(
         self, ids: Int64, positions: Int64, at: Int64, attend: Attend, emitting: Int64
     ) -> tuple[Int64, StepTime]:
-        """Run and time a step with prompt tokens, operation by operation; return the emitting rows' new tokens.
+        """Run and time a step with prompt tokens, eagerly; return the emitting rows' new tokens.
 
         `ids`, `positions` and `at` (where in the slab each token's entries go) have one entry per token.
         """
@@ -220,7 +220,9 @@ class StaticDecoder:
 
         def launch() -> None:
             with torch.no_grad():
-                logits = self.decoder.logits(*staged[:3], self.slab.keys, self.slab.values, attend, staged[3])
+                ids_, positions_, at_, emitting_ = staged
+                keys, values = self.slab.keys, self.slab.values
+                logits = self.decoder.logits(ids_, positions_, at_, keys, values, attend, emitting_)
                 tokens.append(logits.argmax(-1))
 
         def fetch() -> None:

@@ -1,8 +1,8 @@
 """The step log: what every step was and how long it took, so that an executed run repeats byte for byte.
 
-A text file of JSON lines. A header line opens each section, {"variant": …, "replication": …, "executor": …};
-a line per step follows: [duration_ns, kind, batch_size, capture_size, kv_tokens, prefill_tokens], with
-capture_size 0 for a step without a graph. No torch is needed to read it.
+A text file of JSON lines. A header line opens each section, {"variant": …, "replication": …, "executor": …,
+"steps": …}; a line per step follows: [duration_ns, kind, batch_size, capture_size, kv_tokens,
+prefill_tokens], with capture_size 0 for a step without a graph. No torch is needed to read it.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ class LogExecutor:
         """See Executor; a log holds no requests."""
 
     def run(self, plan: StepPlan) -> int:
-        """Return the logged duration of this step; raises ExecutorError where the log has another step, or none."""
+        """Return the logged duration of this step; raises ExecutorError where the log has another or none."""
         where = f"step log, variant {self.section.variant}, replication {self.section.replication}"
         if self._next == len(self.section.steps):
             raise ExecutorError(

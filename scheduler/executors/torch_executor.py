@@ -99,7 +99,7 @@ class TorchExecutor:
             self._move(self._rows.start_decoding(slot))
 
     def release(self, slot: int) -> None:
-        """See Executor. Closes the hole in the batch, moving KV entries where attention needs ordered rows."""
+        """See Executor. Closes the hole in the batch, moving KV entries where attention needs order."""
         start = int(self._state[self._rows.row(slot), START])
         if not self.static.attention.needs_ordered_rows:
             self._free_places.append(start)
@@ -179,7 +179,7 @@ class TorchExecutor:
             self.on_tokens(dict(zip(emitted, tokens.tolist(), strict=True)))
 
     def _with_prefill(self, plan: StepPlan) -> int:
-        """Run a prefill or mixed step eagerly: the decoding rows and every chunk's tokens in one forward pass."""
+        """Run a step with prompt tokens eagerly: decoding rows and every chunk in one forward pass."""
         if plan.capture_size is not None:
             raise ExecutorError(
                 "piecewise graphs of mixed steps are not executed for real: use pool mode decode_only"

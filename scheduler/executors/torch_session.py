@@ -125,7 +125,7 @@ def _refuse_too_large(model: str, device: str, rows: int, max_context: int, dtyp
     if needed > 0.9 * free:
         raise InputError(
             f"{model} with {rows} rows of {max_context} tokens needs {needed / 2**30:.1f} GiB, "
-            f"{free / 2**30:.1f} GiB are free on {device}: lower engine.max_num_seqs or the prompt and output lengths"
+            f"{free / 2**30:.1f} GiB are free on {device}: lower engine.max_num_seqs or the lengths"
         )
 
 

@@ -63,7 +63,7 @@ class TracedGraphs:
                     step(*bound)
                 warmed = time.perf_counter()
                 with _without_warnings():
-                    function = torch.jit.trace(step, bound, check_trace=False)
+                    function = torch.jit.trace(step, bound, check_trace=False)  # type: ignore[no-untyped-call]
                 # The interpreter optimises the recording on its second and third call.
                 for _ in range(WARM_UP_RUNS):
                     function(*bound)

@@ -8,6 +8,7 @@ from scheduler.analysis.compare import Column, Comparison, without_graph_share
 from scheduler.analysis.differences import Difference, differences, verdict_of_range
 from scheduler.analysis.statistics import Verdict, mean_interval
 from scheduler.analysis.steadiness import is_steady, load_warnings, warmup_warnings
+from scheduler.catalog.profile import Profile
 from scheduler.report.wording import (
     arrivals_text,
     count_text,
@@ -17,7 +18,6 @@ from scheduler.report.wording import (
     ranges_text,
     sizes_text,
 )
-from scheduler.simulate import Profile
 from scheduler.workload.schema import Workload
 
 WIDTH = 108
@@ -221,7 +221,7 @@ def _cell(column: Column, key: str) -> str:
         return "–"
     if key.endswith("share") or key == "slo_attainment":
         return f"{100 * values.mean():.1f} %"
-    interval = mean_interval(values)
+    interval = mean_interval(values.tolist())
     text = number_text(float(values.mean()))
     return text if interval is None else f"{text} ±{number_text(interval.half_width)}"
 
@@ -283,7 +283,8 @@ def warnings_of(comparison: Comparison) -> list[str]:
         warnings += load_warnings(comparison, column)
     warnings += warmup_warnings(comparison)
     for pool in comparison.pools:
-        reasons = [d.why_no_interval for d in differences(comparison, pool, "mean_e2el_ms") if d.why_no_interval]
+        found = differences(comparison, pool, "mean_e2el_ms")
+        reasons = [difference.why_no_interval for difference in found if difference.why_no_interval]
         warnings += [f"{pool.name}: no interval: {reason}." for reason in reasons[:1]]
     for column in (*comparison.pools, comparison.eager):
         remarks = dict.fromkeys(remark for run in column.runs for remark in run.remarks)

@@ -86,7 +86,7 @@ def _read(path: Path, columns: Sequence[str]) -> dict[str, Array]:
     if not path.is_file():
         raise InputError(f"{path}: expected a result folder written by this program; the file is missing")
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             table = {name: archive[name] for name in ("variants", "variant", "replication", *columns)}
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise InputError(f"{path}: cannot be read as a result table: {error}") from None

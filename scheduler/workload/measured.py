@@ -170,7 +170,7 @@ def _parsed(name: str, text: str | None) -> float:
 
 def _number(row: dict[str, Any], key: str) -> float:
     value = row.get(key)
-    if type(value) not in (int, float) or not math.isfinite(value):
+    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
         raise ValueError(f"{key}: expected a number, got {json.dumps(value, default=str)[:60]}")
     return float(value)
 

@@ -39,7 +39,7 @@ def vllm_sizes(max_num_seqs: int) -> tuple[int, ...]:
 def workload_of(
     name: str, profile: Path, arrivals: dict[str, Any], requests: int, prompt: int, output: int, running: int
 ) -> Workload:
-    """Return a decode-only workload: prompts of prompt/2…prompt tokens, answers of output/2…3·output/2."""
+    """Return a decode-only workload: prompts of prompt/2…prompt tokens, answers around `output`."""
     return Workload.model_validate(
         {
             "name": name,
@@ -71,7 +71,7 @@ def longest(requests: Requests) -> int:
 def fidelity(
     profile: Profile, path: Path, device: str, model: str, seconds: float, quick: bool, out: Path, say: Say
 ) -> dict[str, Any]:
-    """Run three workloads × (vllm, few sizes, eager) for real and by the profile; about `seconds` each run."""
+    """Run three workloads × (vllm, few sizes, eager) for real and by the profile, `seconds` each."""
     running, prompt, output = (16, 64, 32) if quick else (256, 512, 128)
     context = prompt
     full = capacity_per_s(profile, running, context, output)
@@ -102,7 +102,7 @@ def fidelity(
         if name == "light":
             variants.append(Variant("only_largest", GraphPool((running,)), "eager"))
         variants.append(Variant("eager", GraphPool(), "eager"))
-        say(f"== {name}: {len(requests)} requests, {workload.arrivals.rate_per_s:.1f} per second")  # type: ignore[union-attr]
+        say(f"== {name}: {len(requests)} requests, {shapes[name]['rate_per_s']:.1f} per second")
         started = time.perf_counter()
         result = predict_and_execute(workload, requests, profile, variants, session.executor, say)
         for line in difference_lines(result["differences"]):
@@ -140,9 +140,8 @@ def ceiling(
         max_context=longest(requests),
         capture_sizes=pools["above"],
     )
-    say(
-        f"ceiling {pools['below'][-1]} and {pools['above'][-1]}, settling batch about {settling}, {rate:.1f} per second"
-    )
+    ends = f"{pools['below'][-1]} and {pools['above'][-1]}"
+    say(f"ceiling {ends}, settling batch about {settling}, {rate:.1f} per second")
     variants = [Variant(name, GraphPool(sizes), "eager") for name, sizes in pools.items()]
     result = predict_and_execute(workload, requests, profile, variants, session.executor, say)
     for line in difference_lines(result["differences"]):
@@ -182,15 +181,20 @@ def pools(device: str, models: Sequence[str], quick: bool, say: Say) -> dict[str
                 "free_delta_bytes": taken,
                 "failed": {str(tuple(key)): error for key, error in captured.failed.items()},
                 "graphs": [
-                    {"size": key.batch, "nodes": c.nodes, "pool_bytes": c.memory_bytes, "capture_s": c.capture_s,
-                     "warm_up_s": c.warm_up_s, "replay_call_us": _replay_call_us(c.replay, static)}
+                    {
+                        "size": key.batch,
+                        "nodes": c.nodes,
+                        "pool_bytes": c.memory_bytes,
+                        "capture_s": c.capture_s,
+                        "warm_up_s": c.warm_up_s,
+                        "replay_call_us": _replay_call_us(c.replay, static),
+                    }
                     for key, c in captured.captured.items()
                 ],
-            }  # fmt: skip
+            }
             results[f"{model}_{name}"] = row
-            say(
-                f"{model}, {len(sizes)} sizes: {warm_up_s:.2f} s warm-up, {capture_s:.2f} s capture, {memory_bytes} bytes"
-            )
+            costs = f"{warm_up_s:.2f} s warm-up, {capture_s:.2f} s capture, {memory_bytes} bytes"
+            say(f"{model}, {len(sizes)} sizes: {costs}")
             captured.backend.reset()
         del static, decoder
         _empty(device)

@@ -2,8 +2,8 @@
 
 Each step is a process of its own with a time limit, so that one step's failure costs that step alone. After
 every step the results so far are written to --out: results.json (all figures), log.txt (all that was printed)
-and raw.tar.gz (profiles, raw calibration grids, step logs). With `--device cpu --quick` the same steps run on a
-CPU with the traced backend and the tiny shape, in a minute or two.
+and raw.tar.gz (profiles, raw calibration grids, step logs). With `--device cpu --quick` the same steps run on
+a CPU with the traced backend and the tiny shape, in a minute or two.
 """
 
 from __future__ import annotations
@@ -195,7 +195,8 @@ def _copy_rate(torch: Any) -> float:
 
 def selfcheck_step(options: argparse.Namespace, model: str, keep: Any) -> None:
     """Run the whole selfcheck."""
-    from scheduler.executors.selfcheck import QUICK_SETTINGS, selfcheck
+    from scheduler.executors.selfcheck import selfcheck
+    from scheduler.executors.selfcheck_report import QUICK_SETTINGS
 
     report = selfcheck(device=options.device, settings=QUICK_SETTINGS if options.quick else None)
     keep("report", report)
@@ -240,7 +241,7 @@ def calibrate_step(options: argparse.Namespace, model: str, keep: Any) -> None:
     keep("identity", grid.identity)
     keep("rounds", len(grid.rounds))
     keep("spread", grid.spread())
-    keep("noise_floor", {mode: grid.noise_floor(mode) for mode in ("graph", "eager")})  # type: ignore[arg-type]
+    keep("noise_floor", {"graph": grid.noise_floor("graph"), "eager": grid.noise_floor("eager")})
     keep("constants", grid.constants)
     keep("prefill", grid.prefill)
     keep("skipped", grid.skipped)
@@ -255,7 +256,7 @@ def calibrate_step(options: argparse.Namespace, model: str, keep: Any) -> None:
 
 
 def _profile(options: argparse.Namespace, model: str) -> tuple[Any, Path]:
-    """Return the profile of this machine: measured in this call, given by --profiles, or measured quickly now."""
+    """Return this machine's profile: measured in this call, given by --profiles, or measured quickly now."""
     from scheduler.catalog.profile_file import read_profile
     from scheduler.executors.calibrate import calibrate
 

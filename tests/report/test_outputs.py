@@ -68,7 +68,7 @@ def test_summary_has_vllms_keys_and_no_null(result_folder: Path, comparison: Com
         keys = "completed rejected unfinished duration request_throughput output_throughput total_token_throughput"
         assert not set(keys.split()) - set(record)
         assert record["backend"] == "graphpool"
-        assert record["request_rate"] == 8.0
+        assert record["request_rate"] == 20.0
         assert record["goodput_slo"] == {"ttft": 500, "tpot": 20}
         assert isinstance(record["max_concurrency"], int)
         assert None not in record.values()

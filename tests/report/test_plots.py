@@ -134,7 +134,7 @@ def test_curves_are_the_percentiles_of_the_card_and_few_points() -> None:
     assert points == pytest.approx(np.percentile(np.repeat(values[:300], counts), 100 * shares))
 
 
-def test_a_single_request_and_a_run_without_requests_can_be_drawn(tmp_path: Path) -> None:
+def test_a_single_request_and_a_run_without_requests_can_be_drawn() -> None:
     from small_comparison import small_comparison
 
     one = small_comparison(requests=1, replications=1)
@@ -142,7 +142,7 @@ def test_a_single_request_and_a_run_without_requests_can_be_drawn(tmp_path: Path
     empty = [replace(view, warmup_requests=1) for view in views]
     for chosen in (views, empty, []):
         for draw in (plots.latency_ecdf, plots.batch_histogram, plots.over_time):
-            plots.save_png(draw(chosen), tmp_path / "one.png")
+            assert draw(chosen).axes
 
 
 @pytest.mark.parametrize(("low", "high"), [(1, 1.2), (3, 70), (0.02, 9), (900, 110_000), (1e-4, 1e6)])

@@ -37,7 +37,7 @@ def decode_table(cells: Cells) -> DecodeTable:
 def _between(
     rows: Mapping[int, list[tuple[float, float]]], anchors: list[int], size: int
 ) -> list[tuple[float, float]]:
-    """Return the KV curve of a size, mixed from the nearest sizes that have one; beyond them, scaled by rows."""
+    """Return the KV curve of a size, mixed from the nearest that have one; beyond them scaled by rows."""
     below = max((anchor for anchor in anchors if anchor < size), default=None)
     above = min((anchor for anchor in anchors if anchor > size), default=None)
     if below is None or above is None:
@@ -58,7 +58,7 @@ def predict(table: DecodeTable, size: int, kv_per_row: float) -> float:
 
 
 def leave_one_size_out(cells: Cells, of: str) -> Fit:
-    """Return how well each inner size's cells are predicted from the other sizes (the interpolation error)."""
+    """Return how well each inner size's cells are predicted from the other sizes: the interpolation error."""
     sizes = sorted({size for size, _ in cells})
     errors = []
     for size in sizes[1:-1]:
@@ -73,11 +73,12 @@ def fit(errors: Iterable[float], of: str, note: str | None = None) -> Fit:
     if not errors:
         raise InputError(f"{of}: nothing to compare")
     magnitudes = sorted(abs(error) for error in errors)
+    worst = errors[0] if -errors[0] > errors[-1] else errors[-1]
     return Fit(
         of=of,
         points=len(errors),
         median_error=round(median(errors), 4),
         p90_error=round(magnitudes[min(len(errors) - 1, int(0.9 * len(errors)))], 4),
-        worst_error=round(max(errors, key=abs), 4),
+        worst_error=round(worst, 4),
         note=note,
     )

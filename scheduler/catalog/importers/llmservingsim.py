@@ -1,8 +1,8 @@
 """A profile from LLMServingSim's layer tables: dense layers, per-sequence layers and the joint attention table.
 
 Columns as published (microseconds, one layer): `layer,tokens,time_us`, `layer,sequences,time_us` and
-`prefill_chunk,kv_prefill,n_decode,kv_decode,time_us`. The profiler sums kernel times, so the gaps between
-kernels inside a replayed graph are added, at a length measured elsewhere.
+`prefill_chunk,kv_prefill,n_decode,kv_decode,time_us`. Kernel times are summed as they are: no gap between
+kernels is added, for the tables hold none.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from scheduler.catalog.importers.grid import decode_table
+from scheduler.catalog.importers.grid import decode_table, leave_one_size_out
 from scheduler.catalog.importers.overrides import with_overrides
 from scheduler.catalog.importers.rows import columns_of, number_at, read_rows
 from scheduler.catalog.profile import (
@@ -32,8 +32,6 @@ from scheduler.errors import InputError
 LAYERS = 32
 ONCE = ("embedding", "final_layernorm")  # every other dense layer runs in each of the model's layers
 TWICE = ("layernorm",)  # before attention and before the MLP
-GRAPH_GAP_US = 0.758  # see PROVENANCE
-UNLISTED_KERNELS_PER_LAYER = 1  # writing the new keys and values to the cache
 ATTENTION = ("prefill_chunk", "kv_prefill", "n_decode", "kv_decode")
 US = 1e-3  # milliseconds
 
@@ -51,21 +49,22 @@ def import_llmservingsim(
     dense_layers = _layers(dense, "tokens")
     sequence_layers = _layers(per_sequence, "sequences")
     joint = _joint(attention, layers)
-    kernels = layers * (_kernels_per_layer(dense_layers) + UNLISTED_KERNELS_PER_LAYER) + len(ONCE)
-    kernels += len(sequence_layers)
-    tokens = _per_step(dense_layers, layers, kernels * GRAPH_GAP_US * US)
-    sequences = _per_step(sequence_layers, 0, 0.0)
-    decode = decode_table(_decode_cells(tokens, sequences, joint))
+    tokens = _per_step(dense_layers, layers)
+    sequences = _per_step(sequence_layers, 0)
+    cells = _decode_cells(tokens, sequences, joint)
+    measured = {key: ms for key, ms in cells.items() if key[0] in joint.decodes}
+    fits = (leave_one_size_out(measured, "graph decode steps, at the attention table's own sizes"),)
     profile = Profile(
         format="graphpool-profile",
         version=1,
         identity=IDENTITY,
         model=LLAMA_8B,
-        decode=Decode(graph=DecodeMode(gpu=decode), eager=DecodeMode(issue_ms=EAGER_ISSUE_MS)),
+        decode=Decode(graph=DecodeMode(gpu=decode_table(cells)), eager=DecodeMode(issue_ms=EAGER_ISSUE_MS)),
         prefill=Prefill(
             tokens=_curve(tokens), sequences=_curve(sequences), attention=joint, piecewise_issue_ms=PIECEWISE_ISSUE_MS
         ),
         host=Host(overlap=True),
+        fit=fits,
         provenance=PROVENANCE,
     )
     return with_overrides(profile, overrides or {})
@@ -81,17 +80,12 @@ def _layers(path: Path, column: str) -> Layers:
     return {name: sorted(points.items()) for name, points in sorted(layers.items())}
 
 
-def _kernels_per_layer(dense: Layers) -> int:
-    named = sum(2 if name in TWICE else 1 for name in dense if name not in ONCE)
-    return named + 1  # and attention
-
-
-def _per_step(layers: Layers, repeats: int, added_ms: float) -> Points:
+def _per_step(layers: Layers, repeats: int) -> Points:
     """Return milliseconds of a whole step at every position that some layer was measured at."""
     positions = sorted({at for points in layers.values() for at, _ in points})
     result = []
     for at in positions:
-        total = added_ms
+        total = 0.0
         for name, points in layers.items():
             times = 1 if not repeats or name in ONCE else repeats * (2 if name in TWICE else 1)
             total += times * read_points(points, at) * US
@@ -129,12 +123,13 @@ def _decode_cells(tokens: Points, sequences: Points, joint: JointAttention) -> d
     width = len(joint.decode_kv_tokens)
     rows: dict[int, Points] = {}
     for index, decodes in enumerate(joint.decodes):
-        cells = zip(joint.decode_kv_tokens, alone[index * width : (index + 1) * width], strict=True)
-        rows[int(decodes)] = [(kv, ms) for kv, ms in cells if ms is not None and kv > 0]
+        times = alone[index * width : (index + 1) * width]
+        pairs = zip(joint.decode_kv_tokens, times, strict=True)
+        rows[int(decodes)] = [(kv, ms) for kv, ms in pairs if ms is not None and kv > 0]
     measured = [size for size, points in rows.items() if size > 0 and points]
     if not measured:
         raise InputError("the attention table has no rows with decodes only")
-    cells = {}
+    cells: dict[tuple[int, float], float] = {}
     for at, dense_ms in tokens:
         size = int(at)
         if not measured[0] <= size <= measured[-1]:
@@ -181,11 +176,10 @@ PROVENANCE = {
     "model": _from("assumed", "Llama-3.1-8B in bf16: 32 layers, 8 KV heads of 128, 8,030,261,248 weights"),
     "decode.graph.gpu": _from(
         "derived",
-        "measured layer times x layers, attention of decodes alone from the joint table, plus gaps of 0.758 us "
-        "between kernels (H100, Llama-8B: graph replay less the sum of its 808 kernels, measured)",
+        "measured layer times x layers, attention of decodes alone from the joint table; no gaps between kernels",
     ),
     "decode.eager.issue_ms": _from("assumed", ISSUE_NOTE),
-    "prefill.tokens": _from("derived", "measured dense layer times x layers, plus the same gaps"),
+    "prefill.tokens": _from("derived", "measured dense layer times x layers"),
     "prefill.sequences": _from("measured", "lm_head and sampler"),
     "prefill.attention": _from("measured", "the joint table x layers"),
     "prefill.piecewise_issue_ms": _from("assumed", PIECEWISE_NOTE),

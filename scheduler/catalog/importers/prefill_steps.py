@@ -8,12 +8,12 @@ from statistics import median
 
 from scheduler.catalog.importers.grid import fit
 from scheduler.catalog.profile import Fit, Prefill
-from scheduler.catalog.tables import Curve, DecodeTable, Points, decode_points, read_curve, read_points
+from scheduler.catalog.tables import Curve, DecodeTable, decode_points, read_curve, read_points
 
 
 @dataclass(frozen=True, slots=True)
 class PrefillStep:
-    """A measured step: prompt `tokens` computed, their (new, earlier) token `pairs`, and decodes beside them."""
+    """A measured step: prompt `tokens` computed, their (new, earlier) token `pairs`, decodes beside them."""
 
     tokens: int
     pairs: float
@@ -24,7 +24,7 @@ class PrefillStep:
 
 
 def prefill_section(
-    steps: Sequence[PrefillStep], table: DecodeTable | None, below: Points = ()
+    steps: Sequence[PrefillStep], table: DecodeTable | None, below: Sequence[tuple[float, float]] = ()
 ) -> tuple[Prefill | None, list[Fit]]:
     """Return the section and how well it gives back the steps it was built from.
 
@@ -62,7 +62,7 @@ def prefill_section(
 
 
 def _pair_ms(steps: Sequence[PrefillStep]) -> float:
-    """Return ms per (new, earlier) token pair, the median over groups of equal tokens; 0 where none differ."""
+    """Return ms per (new, earlier) token pair, a median over groups of equal tokens; 0 where none differ."""
     groups: dict[int, list[tuple[float, float]]] = {}
     for step in steps:
         groups.setdefault(step.tokens, []).append((step.pairs, step.ms))

@@ -27,11 +27,11 @@ def batch_histogram(views: Sequence[View]) -> Figure:
     Capture sizes are ticks. The padding of a batch is its time × padded slots / captured slots.
     """
     rows = [view for view in views if view.low_name is None][:_MOST_ROWS]
-    figure = new_figure(11, 1.0 + 2.3 * len(rows))
-    panels = figure.subplots(len(rows), 1, sharex=True, squeeze=False)[:, 0]
+    figure = new_figure(11, 1.0 + 2.3 * max(1, len(rows)))
+    panels = figure.subplots(max(1, len(rows)), 1, sharex=True, squeeze=False)[:, 0]
     times = [batch_time(view) for view in rows]
     largest = max((len(time.in_graph) - 1 for time in times), default=1)
-    for ax, view, time in zip(panels, rows, times, strict=True):
+    for ax, view, time in zip(panels, rows, times, strict=False):
         _bars(ax, time)
         _capture_ticks(ax, view, time, largest)
         ax.set_title(_headline(view, time))

@@ -52,12 +52,9 @@ def latency_ecdf(views: Sequence[View]) -> Figure:
         _limit(share, tail, limit)
     panels[0][0].set_ylabel("share of requests\n(ITL: of gaps) at most this")
     panels[1][0].set_ylabel("share slower than this")
-    figure.legend(
-        handles=list(labels.values()),
-        labels=list(labels),
-        loc="outside upper center",
-        ncols=max(1, len(labels)),
-    )
+    if labels:
+        handles = list(labels.values())
+        figure.legend(handles=handles, labels=list(labels), loc="outside upper center", ncols=len(labels))
     return figure
 
 

@@ -78,9 +78,20 @@ def styled(draw: Callable[Parameters, Figure]) -> Callable[Parameters, Figure]:
     def drawn(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Figure:
         with matplotlib.rc_context():
             _apply()
-            return draw(*args, **kwargs)
+            figure = draw(*args, **kwargs)
+            _fix_layout(figure)
+            return figure
 
     return drawn
+
+
+def _fix_layout(figure: Figure) -> None:
+    """Lay out once and round: the solver's last digits vary from call to call, and so would the bytes."""
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    for ax in figure.get_axes():
+        left, bottom, width, height = ax.get_position().bounds
+        ax.set_position((round(left, 5), round(bottom, 5), round(width, 5), round(height, 5)))
 
 
 def _apply() -> None:
@@ -170,7 +181,7 @@ _NAMES = re.compile(r' id="[a-zA-Z0-9]+_[0-9]+"')
 # A hundredth of a point is finer than any screen.
 _PATH = re.compile(r'(?<= d=")[^"]*')
 _LONG = re.compile(r"-?[0-9]+\.[0-9]{3,}")
-_SIZE = re.compile(r'(<svg [^>]*?)height="[^"]*"([^>]*?)width="[^"]*"', re.DOTALL)
+_SIZE = re.compile(r'(<svg [^>]*?) (?:width|height)="[^"]*"')
 
 
 def to_svg(figure: Figure, title: str = "") -> str:
@@ -183,7 +194,7 @@ def to_svg(figure: Figure, title: str = "") -> str:
         _apply()
         figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
     svg = _METADATA.sub("", _PROLOG.sub("", text.getvalue()))
-    svg = _SIZE.sub(r"\1\2", _NAMES.sub("", svg), count=1)
+    svg = _SIZE.sub(r"\1", _SIZE.sub(r"\1", _NAMES.sub("", svg), count=1), count=1)
     svg = _PATH.sub(lambda path: _LONG.sub(lambda value: f"{float(value[0]):.2f}", path[0]), svg)
     safe = title.replace("&", "&amp;").replace("<", "&lt;").replace('"', "&quot;")
     return svg.replace("<svg ", f'<svg role="img" aria-label="{safe}" ', 1)
