@@ -59,6 +59,7 @@ def run(
     model: str | None = None,
     step_log: Path | None = None,
     timeline: Path | None = None,
+    window: str | None = None,
     plots: Annotated[bool, Parameter(negative="--no-plots")] = True,
     json: bool = False,
     out: Path | None = None,
@@ -91,6 +92,8 @@ def run(
         The step log that `--executor log` repeats (and `--executor torch` writes; default OUT/steps.jsonl).
     timeline
         Write a Chrome trace-event file (.json.gz) that Perfetto opens.
+    window
+        The part of the run the timeline shows: 10s (the first ten seconds) or 60s:70s (default all).
     plots
         Draw the PNG plots.
     json
@@ -112,6 +115,7 @@ def run(
         model=model,
         step_log=step_log,
         timeline=timeline,
+        window=window,
         plots=plots,
         json=json,
         out=out,
@@ -153,6 +157,113 @@ def validate(
     from scheduler.commands.validate import Options, run_validate
 
     return run_validate(Options(workload, measured, ticks, set_, plots, json, out))
+
+
+@app.command
+def plot(folders: list[Path], /, *, out: Path | None = None) -> int:
+    """Redraw a saved run, or overlay several in one set of plots.
+
+    Parameters
+    ----------
+    folders
+        Result folders that earlier runs wrote (results/NAME).
+    out
+        Folder for the plots (default: the folder itself; of several, results/overlay).
+    """
+    from scheduler.commands.plot import run_plot
+
+    return run_plot(folders, out)
+
+
+@app.command
+def tune(
+    workload: Path | None = None,
+    /,
+    *,
+    graphs: int,
+    from_log: Path | None = None,
+    profile: str | None = None,
+    objective: str = "mean_tpot",
+    max_memory_mib: float | None = None,
+    max_capture_s: float | None = None,
+    align: int = 1,
+    candidates: Literal["all", "stride"] = "all",
+    forced_sizes: Annotated[bool, Parameter(negative="--no-forced-sizes")] = True,
+    max_num_seqs: int | None = None,
+    set_: Annotated[Repeated, Parameter(name="--set")] = (),
+    trace: Path | None = None,
+    seed: int | None = None,
+    replications: int | None = None,
+    plots: Annotated[bool, Parameter(negative="--no-plots")] = True,
+    json: bool = False,
+    out: Path | None = None,
+) -> int:
+    """Find the best graphs for a workload, or for the batches in a server's log, ready to paste.
+
+    Parameters
+    ----------
+    workload
+        A workload file; the pool is tuned in the closed loop and confirmed on fresh requests.
+    graphs
+        The most graphs to capture, 1 and max_num_seqs among them.
+    from_log
+        Instead of a workload: vLLM's --cudagraph-metrics tables, SGLang's "Decode batch" lines, or a CSV
+        with batch_size,steps. The answer is then the open-loop optimum.
+    profile
+        With --from-log: a shipped profile, a profile file, or step times in a YAML file.
+    objective
+        mean_tpot, p99_itl, mean_e2el, … (mean_, median_, p90_ to p99.9_ of ttft, tpot, itl, e2el), goodput
+        or throughput.
+    max_memory_mib
+        The most GPU memory that graphs may take.
+    max_capture_s
+        The most seconds that capturing may take at start-up.
+    align
+        Choose among multiples of this number only (1 + draft tokens; tensor-parallel alignment).
+    candidates
+        Choose among all sizes, or those on the engines' grid.
+    forced_sizes
+        Always capture 1 and max_num_seqs.
+    max_num_seqs
+        With --from-log: the server's limit, where the log does not say.
+    set_
+        KEY=VALUE override of the workload file, as engine.max_num_seqs=512; may be repeated.
+    trace
+        A request trace that replaces arrivals, lengths and requests of the workload.
+    seed
+        Seed of every random draw, instead of the file's.
+    replications
+        Fresh replications that confirm the winner (default 6).
+    plots
+        Draw the tuning curve.
+    json
+        Print tune.json instead of the card.
+    out
+        Folder for tune.json (default results/NAME-tune).
+    """
+    from scheduler.commands.tune import TuneOptions, run_tune
+
+    return run_tune(
+        TuneOptions(
+            graphs=graphs,
+            workload=workload,
+            from_log=from_log,
+            profile=profile,
+            overrides=(*set_, *(() if seed is None else (f"seed={seed}",))),
+            trace=trace,
+            objective=objective,
+            max_memory_mib=max_memory_mib,
+            max_capture_s=max_capture_s,
+            align=align,
+            candidates=candidates,
+            forced_sizes=forced_sizes,
+            max_num_seqs=max_num_seqs,
+            replications=replications,
+            plots=plots,
+            json=json,
+            out=out,
+        )
+    )
 
 
 @app.command
@@ -233,3 +344,140 @@ def sweep(
         out=out,
     )
     return run_sweep(options)
+
+
+profile_app = App(name="profile", help="Look at a profile, or build one from measurements.")
+import_app = App(name="import", help="Build a profile from what people and tools measure.")
+app.command(profile_app)
+profile_app.command(import_app)
+Settings = Annotated[Repeated, Parameter(name="--set")]
+Output = Annotated[Path, Parameter(name=["--output", "-o"])]
+
+
+@profile_app.command(name="show")
+def profile_show(
+    profile: str,
+    /,
+    *,
+    context: int = 1024,
+    plots: Annotated[bool, Parameter(negative="--no-plots")] = True,
+    out: Path | None = None,
+) -> int:
+    """Print a profile with its residuals and the origin of every field; plot step time against batch.
+
+    Parameters
+    ----------
+    profile
+        A shipped name or a JSON file.
+    context
+        KV tokens per sequence at which the curves are shown.
+    plots
+        Draw step_time.png.
+    out
+        Folder for the plot (default results/profile-NAME).
+    """
+    from scheduler.commands.profile import run_show
+
+    return run_show(profile, context_tokens=context, plots=plots, out=out)
+
+
+@import_app.command(name="llmservingsim")
+def import_llmservingsim(
+    *, dense: Path, per_sequence: Path, attention: Path, set_: Settings = (), output: Output
+) -> int:
+    """Import LLMServingSim's layer tables, plain or gzipped; Llama-3.1-8B in bf16 unless --set says otherwise.
+
+    Parameters
+    ----------
+    dense
+        CSV of layer,tokens,time_us.
+    per_sequence
+        CSV of layer,sequences,time_us.
+    attention
+        CSV of prefill_chunk,kv_prefill,n_decode,kv_decode,time_us.
+    set_
+        KEY=VALUE field of the profile, as identity.gpu=L40S or memory.gpu_bytes=51539607552; may be repeated.
+    output
+        The profile file to write.
+    """
+    from scheduler.commands.profile import run_import_llmservingsim
+
+    return run_import_llmservingsim(dense, per_sequence, attention, set_, output)
+
+
+@import_app.command(name="csv")
+def import_csv(table: Path, /, *, set_: Settings = (), output: Output) -> int:
+    """Import whole step times from a CSV of mode,batch,context_tokens,step_ms[,prefill_tokens].
+
+    Parameters
+    ----------
+    table
+        The CSV; mode is graph, fallback or eager.
+    set_
+        KEY=VALUE field of the profile; may be repeated.
+    output
+        The profile file to write.
+    """
+    from scheduler.commands.profile import run_import_csv
+
+    return run_import_csv(table, set_, output)
+
+
+@import_app.command(name="aiconfigurator")
+def import_aiconfigurator(
+    table: Path, /, *, choose: Repeated = (), set_: Settings = (), output: Output
+) -> int:
+    """Import a decode table with columns batch_size,context_len,decode_step_ms.
+
+    Parameters
+    ----------
+    table
+        The CSV.
+    choose
+        COLUMN=VALUE where the table holds several, as system=h100_sxm; may be repeated.
+    set_
+        KEY=VALUE field of the profile; may be repeated.
+    output
+        The profile file to write.
+    """
+    from scheduler.commands.profile import run_import_aiconfigurator
+
+    return run_import_aiconfigurator(table, choose, set_, output)
+
+
+@import_app.command(name="vllm")
+def import_vllm(results: list[Path], /, *, set_: Settings = (), output: Output) -> int:
+    """Import `vllm bench latency --output-json` results named MODE-bBATCH-iINPUT-oOUTPUT.json.
+
+    Parameters
+    ----------
+    results
+        At least two output lengths per mode, batch and input: graph-b8-i1024-o1.json, graph-b8-i1024-o129.json.
+    set_
+        KEY=VALUE field of the profile; may be repeated.
+    output
+        The profile file to write.
+    """
+    from scheduler.commands.profile import run_import_vllm
+
+    return run_import_vllm(results, set_, output)
+
+
+@import_app.command(name="sglang")
+def import_sglang(results: Path, /, *, modes: Repeated = (), set_: Settings = (), output: Output) -> int:
+    """Import the result file of `sglang.bench_one_batch`, run with --run-name graph and --run-name eager.
+
+    Parameters
+    ----------
+    results
+        The JSON lines that --result-filename wrote.
+    modes
+        RUN_NAME=MODE for other run names, as cg_on=graph; may be repeated.
+    set_
+        KEY=VALUE field of the profile; may be repeated.
+    output
+        The profile file to write.
+    """
+    from scheduler.commands.profile import run_import_sglang
+
+    return run_import_sglang(results, modes, set_, output)

@@ -61,7 +61,7 @@ def pool_cost(engine: Engine, profile: AnyProfile, pool: GraphPool) -> PoolCost:
     """
     capture_s = graph_bytes = None
     if isinstance(profile, Profile) and profile.pool is not None:
-        capture_s = profile.pool.startup_s(pool.sizes)
+        capture_s = profile.pool.startup_s(pool.captures(engine.max_num_seqs))
         graph_bytes = profile.pool.memory_bytes(pool.sizes)
     if engine.kv_blocks == "unlimited":
         return PoolCost(capture_s, graph_bytes, None)

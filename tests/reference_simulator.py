@@ -31,6 +31,10 @@ class Options:
     max_model_len: int | None = None
     reserve_full_prompt: bool = False
     concurrency: int | None = None
+    watermark_blocks: int = 0
+    prefix_caching: bool = False
+    async_scheduling: bool = False
+    start_ns: int = 0
 
 
 class Step(NamedTuple):
@@ -106,6 +110,9 @@ class ReferenceSimulator:
         self.waiting: deque[Live] = deque()
         self.running: list[Live] = []
         self.ended: list[Live] = []
+        self.lingering: list[Live] = []  # ended, with slot and blocks until the next decision is made
+        # Free blocks, the next to be taken first; (request, place) where a preempted request's tokens remain.
+        self.free_list: deque[tuple[int, int] | None] = deque([None] * (options.kv_blocks or 0))
         self.now = 0
         self.peak_blocks = 0
         self.steps: list[Step] = []
@@ -117,43 +124,56 @@ class ReferenceSimulator:
 
     def run(self) -> Outcome:
         """Alternate arrivals, one decision and one step until nothing is left."""
+        self.advance(self.options.start_ns)
+        known_until = self.now
         while True:
-            self.arrive()
+            self.arrive(known_until)
             plan, parts = self.decide()
+            if plan is None and (self.lingering or known_until < self.now):
+                self.release_lingering()
+                known_until = self.now
+                self.arrive(known_until)
+                plan, parts = self.decide()
+            self.release_lingering()
             if plan is None:
                 assert not self.waiting, "I7: idle while a request waits"
                 assert not self.running, "I7: idle while a request runs"
                 if not self.future:
                     break
                 self.advance(self.future[0][0])
+                known_until = self.now
                 continue
             start = self.now
             took = self.duration(plan)
             assert took >= 0
             for sequence, _ in parts:
                 if sequence.scheduled < 0:
-                    sequence.scheduled = start
-            while self.future and self.future[0][0] < start + took:
-                # Arrivals inside the step only join the queue; nothing is decided before it ends.
-                self.advance(max(self.now, self.future[0][0]))
-                self.arrive()
+                    sequence.scheduled = known_until
             self.advance(start + took)
             capture = plan.capture_size or 0
             self.steps.append(
                 Step(start, took, plan.kind, plan.batch_size, capture, plan.kv_tokens, plan.prefill_tokens)
             )
             self.end_step(parts)
+            # An asynchronous scheduler has decided on the next step when this one started.
+            known_until = start if self.options.async_scheduling else self.now
+            if not self.options.async_scheduling:
+                self.release_lingering()
         self.check_end()
         return self.outcome()
 
     def advance(self, to: int) -> None:
+        """Move the clock and add up the time that requests, known to the engine or not, spend here."""
         assert to >= self.now, "I2: the clock fell"
         self.area += (to - self.now) * (len(self.waiting) + len(self.running))
+        for time, index in self.future:
+            if time < to and self.can_ever_fit(self.all[index]):
+                self.area += to - max(time, self.now)
         self.now = to
 
-    def arrive(self) -> None:
-        """Take in everything that has arrived by now; refuse what can never fit."""
-        while self.future and self.future[0][0] <= self.now:
+    def arrive(self, until: int) -> None:
+        """Take in everything that has arrived by then; refuse what can never fit."""
+        while self.future and self.future[0][0] <= until:
             time, index = self.future.popleft()
             sequence = self.all[index]
             sequence.arrival = time
@@ -187,20 +207,57 @@ class ReferenceSimulator:
     def free_blocks(self) -> int:
         if self.options.kv_blocks is None:
             return 10**18
-        return self.options.kv_blocks - sum(sequence.blocks for sequence in self.running)
+        free = self.options.kv_blocks - sum(s.blocks for s in (*self.running, *self.lingering))
+        assert free == len(self.free_list), "I4: blocks lost or counted twice"
+        return free
 
     def hold(self, sequence: Live, tokens: int) -> None:
         """Let a running request hold the blocks of `tokens` tokens; the caller has checked the room."""
-        sequence.blocks = max(sequence.blocks, self.blocks_of(tokens))
-        assert self.free_blocks() >= 0, "I4: more blocks held than there are"
+        while sequence.blocks < self.blocks_of(tokens):
+            if self.options.kv_blocks is not None:
+                self.free_list.popleft()
+            sequence.blocks += 1
 
-    def preempt_newest(self) -> Live:
+    def give_back(self, sequence: Live, full_blocks: int = 0) -> None:
+        """Free all blocks, the last first; the leading `full_blocks` may be found again by this request."""
+        if self.options.kv_blocks is not None:
+            for place in reversed(range(sequence.blocks)):
+                keeps = self.options.prefix_caching and place < full_blocks
+                self.free_list.append((sequence.index, place) if keeps else None)
+        sequence.blocks = 0
+
+    def tokens_left_in_cache(self, sequence: Live) -> int:
+        """Return the tokens in leading blocks that nobody took meanwhile; the last token is computed anew."""
+        places = 0
+        while (places + 1) * self.options.block_size < sequence.length and (
+            (sequence.index, places) in self.free_list
+        ):
+            places += 1
+        return places * self.options.block_size
+
+    def take_back(self, sequence: Live, tokens: int) -> None:
+        """Let an admitted request hold the blocks found again."""
+        for place in range(tokens // self.options.block_size):
+            self.free_list.remove((sequence.index, place))
+            sequence.blocks += 1
+        sequence.computed = tokens
+
+    def preempt_newest(self) -> None:
+        newest = max((s for s in self.lingering if s.blocks), key=lambda s: s.index, default=None)
+        if newest and not (self.running and self.running[-1].index > newest.index):
+            self.give_back(newest)  # an asynchronous scheduler does not know yet that it has ended
+            return
         victim = self.running.pop()
-        victim.blocks = victim.computed = 0
+        self.give_back(victim, victim.computed // self.options.block_size)
+        victim.computed = 0
         victim.prefilling = False
         victim.preemptions += 1
         self.waiting.appendleft(victim)
-        return victim
+
+    def release_lingering(self) -> None:
+        for sequence in self.lingering:
+            self.give_back(sequence)
+        self.lingering = []
 
     # ---- decisions --------------------------------------------------------------------------------------
 
@@ -233,6 +290,14 @@ class ReferenceSimulator:
         capture = self.pool.route_mixed(batch + sum(chunk.tokens for chunk in chunks))
         return StepPlan(kind, batch, capture, kv_tokens, chunks), parts
 
+    def slot_is_free(self) -> bool:
+        return len(self.running) + len(self.lingering) < self.options.max_num_seqs
+
+    def finds_room(self, tokens: int) -> bool:
+        """Tell whether a waiting request of `tokens` tokens may be admitted, above the watermark."""
+        busy = bool(self.running or self.lingering)
+        return self.blocks_of(tokens) + busy * self.options.watermark_blocks <= self.free_blocks()
+
     def make_room_for_decodes(self) -> bool:
         """Preempt the newest until every running request can write one token; True if any was."""
         preempted = False
@@ -248,9 +313,9 @@ class ReferenceSimulator:
 
     def decide_decode_only(self) -> list[tuple[Live, int]]:
         preempted = self.make_room_for_decodes()
-        while not preempted and self.waiting and len(self.running) < self.options.max_num_seqs:
+        while not preempted and self.waiting and self.slot_is_free():
             front = self.waiting[0]
-            if self.blocks_of(front.length + 1) > self.free_blocks():
+            if not self.finds_room(front.length + 1):
                 break
             self.running.append(self.waiting.popleft())
             front.computed = front.length
@@ -266,14 +331,15 @@ class ReferenceSimulator:
                 parts.append((sequence, tokens))
                 budget -= tokens
         assert len(parts) <= 1
-        while self.waiting and budget > 0 and len(self.running) < self.options.max_num_seqs:
+        while self.waiting and budget > 0 and self.slot_is_free():
             front = self.waiting[0]
-            if self.blocks_of(front.length) > self.free_blocks():
+            if not self.finds_room(front.length):
                 break
             self.running.append(self.waiting.popleft())
             front.prefilling = True
+            self.take_back(front, self.tokens_left_in_cache(front))
             self.hold(front, front.length)
-            tokens = min(front.length, budget)
+            tokens = min(front.length - front.computed, budget)
             parts.append((front, tokens))
             budget -= tokens
         if parts:
@@ -299,15 +365,16 @@ class ReferenceSimulator:
             self.hold(sequence, sequence.computed + tokens)
             parts.append((sequence, tokens if sequence.prefilling else 0))
             budget -= tokens
-        while not preempted and self.waiting and budget > 0 and len(self.running) < self.options.max_num_seqs:
+        while not preempted and self.waiting and budget > 0 and self.slot_is_free():
             front = self.waiting[0]
-            tokens = min(front.length, budget)
-            room_for = front.length if self.options.reserve_full_prompt else tokens
-            if self.blocks_of(room_for) > self.free_blocks():
+            cached = self.tokens_left_in_cache(front)
+            tokens = min(front.length - cached, budget)
+            if not self.finds_room(front.length if self.options.reserve_full_prompt else cached + tokens):
                 break
             self.running.append(self.waiting.popleft())
             front.prefilling = True
-            self.hold(front, tokens)
+            self.take_back(front, cached)
+            self.hold(front, cached + tokens)
             parts.append((front, tokens))
             budget -= tokens
         return parts
@@ -330,7 +397,7 @@ class ReferenceSimulator:
             if sequence.generated == sequence.output:
                 sequence.status = COMPLETED
                 self.running.remove(sequence)
-                sequence.blocks = 0
+                self.lingering.append(sequence)
                 self.ended.append(sequence)
                 self.release_next()
         assert not any(s.prefilling for s in self.running[:-1]), "only the newest can be half prefilled"
@@ -342,11 +409,12 @@ class ReferenceSimulator:
         ids = [s.index for s in (*self.waiting, *self.running, *self.ended)]
         ids += [i for _, i in self.future] + list(self.unreleased)
         assert sorted(ids) == list(range(len(self.all))), "I1: a request is lost or in two states"
-        assert len(self.running) <= self.options.max_num_seqs, "I5: too many running"
+        assert len(self.running) + len(self.lingering) <= self.options.max_num_seqs, "I5: too many running"
         order = [s.index for s in self.running] + [s.index for s in self.waiting]
         assert order == sorted(order), "I6: not first come, first served"
-        used = sum(s.blocks for s in self.running)
-        assert all(s.blocks == 0 for s in (*self.waiting, *self.ended)), "I4: a block held by nobody running"
+        used = sum(s.blocks for s in (*self.running, *self.lingering))
+        gone = [s for s in self.ended if s not in self.lingering]
+        assert all(s.blocks == 0 for s in (*self.waiting, *gone)), "I4: a block held by nobody running"
         assert self.options.kv_blocks is None or used <= self.options.kv_blocks, "I4"
         for s in self.running:
             assert s.blocks * self.options.block_size >= s.computed, "I4: tokens outside the blocks held"

@@ -103,10 +103,11 @@ def run_loop(small: Small, *, run_ahead: bool = True) -> Run:
         options.max_num_batched_tokens,
         options.max_prefill_tokens,
         options.reserve_full_prompt,
+        options.watermark_blocks,
     )
     prompts = array("q", small.prompt_tokens)
     executor = AheadExecutor(small.times) if run_ahead else PlainExecutor(small.times)
-    cache = KVCache(options.kv_blocks, options.block_size)
+    cache = KVCache(options.kv_blocks, options.block_size, options.prefix_caching)
     batching = POLICIES[options.policy](limits, small.pool, cache, executor, prompts, None)
 
     def reject(prompt_tokens: int, output_tokens: int) -> str | None:
@@ -123,6 +124,8 @@ def run_loop(small: Small, *, run_ahead: bool = True) -> Run:
         array("q", small.output_tokens),
         reject=reject,
         concurrency=options.concurrency,
+        start_ns=options.start_ns,
+        async_scheduling=options.async_scheduling,
         run_ahead=run_ahead,
     )
     run = loop.run()
@@ -155,7 +158,7 @@ def gaps_of(run: Run) -> Counter[tuple[int, int]]:
 
 
 @st.composite
-def small_workloads(draw, policies=tuple(POLICIES), kv=True, closed=True, times=None) -> Small:
+def small_workloads(draw, policies=tuple(POLICIES), kv=True, closed=True, extras=False) -> Small:
     """Draw up to 12 requests with many ties, short answers and tight limits."""
     count = draw(st.integers(1, 12))
     policy = draw(st.sampled_from(policies))
@@ -183,15 +186,18 @@ def small_workloads(draw, policies=tuple(POLICIES), kv=True, closed=True, times=
         max_model_len=draw(st.sampled_from([None, None, 18])) if kv else None,
         reserve_full_prompt=draw(st.booleans()),
         concurrency=min(concurrency, count) if concurrency else None,
+        watermark_blocks=draw(st.sampled_from([0, 0, 1, 2])) if extras else 0,
+        prefix_caching=draw(st.booleans()) if extras else False,
+        async_scheduling=draw(st.booleans()) if extras else False,
+        start_ns=draw(st.sampled_from([0, 0, 25])) if extras else 0,
     )
     sizes = draw(st.sets(st.integers(1, 6)))
     pool = GraphPool(tuple(sorted(sizes)), padding=draw(st.booleans()), piecewise=draw(st.booleans()))
-    if times is None:
-        times = StepTimes(
-            base=draw(st.integers(1, 12)),
-            graph_base=draw(st.integers(1, 12)),
-            per_row=draw(st.integers(0, 2)),
-            kv_tokens_per_ns=draw(st.sampled_from([0, 3])),
-            per_prefill_token=draw(st.integers(0, 2)),
-        )
+    times = StepTimes(
+        base=draw(st.integers(1, 12)),
+        graph_base=draw(st.integers(1, 12)),
+        per_row=draw(st.integers(0, 2)),
+        kv_tokens_per_ns=draw(st.sampled_from([0, 3])),
+        per_prefill_token=draw(st.integers(0, 2)),
+    )
     return Small(tuple(arrivals), tuple(prompts), tuple(answers), options, times, pool)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+import numpy as np
 import pytest
 from command_line import ROOT, Outcome, spawn
 
@@ -69,8 +70,6 @@ def test_another_seed_gives_other_results(tmp_path):
 
 def test_one_replication_is_the_first_of_many(tmp_path):
     """`--replications 1` is replication 0 of the same seed: its requests, bit for bit."""
-    import numpy as np
-
     found = []
     for replications in ("1", "3"):
         folder = tmp_path / replications

@@ -98,9 +98,8 @@ def _range(key: str, start_text: str, stop_text: str, step_text: str) -> list[Ax
     """Return START, START + STEP, … up to and including STOP, in decimal: 0.1:0.3:0.1 ends in 0.3 exactly."""
     start, stop, step = Decimal(start_text), Decimal(stop_text), Decimal(step_text)
     if step == 0 or (stop - start) * step < 0:
-        raise InputError(
-            f"--over {key}={start_text}:{stop_text}:{step_text}: the step does not lead to the end"
-        )
+        given = f"{start_text}:{stop_text}:{step_text}"
+        raise InputError(f"--over {key}: expected a step that leads from start to stop, got {given}")
     count = int((stop - start) / step) + 1
     if count > MOST_POINTS:
         raise InputError(f"--over {key}: expected at most {MOST_POINTS:,} values, got {count:,}")

@@ -27,11 +27,21 @@ from scheduler.simulate import Variant, simulate
 from scheduler.workload.requests import Requests
 from scheduler.workload.schema import Workload
 
-METRICS = ("mean_itl_ms", "mean_e2el_s", "p50_itl_ms", "p99_itl_ms", "time_mean_batch", "padding_share", "steps")
+METRICS = (
+    "mean_itl_ms",
+    "mean_e2el_s",
+    "p50_itl_ms",
+    "p99_itl_ms",
+    "time_mean_batch",
+    "padding_share",
+    "steps",
+)
 CEILING_REQUESTS = 1600  # of the kind `loop`, as its README says
 CEILING_TOKENS = 256
 CEILING_MOST_RUNNING = 128
-CEILING_SEED = 1  # not recorded; of 0-9 the one that gives the step counts of the recorded predictions exactly
+CEILING_SEED = (
+    1  # not recorded; of 0-9 the one that gives the step counts of the recorded predictions exactly
+)
 CEILING_SEEDS = range(10)
 Fact = dict[str, Any]
 
@@ -57,10 +67,14 @@ def pool_loops(facts: Sequence[Fact]) -> list[LoopRow]:
         if fact.get("kind") != "poolloop":
             continue
         table = next(
-            other for other in facts if other.get("kind") == "poolloop_table" and other["model"] == fact["model"]
+            other
+            for other in facts
+            if other.get("kind") == "poolloop_table" and other["model"] == fact["model"]
         )
         profile = _profile({"graph": table["graph"]}, fact["context"])
-        requests = poisson_requests(fact["rate_per_s"], fact["requests"], fact["context"], fact["output_tokens"], 2)
+        requests = poisson_requests(
+            fact["rate_per_s"], fact["requests"], fact["context"], fact["output_tokens"], 2
+        )
         predicted = _predict(profile, requests, GraphPool(tuple(sorted(fact["sizes"]))), 256)
         rows.append(LoopRow(fact["pool"], fact["rate_per_s"], fact["executed"], predicted))
     return rows
@@ -93,7 +107,7 @@ def ceiling_loops(facts: Sequence[Fact]) -> list[tuple[LoopRow, list[float]]]:
 
 
 def poisson_requests(rate_per_s: float, count: int, prompt: int, output: int, seed: int) -> Requests:
-    """Return Poisson arrivals as the executed loops drew them: accumulated `random.Random(seed).expovariate`."""
+    """Return Poisson arrivals as the executed loops drew them: accumulated `Random(seed).expovariate`."""
     draw = random.Random(seed)  # noqa: S311 - a simulation's arrivals
     arrivals = np.cumsum([draw.expovariate(rate_per_s) for _ in range(count)])
     return Requests(
@@ -171,8 +185,8 @@ def lines(facts: Sequence[Fact]) -> Iterator[str]:
                 executed = other.executed[metric] - one.executed[metric]
                 predicted = other.predicted[metric] - one.predicted[metric]
                 yield (
-                    f"- {metric}, {other.pool} less {one.pool} at {one.rate_per_s:.1f}/s: executed {executed:.3f}, "
-                    f"predicted {predicted:.3f} ({predicted / executed - 1:+.1%})"
+                    f"- {metric}, {other.pool} less {one.pool} at {one.rate_per_s:.1f}/s: "
+                    f"executed {executed:.3f}, predicted {predicted:.3f} ({predicted / executed - 1:+.1%})"
                 )
     yield ""
     for row, seeds in ceiling_loops(facts):

@@ -8,23 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
-from scheduler.analysis.choose import (
-    Choice,
-    Floats,
-    Load,
-    Routing,
-    best_by_count,
-    candidate_sizes,
-    choose,
-    size_problem,
-)
+from scheduler.analysis.choose import Floats, Load, best_by_count, size_problem
+from scheduler.analysis.tune_budgets import SizeRules
 from scheduler.errors import InputError
 from scheduler.workload.engine_logs import EngineLog
 
+SCHEMA_VERSION = 1
 NS_PER_MS = 1e6
 
 
@@ -41,74 +34,70 @@ class StepCosts:
 
 
 def load_of(steps: Mapping[int, int], costs: StepCosts, candidates: Sequence[int]) -> Load:
-    """Tabulate the costs of the loads that occur, in every candidate that holds them."""
+    """Tabulate the costs of the loads that occur, in every candidate that holds them.
+
+    A candidate whose graph the costs do not reach (a table that ends below it) is marked unusable.
+    """
     largest = max(steps)
-    top = max(candidates, default=largest)
     weights, eager = np.zeros(largest + 1), np.zeros(largest + 1)
-    graph: Floats = np.zeros((largest + 1, top + 1))
     for load, count in steps.items():
-        if count == 0:
-            continue
-        weights[load] = count
-        eager[load] = costs.eager(load)
-        for size in candidates:
-            if size >= load:
-                graph[load, size] = costs.graph(load, size)
+        if count:
+            weights[load], eager[load] = count, costs.eager(load)
+    occurring = np.flatnonzero(weights).tolist()
+    graph: Floats = np.zeros((largest + 1, max(candidates, default=largest) + 1))
+    for size in candidates:
+        try:
+            for load in occurring:
+                if load <= size:
+                    graph[load, size] = costs.graph(load, size)
+        except InputError:
+            graph[:, size] = np.nan
     return Load(weights, graph, eager)
 
 
 def open_loop_choice(
-    log: EngineLog,
-    decode: StepCosts,
-    graphs: int,
-    *,
-    mixed: StepCosts | None = None,
-    max_num_seqs: int | None = None,
-    forced_sizes: bool = True,
-    routing: Routing = "smallest",
-    candidates: Literal["all", "stride"] = "all",
-    align: int = 1,
+    log: EngineLog, decode: StepCosts, rules: SizeRules, *, mixed: StepCosts | None = None
 ) -> dict[str, Any]:
     """Return the best sizes for a logged histogram and what they are worth, ready for tune.json.
 
     Weights are steps. With `mixed` costs the same list also serves the log's mixed steps; without, these
-    are left out. `forced_sizes` keeps 1 and max_num_seqs (given, or the log's, or its largest batch) among
-    the sizes. Raises InputError where the log holds no such step.
+    are left out. Raises InputError where the log holds no such step.
     """
     used = [(log.decode_steps, decode)]
-    if mixed is not None and any(log.mixed_steps.values()):
+    if mixed is not None:
         used.append((log.mixed_steps, mixed))
     used = [(steps, costs) for steps, costs in used if any(steps.values())]
     total = sum(sum(steps.values()) for steps, _ in used)
     if not total:
         raise InputError("the log holds no decode step to choose sizes for")
-    largest = max(max(log.decode_steps, default=1), max_num_seqs or log.facts.max_num_seqs or 1)
-    sizes = candidate_sizes(largest, candidates, align)
-    forced = tuple(sorted({-(-size // align) * align for size in (1, largest)})) if forced_sizes else ()
-    loads = [load_of(steps, costs, sizes) for steps, costs in used]
-    problem = size_problem(loads, sizes, forced=forced, routing=routing)
-    best = choose(problem, graphs)
+    problem = rules.problem([load_of(steps, costs, rules.candidates) for steps, costs in used])
+    best = rules.best(problem)
+    no_graphs = sum(
+        costs.eager(load) * count for steps, costs in used for load, count in steps.items() if count
+    )
 
-    def mean_ms(choice: Choice) -> float:
-        return choice.cost / total / NS_PER_MS
+    def mean_ms(cost_ns: float) -> float:
+        return cost_ns / total / NS_PER_MS
 
-    eager = Choice((), sum(float(load.weights @ load.eager_ns) for load in loads))
-    curve = best_by_count(problem, graphs)
     return {
+        "schema_version": SCHEMA_VERSION,
         "loop": "open",
         "sizes": list(best.sizes),
-        "mean_step_ms": mean_ms(best),
-        "eager_mean_step_ms": mean_ms(eager),
-        "forced_sizes": list(forced),
+        "padding": True,
+        "mean_step_ms": mean_ms(best.cost),
+        "no_graphs_mean_step_ms": mean_ms(no_graphs),
         "steps": total,
         "curve": [
-            {"graphs": count, "sizes": list(choice.sizes), "mean_step_ms": mean_ms(choice)}
-            for count, choice in enumerate(curve)
+            {"graphs": graphs, "sizes": list(choice.sizes), "mean_step_ms": mean_ms(choice.cost)}
+            for graphs, choice in enumerate(best_by_count(problem, rules.graphs))
             if choice is not None
         ],
-        "current": _current(log, used, routing),
-        "histogram": {str(size): count for size, count in log.decode_steps.items()},
-        "mixed_histogram": {str(size): count for size, count in log.mixed_steps.items()},
+        "current": _current(log, used, total),
+        "forced_sizes": list(rules.forced),
+        "histogram": {
+            "decode": {str(size): count for size, count in log.decode_steps.items()},
+            "mixed": {str(size): count for size, count in log.mixed_steps.items()},
+        },
         "notes": [
             *log.notes,
             "open loop: the logged batches are taken as given; other graphs would change them",
@@ -117,14 +106,13 @@ def open_loop_choice(
 
 
 def _current(
-    log: EngineLog, used: Sequence[tuple[Mapping[int, int], StepCosts]], routing: Routing
+    log: EngineLog, used: Sequence[tuple[Mapping[int, int], StepCosts]], total: int
 ) -> dict[str, Any] | None:
     """Return what the server's own sizes give for the same steps, where the log names them."""
     own = log.facts.capture_sizes
     if not own:
         return None
-    problem = size_problem([load_of(steps, costs, own) for steps, costs in used], own, routing=routing)
-    total = sum(sum(steps.values()) for steps, _ in used)
+    problem = size_problem([load_of(steps, costs, own) for steps, costs in used], own)
     return {
         "sizes": list(problem.candidates),
         "mean_step_ms": problem.cost(problem.candidates) / total / NS_PER_MS,

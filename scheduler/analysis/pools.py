@@ -45,17 +45,17 @@ def named_pool(text: str, engine: Engine, profile: AnyProfile, piecewise: bool =
     """
     parts = text.replace(",", " ").split()
     if parts and all(part.isascii() and part.isdigit() for part in parts):
-        sizes = tuple(sorted({int(part) for part in parts}))
-        if sizes[0] < 1 or sizes[-1] > 1_000_000:
-            raise InputError(f"--pool {text}: expected capture sizes from 1 to 1,000,000")
+        sizes = tuple(sorted({int(part[:8]) for part in parts}))  # a longer number is too large as it is
+        if sizes[0] < 1 or sizes[-1] > 1_000_000 or max(map(len, parts)) > 7:
+            raise InputError(f"--pool {text[:40]}: expected capture sizes from 1 to 1,000,000")
         return NamedPool("pool-" + "-".join(map(str, sizes)), GraphPool(sizes, True, piecewise), "--pool")
     path = Path(text)
-    if path.suffix == ".json" or path.is_file():
+    if path.suffix == ".json" or _is_file(path):
         return NamedPool(path.stem, GraphPool(_sizes_in(path), True, piecewise), f"file {path.name}")
     try:
         preset = _preset(text, engine, profile)
     except InputError as error:
-        raise InputError(f"--pool {text}: expected sizes (1,2,4), a file, or a preset; {error}") from None
+        raise InputError(f"--pool {text[:40]}: expected sizes (1,2,4), a file, or a preset; {error}") from None
     return NamedPool(text, _graph_pool(preset, engine, None), f"{preset.name} ({preset.release})")
 
 
@@ -67,6 +67,13 @@ def _preset(name: str, engine: Engine, profile: AnyProfile) -> PoolPreset:
 def _graph_pool(preset: PoolPreset, engine: Engine, mode: str | None) -> GraphPool:
     piecewise = preset.piecewise if mode is None else mode == "full_and_piecewise"
     return GraphPool(preset.sizes, preset.padding, piecewise and engine.policy == "mixed")
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # too long a name to be one
+        return False
 
 
 def _sizes_in(path: Path) -> tuple[int, ...]:

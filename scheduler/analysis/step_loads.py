@@ -54,8 +54,9 @@ def step_histogram(runs: Sequence[Run], most: int, largest_total: int) -> StepHi
 
 
 def _has_graph_size(steps: StepRecords, largest_total: int) -> NDArray[np.bool_]:
-    small: NDArray[np.bool_] = steps.batch_size + steps.prefill_tokens <= largest_total
-    return small & (steps.kind != StepKind.DECODE) & (steps.prefill_tokens > 0)
+    small = steps.batch_size + steps.prefill_tokens <= largest_total
+    served: NDArray[np.bool_] = small & (steps.kind != StepKind.DECODE) & (steps.prefill_tokens > 0)
+    return served
 
 
 def _columns(steps: StepRecords, chosen: NDArray[np.bool_]) -> tuple[Integers, Integers, Integers]:

@@ -51,11 +51,15 @@ def step_curves(comparison: Comparison) -> StepCurves:
 
     A curve that the profile lacks is left out; one that is a table ends where the table does.
     """
-    profile = comparison.profile
-    kv_per_row = mean_kv_tokens_per_row(comparison)
-    sizes = np.unique(
-        np.geomspace(1, comparison.workload.engine.max_num_seqs, _MOST_POINTS).round().astype(int)
+    return profile_curves(
+        comparison.profile, comparison.workload.engine.max_num_seqs, mean_kv_tokens_per_row(comparison)
     )
+
+
+def profile_curves(profile: AnyProfile, largest_batch: int, kv_per_row: float) -> StepCurves:
+    """Return the decode curves of a profile up to a batch size, at `kv_per_row` tokens per sequence."""
+    powers = 2 ** np.arange(int(largest_batch).bit_length())
+    sizes = np.union1d(np.geomspace(1, largest_batch, _MOST_POINTS).round().astype(int), powers)
     modes: tuple[Mode, ...] = ("eager", "fallback", "graph")
     curves = (_curve(profile, mode, sizes, kv_per_row) for mode in modes if _has_own(profile, mode))
     return StepCurves(kv_per_row, tuple(curve for curve in curves if len(curve.batch)))

@@ -89,13 +89,21 @@ class SizeRules:
 
 def size_rules(budgets: Budgets, engine: Engine, profile: AnyProfile, piecewise: bool) -> SizeRules:
     """Return the rules for one engine; raises InputError where a budget cannot be kept or checked."""
-    align = budgets.align
-    seqs = engine.max_num_seqs
-    largest = seqs
-    if piecewise:
-        largest = max(seqs, min(LARGEST_PIECEWISE, engine.max_num_batched_tokens))
+    mixed = min(LARGEST_PIECEWISE, engine.max_num_batched_tokens) if piecewise else None
+    return size_rules_for(budgets, profile, engine.max_num_seqs, mixed)
+
+
+def size_rules_for(
+    budgets: Budgets, profile: AnyProfile, max_num_seqs: int, largest_mixed: int | None
+) -> SizeRules:
+    """Return the rules for decode batches to `max_num_seqs` and, if given, mixed steps to `largest_mixed`.
+
+    Raises InputError where a budget cannot be kept or checked.
+    """
+    align, seqs = budgets.align, max_num_seqs
     forced = tuple(sorted({align, -(-seqs // align) * align})) if budgets.forced_sizes else ()
-    candidates = tuple(sorted({*candidate_sizes(largest, budgets.candidates, align), *forced}))
+    sizes = candidate_sizes(max(seqs, largest_mixed or 0), budgets.candidates, align)
+    candidates = tuple(sorted({*sizes, *forced}))
     if len(forced) > budgets.graphs:
         raise InputError(
             f"--graphs {budgets.graphs}: expected at least {len(forced)}, "
@@ -103,7 +111,7 @@ def size_rules(budgets: Budgets, engine: Engine, profile: AnyProfile, piecewise:
         )
     costs = profile.pool if isinstance(profile, Profile) else None
     top = candidates[-1]
-    price = None if costs is None else _capture_s(costs, top, seqs if piecewise else 0)
+    price = None if costs is None else _capture_s(costs, top, 0 if largest_mixed is None else seqs)
     most = _most_by_largest(budgets, costs, top)
     if budgets.max_capture_s is not None and price is None:
         raise InputError("--max-capture-s: the profile has no capture times; lift the budget or add them")

@@ -28,7 +28,7 @@ from typing import Any, ParamSpec, TypeVar
 from scheduler.errors import InputError
 
 MOST_WORKERS = 1_024
-DASK_PATIENCE_S = 10
+DASK_PATIENCE_S = 5
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 Parameters = ParamSpec("Parameters")

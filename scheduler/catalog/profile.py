@@ -29,7 +29,6 @@ _Rate = Annotated[float, BeforeValidator(number(1e3, least=0))]
 _Signed = Annotated[float, BeforeValidator(number(1e3, least=-1e3))]
 
 
-
 class Identity(Strict):
     """What was measured, with what, by whom. `date` is that of the measurement or publication."""
 

@@ -22,6 +22,7 @@ from scheduler.files import check_folder, write_text
 from scheduler.report.card import card_text
 from scheduler.report.outputs import write_results
 from scheduler.report.progress import progress_bar
+from scheduler.report.timeline import window_of, write_timeline
 from scheduler.simulate import AnyProfile
 from scheduler.workload.arrivals_schema import TraceArrivals
 from scheduler.workload.loader import load_workload
@@ -47,7 +48,7 @@ class Options:
     model: str | None = None
     step_log: Path | None = None
     timeline: Path | None = None
-    window_s: float | None = None
+    window: str | None = None
     plots: bool = True
     json: bool = False
     out: Path | None = None
@@ -62,6 +63,7 @@ def run_main_job(options: Options) -> int:
     replications, warmup = sampling(workload, options)
     folder = options.out or Path("results") / workload.name
     check_folder(folder)
+    window_s = None if options.window is None else window_of(options.window)
     with progress_bar() as progress:
         comparison = compare(
             workload,
@@ -82,9 +84,7 @@ def run_main_job(options: Options) -> int:
         command, executor = execution.facts.get("command", command), execution.facts.get("executor", executor)
     write_results(comparison, folder, command=command, executor=executor, draw=options.plots)
     if options.timeline is not None:
-        from scheduler.report.timeline import write_timeline
-
-        write_timeline(comparison, options.timeline, options.window_s)
+        write_timeline(comparison, options.timeline, window_s)
     if options.json:
         sys.stdout.write((folder / "summary.json").read_text(encoding="utf-8"))
     else:

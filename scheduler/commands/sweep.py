@@ -214,7 +214,11 @@ def _write(answer: _Answer, axes: Sequence[Axis], folder: Path) -> None:
 
 
 def _draw(answer: _Answer, axes: Sequence[Axis], folder: Path) -> None:
-    """Draw the sweep's plots where there is something to draw."""
+    """Draw the plots of the runs; eager is one line, though it is a value of every swept pool."""
+    if any("error" not in record for record in answer.runs):
+        from scheduler.report.sweep_plots import write_sweep_plots
+
+        write_sweep_plots(answer.runs, [key for key in _swept(axes) if key != POOL_KEY], folder)
 
 
 def _print(answer: _Answer, axes: Sequence[Axis], options: SweepOptions) -> None:

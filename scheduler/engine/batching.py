@@ -98,6 +98,7 @@ class Batching:
             self.decoding -= 1
             self.kv_tokens -= cached
             self._border[-request.origin % self.kv_cache.block_size] -= 1
+            request.cached = cached
             request.blocks = self.kv_cache.blocks(cached)
         request.has_stopped = True
 
@@ -129,14 +130,24 @@ class Batching:
         return request
 
     def _preempt_newest(self) -> None:
-        request = next(request for request in reversed(self.running.values()) if not request.has_stopped)
+        newest_first = reversed(self.running.values())
+        request = next(other for other in newest_first if other.blocks or not other.has_stopped)
+        self.preempted = True
+        if request.has_stopped:
+            # An asynchronous scheduler does not know yet that it has ended and takes its blocks too.
+            self.kv_cache.release(request.blocks)
+            request.blocks = 0
+            return
         self.generated[request.index] = self.generated_by(request)
         self.stop(request)
+        # A block that is not full cannot be found again; it is freed first, being the last.
+        full_blocks = request.cached // self.kv_cache.block_size
+        self.kv_cache.release(request.blocks - full_blocks)
+        request.blocks = full_blocks
         self.leave(request, owner=request.index)
         if request is self.prefilling:
             self.prefilling = None
         self.waiting.appendleft(request.index)
-        self.preempted = True
         self.on_preempt(request)
 
     def _begin_decision(self) -> None:

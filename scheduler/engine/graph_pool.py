@@ -35,6 +35,15 @@ class GraphPool:
         """Return the piecewise capture size a mixed step of `total_tokens` takes, or None."""
         return self.route(total_tokens) if self.piecewise else None
 
+    def captures(self, max_num_seqs: int) -> tuple[int, ...]:
+        """Return the sizes as they are captured: a piecewise pool's decode graphs beside all piecewise ones.
+
+        vLLM captures a size of at most `max_num_seqs` twice then, once FULL and once PIECEWISE.
+        """
+        if not self.piecewise:
+            return self.sizes
+        return tuple(size for size in self.sizes if size <= max_num_seqs) + self.sizes
+
     def unserved(self, largest_batch: int) -> list[tuple[int, int]]:
         """Return the batch sizes 1…`largest_batch` without a graph, as inclusive ranges."""
         ranges: list[tuple[int, int]] = []

@@ -101,6 +101,7 @@ class DecodeLoop:
         self.known_until_ns = start_ns
         self.interrupt = HeldInterrupt()
         self.stopped: list[Running] = []  # finished, their slots and blocks not yet given back
+        self.room_made = False  # after the decision: the next one may admit who could not join in this
         batching.on_preempt = self._preempted
 
     def run(self) -> Run:
@@ -178,6 +179,7 @@ class DecodeLoop:
             self.known_until_ns = self.now
             self._receive(self.now)
             plan = self.batching.decide()
+        self.room_made = bool(self.stopped)
         if self.stopped:
             self._release_stopped()
         return plan
@@ -219,7 +221,7 @@ class DecodeLoop:
         return steps, durations[before], total_ns
 
     def _steps_ahead(self, plan: StepPlan) -> int:
-        if self.ahead is None or plan.kind is not DECODE:
+        if self.ahead is None or plan.kind is not DECODE or self.room_made:
             return 1
         stop_step, _, request = self.stops[0]
         while not request.is_decoding or request.stop_step != stop_step:

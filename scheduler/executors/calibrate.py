@@ -7,6 +7,7 @@ buckets a cell's live length is the middle of its bucket, because a bucket's tim
 
 from __future__ import annotations
 
+import math
 import platform
 import random
 import statistics
@@ -44,7 +45,10 @@ CPU_CONTEXTS = (64, 128, 256)
 GPU_BATCHES = (1, 2, 4, 7, 8, 9, 12, 16, 17, 24, 32, 33, 48, 63, 64, 65, 96, 127, 128, 129, 160, 192,
                255, 256, 257, 384, 512)  # fmt: skip
 GPU_EAGER_BATCHES = (1, 2, 4, 8, 16, 32, 48, 64, 96, 128, 192, 256, 384, 512)
-GPU_CONTEXTS = (128, 512, 1024, 4096)
+GPU_CONTEXTS = (16, 256, 1024, 4096)
+LENGTH_SPREAD = 0.5
+"""Rows of a cell have lengths spread evenly over ± this share of the cell's context, as in real traffic: a
+step of equal rows balances the attention kernel's work and is faster than a ragged one of as many tokens."""
 CPU_PROMPTS = ((16, 0), (64, 0), (128, 0), (32, 128))
 GPU_PROMPTS = ((16, 0), (64, 0), (256, 0), (1024, 0), (2048, 0), (4096, 0), (256, 2048), (1024, 2048))
 WARM_UP_STEPS = 3
@@ -85,6 +89,7 @@ def calibrate(
     out: Path,
     batches: Sequence[int] | None = None,
     contexts: Sequence[int] | None = None,
+    length_spread: float = LENGTH_SPREAD,
     eager_batches: Sequence[int] | None = None,
     repeats: int = 20,
     passes: int = 2,
@@ -107,7 +112,9 @@ def calibrate(
     contexts = sorted(set(contexts or (GPU_CONTEXTS if on_gpu else CPU_CONTEXTS)))
     eager = sorted(set(eager_batches or (GPU_EAGER_BATCHES if on_gpu else batches)) & set(batches))
     grid_path = out.with_suffix(".grid.jsonl")
-    bench = _set_up(model, device, batches, contexts, eager or batches, attention, passes, seed, progress)
+    bench = _set_up(
+        model, device, batches, contexts, eager or batches, attention, passes, seed, progress, length_spread
+    )
     _go_on_from(grid_path, bench.grid)
     try:
         if not bench.grid.rounds:
@@ -143,25 +150,29 @@ def _set_up(
     passes: int,
     seed: int,
     progress: Progress,
+    length_spread: float,
 ) -> _Bench:
     """Build the decoder, decide which cells fit the memory, and record one step per graph cell."""
     shape, target = model_shape(model), torch.device(device)
     dtype = dtype_for(target)
     # Prompts are timed up to the longest of the list; their positions need a rotary table as well.
-    positions = max(max(contexts), max(a + b for a, b in GPU_PROMPTS)) + 1
+    longest = math.ceil(max(contexts) * (1 + length_spread))
+    positions = max(longest, max(a + b for a, b in GPU_PROMPTS)) + 1
     decoder = Decoder(shape, device=device, dtype=dtype, max_positions=positions, seed=seed)
     budget = int(0.8 * free_memory_bytes(device)) // shape.kv_bytes_per_token(dtype.itemsize)
     probe = StaticDecoder(decoder, rows=1, max_context=max(contexts), attention=attention, buckets=contexts)
     cut, name = probe.attention.needs_ordered_rows, probe.attention.name
     del probe
-    stride = aligned(max(contexts))
+    spread = 0.0 if cut else length_spread
+    longest = math.ceil(max(contexts) * (1 + spread))
+    stride = aligned(longest)
     rows = [batch for batch in batches if not cut or batch * stride <= budget]
     if not rows:
         raise InputError(f"calibrate: not even one row of {stride} tokens fits the memory of {device}")
     cells, skipped, needed = [], [], rows[-1] * stride if cut else stride
     for batch in batches:
         for index, context in enumerate(contexts):
-            tokens = batch * (stride if cut else aligned(context))
+            tokens = batch * stride if cut else int(_row_ends(row_lengths(batch, context, spread))[-1])
             if tokens > budget or batch > rows[-1]:
                 skipped.append(
                     {"batch": batch, "context": context, "reason": f"{tokens} KV tokens exceed the memory"}
@@ -170,13 +181,14 @@ def _set_up(
             needed = max(needed, tokens)
             before = contexts[index - 1] if cut and index else 0
             live = (before + context) // 2 if cut else context
-            cells.append(Cell("graph", batch, context, batch * (live - 1)))
+            kv_tokens = int(row_lengths(batch, live, spread).sum())
+            cells.append(Cell("graph", batch, context, kv_tokens))
             if batch in eager_batches:
-                cells.append(Cell("eager", batch, context, batch * (live - 1)))
+                cells.append(Cell("eager", batch, context, kv_tokens))
     needed = max(needed, max(a + b for a, b in (GPU_PROMPTS if device == "cuda" else CPU_PROMPTS)))
     slab = KvSlab(shape, needed + SCRATCH_TOKENS, target, dtype, seed + 1)
     static = StaticDecoder(
-        decoder, rows=rows[-1], max_context=max(contexts), attention=name, buckets=contexts, slab=slab
+        decoder, rows=rows[-1], max_context=longest, attention=name, buckets=contexts, slab=slab
     )
     backend = replay_backend(device)
     grid = Grid(_identity(model, static, backend, seed), cells, passes, skipped)
@@ -189,7 +201,20 @@ def _set_up(
     grid.recordings = [
         {**key._asdict(), **_recording(captured, key)} for key in [*captured.captured, *captured.failed]
     ]
-    return _with_launchers(_Bench(static, captured, grid, [], []), seed)
+    grid.identity["length_spread"] = spread
+    return _with_launchers(_Bench(static, captured, grid, [], []), spread, seed)
+
+
+def row_lengths(batch: int, context: int, spread: float) -> Int64:
+    """Return the tokens in the KV cache of each row: their mean is context − 1, evenly spread, in mixed order."""
+    share = (np.arange(batch) + 0.5) / batch * 2 - 1
+    lengths = np.maximum(np.rint((context - 1) * (1 + spread * share)), 0).astype(np.int64)
+    return np.random.default_rng(batch).permutation(lengths)
+
+
+def _row_ends(lengths: Int64) -> Int64:
+    """Return where each row's part of the slab ends when rows lie one behind the other."""
+    return np.cumsum([aligned(int(length) + 1) for length in lengths])
 
 
 def _recording(captured: CapturedSteps, key: Any) -> dict[str, Any]:
@@ -206,7 +231,7 @@ def _recording(captured: CapturedSteps, key: Any) -> dict[str, Any]:
     }
 
 
-def _with_launchers(bench: _Bench, seed: int) -> _Bench:
+def _with_launchers(bench: _Bench, spread: float, seed: int) -> _Bench:
     """Prepare each cell's launch and row states; cells whose recording failed are listed as skipped."""
     static, grid = bench.static, bench.grid
     draw = np.random.default_rng(seed)
@@ -222,11 +247,16 @@ def _with_launchers(bench: _Bench, seed: int) -> _Bench:
             launch = captured.replay
         else:
             launch = static.launch_eager(key)
-        stride = static.stride if static.attention.needs_ordered_rows else aligned(cell.context)
         state = np.empty((cell.batch, 3), np.int64)
         state[:, 0] = draw.integers(static.decoder.shape.vocabulary, size=cell.batch)
-        state[:, 1] = cell.kv_tokens // cell.batch
-        state[:, 2] = np.arange(cell.batch) * stride
+        if static.attention.needs_ordered_rows:
+            state[:, 1] = cell.kv_tokens // cell.batch
+            state[:, 2] = np.arange(cell.batch) * static.stride
+        else:
+            lengths = row_lengths(cell.batch, cell.context, spread)
+            state[:, 1] = lengths
+            state[1:, 2] = _row_ends(lengths)[:-1]
+            state[0, 2] = 0
         grid.cells.append(cell)
         bench.launchers.append(launch)
         bench.states.append(state)
@@ -245,6 +275,7 @@ def _go_on_from(path: Path, grid: Grid) -> None:
         )
     grid.rounds, grid.constants, grid.prefill = earlier.rounds, earlier.constants, earlier.prefill
     grid.identity["date"] = earlier.identity["date"]
+    write_grid(path, grid)  # without the round that a kill may have cut short
 
 
 def _warm_up(bench: _Bench, progress: Progress) -> None:

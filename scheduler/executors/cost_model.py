@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scheduler.catalog.inline_profile import DecodeCurve, InlineProfile
 from scheduler.catalog.profile import ZERO, LowHigh, Mode, Profile
 from scheduler.catalog.tables import decode_points, read_curve, read_points
-from scheduler.engine.executor import Admission, StepKind, StepPlan
+from scheduler.engine.executor import Admission, StepPlan
 from scheduler.errors import InputError
 from scheduler.executors.prefill_cost import PrefillCost
 from scheduler.executors.step_lines import NS_PER_MS, StepLine, step_line
@@ -44,6 +44,7 @@ class CostModel:
         self.extrapolated: set[str] = set()
         self._graph_lines: dict[int, StepLine] = {}
         self._other_lines: dict[int, StepLine] = {}
+        self._kv_points: dict[int, Points] = {}
         self._kv_beyond: dict[tuple[str, int], int] = {}
         self._jitter = None if jitter is None else array("d", jitter)
         self._steps = 0
@@ -279,8 +280,10 @@ class CostModel:
         table = self.profile.decode.table("graph") or self.profile.decode.table(self.without_graph)
         if table is None:
             return 0.0
-        points = decode_points(table, plan.batch_size)
-        return max(read_points(points, plan.kv_tokens) - read_points(points, 0.0), 0.0)
+        points = self._kv_points.get(plan.batch_size)
+        if points is None:
+            points = self._kv_points[plan.batch_size] = decode_points(table, plan.batch_size)
+        return max(read_points(points, plan.kv_tokens) - points[0][1], 0.0)
 
 
 def _inline_curve(profile: InlineProfile, mode: Mode) -> tuple[str, DecodeCurve]:

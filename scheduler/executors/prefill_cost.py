@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Sequence
-from itertools import product
+from math import prod
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,28 +26,38 @@ class JointTable:
         self.axes = attention.axes
         values = np.array([np.nan if cell is None else cell for cell in attention.ms])
         grid = values.reshape([len(axis) for axis in self.axes])
-        self.grid, self.measured = _filled(grid, self.axes)
+        grid, measured = _filled(grid, self.axes)
+        # Flat lists: reading single numpy cells from Python costs more than the interpolation.
+        self._cells: list[float] = grid.ravel().tolist()
+        self._measured: list[bool] = measured.ravel().tolist()
+        lengths = [len(axis) for axis in self.axes]
+        self._strides = [prod(lengths[place + 1 :]) for place in range(4)]
 
     def read(self, position: Sequence[float]) -> tuple[float, bool]:
         """Return milliseconds at (chunk, cached, decodes, KV per decode), and whether it was extrapolated."""
-        corners: list[tuple[tuple[int, float], ...]] = []
+        corners = [(0, 1.0)]  # (index of a cell, its weight)
         beyond = False
-        for axis, at in zip(self.axes, position, strict=True):
-            beyond |= at > axis[-1]
+        for axis, at, stride in zip(self.axes, position, self._strides, strict=True):
             if len(axis) == 1 or at <= axis[0]:
-                corners.append(((0, 1.0),))
+                beyond |= at > axis[-1]
                 continue
             high = min(bisect_right(axis, at), len(axis) - 1)
             share = (at - axis[high - 1]) / (axis[high] - axis[high - 1])
-            corners.append(((high - 1, 1.0 - share), (high, share)) if share else ((high - 1, 1.0),))
+            beyond |= share > 1.0
+            low_place, high_place = (high - 1) * stride, high * stride
+            if share == 0.0:
+                corners = [(cell + low_place, weight) for cell, weight in corners]
+            elif share == 1.0:
+                corners = [(cell + high_place, weight) for cell, weight in corners]
+            else:
+                corners = [(cell + low_place, weight * (1.0 - share)) for cell, weight in corners] + [
+                    (cell + high_place, weight * share) for cell, weight in corners
+                ]
+        cells, measured = self._cells, self._measured
         total = 0.0
-        for corner in product(*corners):
-            index = tuple(place for place, _ in corner)
-            weight = 1.0
-            for _, share in corner:
-                weight *= share
-            total += weight * float(self.grid[index])
-            beyond |= not self.measured[index]
+        for cell, weight in corners:
+            total += weight * cells[cell]
+            beyond |= not measured[cell]
         return max(total, 0.0), beyond
 
 
@@ -76,7 +86,9 @@ def _filled(
     for axis in (3, 1, 2, 0):
         _go_on_straight(grid, axes[axis], axis)
     if np.isnan(grid).any():
-        raise InputError("prefill.attention: the joint table lacks the small cells that others are continued from")
+        raise InputError(
+            "prefill.attention: the joint table lacks the small cells that others are continued from"
+        )
     return grid, measured
 
 

@@ -172,7 +172,8 @@ class TorchExecutor:
         return rows, launch
 
     def _advance(self, tokens: Int64, rows: int) -> None:
-        self._state[:rows, TOKEN] = tokens[:rows]
+        tokens = tokens[:rows]
+        self._state[:rows, TOKEN] = tokens
         self._state[:rows, POSITION] += 1
         if self.on_tokens is not None:
             emitted = (self._sequences[self._rows.slot(row)].request for row in range(rows))

@@ -44,7 +44,8 @@ def _cell(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str):
-        return f"'{value}" if value.startswith(_FORMULA_STARTS) else value
+        text = f"'{value}" if value.startswith(_FORMULA_STARTS) else value
+        return text.replace("\r", " ")  # which csv leaves bare where lines end in a newline alone
     if isinstance(value, list | tuple | dict):
         return json.dumps(value)
     return repr(value)

@@ -7,10 +7,15 @@ from itertools import combinations
 import pytest
 
 from scheduler.analysis.open_loop import StepCosts, open_loop_choice
+from scheduler.analysis.tune_budgets import Budgets, size_rules_for
+from scheduler.catalog.inline_profile import InlineProfile
 from scheduler.errors import InputError
 from scheduler.workload.engine_logs import EngineLog
 from scheduler.workload.start_up_facts import StartUpFacts
 
+INLINE = InlineProfile.model_validate(
+    {"decode_eager_ms": {"base": 9, "per_request": 0.1}, "decode_graph_ms": {"base": 4, "per_request": 0.1}}
+)
 DECODE = StepCosts(
     lambda batch, size: 1e6 * (4 + 0.1 * size + 0.01 * batch), lambda batch: 1e6 * (9 + 0.1 * batch)
 )
@@ -19,6 +24,12 @@ MIXED = StepCosts(lambda tokens, size: 1e6 * (6 + 0.02 * size), lambda tokens: 1
 
 def log_of(decode, mixed=None, facts=StartUpFacts()):  # noqa: B008
     return EngineLog("csv", decode, mixed or {}, facts, ("read",))
+
+
+def choose(log, graphs, *, forced=True, max_num_seqs=None, **further):
+    largest = max_num_seqs or max(max(log.decode_steps, default=1), log.facts.max_num_seqs or 1)
+    rules = size_rules_for(Budgets(graphs, forced_sizes=forced), INLINE, largest, None)
+    return open_loop_choice(log, DECODE, rules, **further)
 
 
 def mean_ms(steps, sizes, costs=DECODE):
@@ -31,27 +42,27 @@ def mean_ms(steps, sizes, costs=DECODE):
 
 def test_the_sizes_are_the_best_for_the_logged_steps():
     steps = {1: 0, 2: 40, 3: 10, 5: 25, 8: 3, 9: 0}
-    answer = open_loop_choice(log_of(steps), DECODE, 3, forced_sizes=False)
+    answer = choose(log_of(steps), 3, forced=False)
     best = min(mean_ms(steps, sizes) for k in range(4) for sizes in combinations(range(1, 10), k))
     assert answer["mean_step_ms"] == pytest.approx(best)
     assert answer["mean_step_ms"] == pytest.approx(mean_ms(steps, answer["sizes"]))
-    assert answer["eager_mean_step_ms"] == pytest.approx(mean_ms(steps, ()))
+    assert answer["no_graphs_mean_step_ms"] == pytest.approx(mean_ms(steps, ()))
     assert answer["loop"] == "open"
     assert any("taken as given" in note for note in answer["notes"])
 
 
 def test_one_and_the_largest_batch_are_kept_unless_lifted():
     steps = {2: 40, 3: 10, 8: 1}
-    assert open_loop_choice(log_of(steps), DECODE, 3)["sizes"] == [1, 3, 8]
-    raised = open_loop_choice(log_of(steps, facts=StartUpFacts(max_num_seqs=12)), DECODE, 3)
+    assert choose(log_of(steps), 3)["sizes"] == [1, 3, 8]
+    raised = choose(log_of(steps, facts=StartUpFacts(max_num_seqs=12)), 3)
     assert raised["sizes"][::2] == [1, 12]
-    assert open_loop_choice(log_of(steps), DECODE, 2, forced_sizes=False)["sizes"] == [3, 8]
+    assert choose(log_of(steps), 2, forced=False)["sizes"] == [3, 8]
 
 
 def test_mixed_steps_share_the_list_where_their_costs_are_given():
     log = log_of({2: 10, 4: 10}, {3: 500, 7: 20})
-    alone = open_loop_choice(log, DECODE, 2, forced_sizes=False, max_num_seqs=8)
-    both = open_loop_choice(log, DECODE, 2, mixed=MIXED, forced_sizes=False, max_num_seqs=8)
+    alone = choose(log, 2, forced=False, max_num_seqs=8)
+    both = choose(log, 2, mixed=MIXED, forced=False, max_num_seqs=8)
     assert alone["sizes"] == [2, 4]
     assert (alone["steps"], both["steps"]) == (20, 540)
     truth = min(
@@ -63,14 +74,14 @@ def test_mixed_steps_share_the_list_where_their_costs_are_given():
 
 def test_the_servers_own_sizes_are_shown_beside():
     log = log_of({2: 10, 4: 10}, facts=StartUpFacts(capture_sizes=(1, 8)))
-    assert open_loop_choice(log, DECODE, 2)["current"] == {
+    assert choose(log, 2)["current"] == {
         "sizes": [1, 8],
         "mean_step_ms": pytest.approx(mean_ms({2: 10, 4: 10}, (1, 8))),
     }
 
 
 def test_the_curve_never_rises_and_starts_at_eager():
-    curve = open_loop_choice(log_of({2: 10, 4: 10, 7: 1}), DECODE, 4, forced_sizes=False)["curve"]
+    curve = choose(log_of({2: 10, 4: 10, 7: 1}), 4, forced=False)["curve"]
     means = [point["mean_step_ms"] for point in curve]
     assert [point["graphs"] for point in curve] == [0, 1, 2, 3, 4]
     assert means == sorted(means, reverse=True)
@@ -79,4 +90,4 @@ def test_the_curve_never_rises_and_starts_at_eager():
 
 def test_a_log_without_decode_steps_is_refused():
     with pytest.raises(InputError, match="no decode step"):
-        open_loop_choice(log_of({}, {3: 5}), DECODE, 2)
+        choose(log_of({}, {3: 5}), 2)

@@ -186,7 +186,8 @@ def test_a_failing_point_is_reported_and_not_fatal(tmp_path):
         effort = carry_out([task for row in tasks_of(points) for task in row], workers, store)
     records = collect(points, tasks_of(points), store, effort.errors)
     assert [(r["x"], r["variant"], "error" in r) for r in records] == [
-        (1, "graphs", False), (1, "graphs", False), (1, "eager", True), (1, "eager", True), (2, "eager", False),
+        (1, "graphs", False), (1, "graphs", False), (1, "eager", True), (1, "eager", True),
+        (2, "eager", False),
     ]  # fmt: skip
     (line,) = failures(records)
     assert line.startswith("x=1, eager: ")
@@ -241,14 +242,28 @@ def processes_of_session(session):
     return pids
 
 
+LONGER = SMALL.replace("requests: 200", "requests: 3000")
+LONG_SWEEP = ("--over", "arrivals.rate_per_s=10:25:5", "--replications", 2)  # 16 simulations
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole")
+    status, _, stderr = run_sweep_command(
+        write_workload(folder, LONGER), *LONG_SWEEP, "--workers", 1, "--out", "out", cwd=folder
+    )
+    assert status == 0, stderr
+    assert len(json.loads((folder / "out" / "sweep.json").read_text())) == 16
+    return folder / "out"
+
+
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="reads /proc")
 @pytest.mark.parametrize("stop", [signal.SIGKILL, signal.SIGINT])
-def test_a_stopped_sweep_loses_nothing_counts_nothing_twice_and_leaves_no_process(tmp_path, stop):
-    workload = write_workload(tmp_path, SMALL.replace("requests: 200", "requests: 3000"))
-    arguments = [workload, "--over", "arrivals.rate_per_s=10:28:2", "--replications", 3, "--workers", 2]
-    process = start_sweep(*arguments, "--out", tmp_path / "stopped", cwd=tmp_path)
-    parts = tmp_path / "stopped" / "sweep_parts"
-    wait_for_parts(parts, 5, process)
+def test_a_stopped_sweep_loses_nothing_counts_nothing_twice_and_leaves_no_process(tmp_path, whole, stop):
+    out = tmp_path / "out"
+    arguments = [write_workload(tmp_path, LONGER), *LONG_SWEEP, "--workers", 2, "--out", out]
+    process = start_sweep(*arguments, cwd=tmp_path)
+    wait_for_parts(out / "sweep_parts", 3, process)
     started = time.monotonic()
     process.send_signal(stop)
     _, stderr = process.communicate(timeout=20)
@@ -257,24 +272,26 @@ def test_a_stopped_sweep_loses_nothing_counts_nothing_twice_and_leaves_no_proces
         assert time.monotonic() - started < 5
         assert "interrupted" in stderr
         assert "Traceback" not in stderr
-        partial = json.loads((tmp_path / "stopped" / "sweep.json").read_text())
+        partial = json.loads((out / "sweep.json").read_text())
         assert all(record["partial"] for record in partial)
-        assert 5 <= len(partial) < 60
+        assert 3 <= len(partial) < 16
     for _ in range(100):
         if not processes_of_session(process.pid):
             break
         time.sleep(0.1)
     assert processes_of_session(process.pid) == []
-    done = {path.name: path.stat().st_mtime_ns for path in parts.glob("[!.]*.json")}
-    assert 5 <= len(done) < 60
-    status, _, stderr = run_sweep_command(*arguments, "--out", tmp_path / "stopped", cwd=tmp_path)
+    done = parts_written(out)
+    assert 3 <= len(done) < 16
+    status, _, stderr = run_sweep_command(*arguments, cwd=tmp_path)
     assert status == 0, stderr
-    assert f"{60 - len(done)} simulations computed, {len(done)} taken from earlier runs" in stderr
-    assert done.items() <= {path.name: path.stat().st_mtime_ns for path in parts.glob("[!.]*.json")}.items()
-    run_sweep_command(*arguments, "--out", tmp_path / "whole", cwd=tmp_path)
+    assert f"{16 - len(done)} simulations computed, {len(done)} taken from earlier runs" in stderr
+    assert done.items() <= parts_written(out).items()
     for name in ("sweep.json", "sweep.csv"):
-        assert (tmp_path / "stopped" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
-    assert len(json.loads((tmp_path / "whole" / "sweep.json").read_text())) == 60
+        assert (out / name).read_bytes() == (whole / name).read_bytes()
+
+
+def parts_written(out):
+    return {path.name: path.stat().st_mtime_ns for path in (out / "sweep_parts").glob("[!.]*.json")}
 
 
 def test_a_bad_point_gives_status_2_and_the_others_are_complete(tmp_path):

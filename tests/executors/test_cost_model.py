@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from array import array
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -37,7 +38,9 @@ def table(sizes: list[int], kv: list[list[float]], ms: list[list[float]]) -> dic
 
 def noisy_profile(overlap: bool = False) -> Profile:
     graph = {
-        "gpu": table([1, 4, 16], [[0, 100, 500], [400, 800], [1600, 4000, 9000]], [[5, 6, 5.5], [6, 7.3], [9, 8, 12]]),
+        "gpu": table(
+            [1, 4, 16], [[0, 100, 500], [400, 800], [1600, 4000, 9000]], [[5, 6, 5.5], [6, 7.3], [9, 8, 12]]
+        ),
         "issue_ms": {"low": 0.5, "high": 0.5},
     }
     eager = {"gpu_extra_ms": 1.0, "issue_ms": {"low": 6.9, "high": 15.0}}
@@ -50,13 +53,20 @@ def decode(batch_size: int, kv_tokens: int, capture_size: int | None = None) -> 
     return StepPlan(StepKind.DECODE, batch_size, capture_size, kv_tokens)
 
 
-def mixed(batch_size: int, kv_tokens: int, *chunks: tuple[int, int], capture_size: int | None = None) -> StepPlan:
+def mixed(
+    batch_size: int, kv_tokens: int, *chunks: tuple[int, int], capture_size: int | None = None
+) -> StepPlan:
     parts = tuple(PrefillChunk(i, tokens, cached, True) for i, (tokens, cached) in enumerate(chunks))
-    return StepPlan(StepKind.MIXED if batch_size else StepKind.PREFILL, batch_size, capture_size, kv_tokens, parts)
+    return StepPlan(
+        StepKind.MIXED if batch_size else StepKind.PREFILL, batch_size, capture_size, kv_tokens, parts
+    )
 
 
 def inline(**curves: object) -> InlineProfile:
-    base = {"decode_eager_ms": {"base": 12, "per_request": 0.2}, "decode_graph_ms": {"base": 6, "per_request": 0.3}}
+    base = {
+        "decode_eager_ms": {"base": 12, "per_request": 0.2},
+        "decode_graph_ms": {"base": 6, "per_request": 0.3},
+    }
     return InlineProfile.model_validate({**base, **curves})
 
 
@@ -130,7 +140,7 @@ def test_times_have_no_cliff_in_kv_tokens_nor_at_measured_sizes(mode):
     for size in (1, 5, 64, 65, 100, 130, 600):
         times = [model.decode_ms(mode, size, kv) for kv in range(0, 5000 * size, 7 * size)]
         assert max(abs(np.diff(times))) < 0.0005 * 7 * size + 0.01
-    for smaller, larger in zip(sizes, sizes[1:], strict=False):
+    for smaller, larger in pairwise(sizes):
         for context in (0, 128, 700, 3000):
             ends = [model.decode_ms(mode, size, size * context) for size in (smaller, larger)]
             between = [model.decode_ms(mode, size, size * context) for size in range(smaller, larger + 1)]
@@ -182,7 +192,9 @@ def test_an_inline_fallback_curve_serves_steps_without_a_graph_in_the_same_engin
 
 def test_a_table_too_short_is_an_error_naming_the_size():
     model = CostModel(inline(decode_graph_ms={"table": [6.3, 6.6]}), "eager")
-    with pytest.raises(InputError, match=r"decode_graph_ms\.table: a step of 4 rows is reached, the table ends at 2"):
+    with pytest.raises(
+        InputError, match=r"decode_graph_ms\.table: a step of 4 rows is reached, the table ends at 2"
+    ):
         model.run(decode(3, 0, 4))
 
 
@@ -224,7 +236,9 @@ def test_the_shipped_default_profile_has_an_eager_range_and_says_what_it_assumes
     assert {field for field, _ in model.assumed_fields} == {"memory.utilization", "memory.activation_bytes"}
     low, high = (CostModel(SHIPPED, "eager", bound).run(decode(32, 32_768)) for bound in ("low", "high"))
     assert low < high
-    assert model.run(decode(32, 32_768, 32)) == CostModel(SHIPPED, "eager", "high").run(decode(32, 32_768, 32))
+    assert model.run(decode(32, 32_768, 32)) == CostModel(SHIPPED, "eager", "high").run(
+        decode(32, 32_768, 32)
+    )
 
 
 def test_models_of_inline_curves_accept_the_typed_models():

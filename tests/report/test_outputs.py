@@ -12,11 +12,9 @@ from small_comparison import small_comparison
 
 from scheduler.analysis.compare import Comparison
 from scheduler.errors import InputError
-from scheduler.report import plots
 from scheduler.report.outputs import read_views, write_results
 from scheduler.report.summary import mean_record, summary_records
 from scheduler.report.tables import REQUEST_COLUMNS, STEP_COLUMNS
-from scheduler.report.views import views_of
 
 FILES = {
     "summary.json",
@@ -65,8 +63,8 @@ def test_summary_has_vllms_keys_and_no_null(result_folder: Path, comparison: Com
     records = json.loads((result_folder / "summary.json").read_text())
     assert [record["variant"] for record in records] == ["graphs", "vllm-64", "eager"]
     for record in records:
-        keys = "completed rejected unfinished duration request_throughput output_throughput total_token_throughput"
-        assert not set(keys.split()) - set(record)
+        rates = {"request_throughput", "output_throughput", "total_token_throughput"}
+        assert not {"completed", "rejected", "unfinished", "duration", *rates} - set(record)
         assert record["backend"] == "graphpool"
         assert record["request_rate"] == 20.0
         assert record["goodput_slo"] == {"ttft": 500, "tpot": 20}
@@ -78,7 +76,7 @@ def test_summary_has_vllms_keys_and_no_null(result_folder: Path, comparison: Com
 
 
 def test_a_reader_that_divides_by_every_tpot_key_survives(result_folder: Path) -> None:
-    """InferenceX does: int(max_concurrency), float() of keys ending in ms, 1000 / float() of keys with tpot."""
+    """InferenceX: int(max_concurrency), float() of keys that end in ms, 1000 / float() of keys with tpot."""
     for record in json.loads((result_folder / "summary.json").read_text()):
         int(record["max_concurrency"])
         for key, value in record.items():
@@ -126,12 +124,6 @@ def test_a_failed_run_is_marked_partial_and_still_complete(tmp_path: Path) -> No
     assert all(record["partial"] is True for record in json.loads((tmp_path / "summary.json").read_text()))
     assert "device lost" in (tmp_path / "report.html").read_text()
     assert not [path for path in tmp_path.iterdir() if path.name.endswith(".tmp")]
-
-
-def test_saved_runs_are_drawn_as_the_run_itself_was(result_folder: Path, comparison: Comparison) -> None:
-    saved, fresh = read_views([result_folder]), views_of(comparison)
-    for draw in (plots.latency_ecdf, plots.batch_histogram, plots.over_time):
-        assert plots.to_svg(draw(saved)) == plots.to_svg(draw(fresh))
 
 
 def test_several_folders_are_overlaid_under_their_names(result_folder: Path, tmp_path: Path) -> None:

@@ -30,7 +30,9 @@ def read_decode_cells(path: Path, choose: Mapping[str, str]) -> dict[tuple[int, 
     rows = read_rows(path, (*COLUMNS, *choose))
     present = [column for column in CHOICES if column in rows[0]]
     kept = [
-        (index, row) for index, row in enumerate(rows) if all(row[key] == value for key, value in choose.items())
+        (index, row)
+        for index, row in enumerate(rows)
+        if all(row[key] == value for key, value in choose.items())
     ]
     wanted = ", ".join(f"{key} {value}" for key, value in choose.items())
     if not kept:
@@ -57,14 +59,14 @@ def import_aiconfigurator(
     """Return the profile of a decode table; it has no prefill and no memory data of its own."""
     cells = read_decode_cells(path, choose or {})
     chosen = dict(choose or {})
-    identity = imported_identity(f"aiconfigurator decode table {path.name}", chosen.get("backend", "not stated"))
+    identity = imported_identity(
+        f"aiconfigurator decode table {path.name}", chosen.get("backend", "not stated")
+    )
     profile = Profile(
         format="graphpool-profile",
         version=1,
         identity=identity,
-        decode=Decode(
-            graph=DecodeMode(gpu=decode_table(cells)), eager=DecodeMode(issue_ms=EAGER_ISSUE_MS)
-        ),
+        decode=Decode(graph=DecodeMode(gpu=decode_table(cells)), eager=DecodeMode(issue_ms=EAGER_ISSUE_MS)),
         host=Host(overlap=True),
         fit=(leave_one_size_out(cells, "graph decode steps"),),
         provenance=PROVENANCE,

@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -36,7 +37,9 @@ def import_vllm_bench_latency(paths: Sequence[Path], overrides: Mapping[str, Any
     for path in paths:
         match = FILE_NAME.fullmatch(path.name)
         if match is None:
-            errors.append(f"{path}: expected a name like graph-b8-i1024-o129.json (mode, batch, input, output)")
+            errors.append(
+                f"{path}: expected a name like graph-b8-i1024-o129.json (mode, batch, input, output)"
+            )
             continue
         mode = _mode(match[1], str(path))
         batch, prompt, output = (int(text) for text in match.groups()[1:])
@@ -64,9 +67,9 @@ def import_vllm_bench_latency(paths: Sequence[Path], overrides: Mapping[str, Any
 def _steps_between(
     mode: Mode, batch: int, prompt: int, latencies: Sequence[tuple[int, float]]
 ) -> list[WholeStep]:
-    """Return a step per pair of neighbouring output lengths, at the mean context of the steps between them."""
+    """Return a step per pair of neighbouring output lengths, at the mean context of the steps between."""
     steps = []
-    for (few, quick), (many, slow) in zip(latencies, latencies[1:], strict=False):
+    for (few, quick), (many, slow) in pairwise(latencies):
         # Token n is made by the step that finds prompt + n - 2 tokens cached; the mean over n = few+1 … many.
         context = prompt + (few + 1 + many) / 2 - 2
         steps.append(WholeStep(mode, batch, context, (slow - quick) / (many - few) * 1e3))
@@ -79,7 +82,11 @@ def _median_latency_s(path: Path) -> float:
     except ValueError:
         raise InputError(f"{path}: not JSON") from None
     latencies = result.get("latencies") if isinstance(result, dict) else None
-    if not isinstance(latencies, list) or not latencies or not all(_is_positive(value) for value in latencies):
+    if (
+        not isinstance(latencies, list)
+        or not latencies
+        or not all(_is_positive(value) for value in latencies)
+    ):
         raise InputError(f"{path}: latencies: expected a list of seconds, as vllm bench latency writes it")
     return float(median(latencies))
 
@@ -111,7 +118,9 @@ def _sglang_steps(line: str, label: str, modes: Mapping[str, Mode]) -> list[Whol
     mode = modes.get(name) or _mode(name, label)
     sizes = [result.get(key) for key in ("batch_size", "input_len", "output_len")]
     if not all(isinstance(size, int) and not isinstance(size, bool) and size > 0 for size in sizes):
-        raise InputError(f"{label}: batch_size, input_len and output_len: expected whole numbers of at least 1")
+        raise InputError(
+            f"{label}: batch_size, input_len and output_len: expected whole numbers of at least 1"
+        )
     batch, prompt, output = (int(size) for size in sizes if size is not None)
     steps = []
     prefill_s, decode_s = result.get("prefill_latency"), result.get("median_decode_latency")
@@ -129,7 +138,7 @@ def _mode(name: str, label: str) -> Mode:
         if name == mode:
             return mode
     raise InputError(
-        f"{label}: run name {name[:40]!r}: expected graph, fallback or eager (say with --modes {name[:40]}=graph)"
+        f"{label}: run name {name[:40]!r}: expected graph, fallback or eager (or --modes {name[:40]}=graph)"
     )
 
 

@@ -57,7 +57,9 @@ def read_rows(path: Path, columns: Iterable[str]) -> list[Row]:
         raise InputError(f"{path}: a header without rows")
     wrong = [number for number, cells in enumerate(table[1:], 2) if len(cells) != len(header)]
     if wrong:
-        raise InputError(f"{path}: row {wrong[0]}: expected {len(header)} cells, got {len(table[wrong[0] - 1])}")
+        raise InputError(
+            f"{path}: row {wrong[0]}: expected {len(header)} cells, got {len(table[wrong[0] - 1])}"
+        )
     return [dict(zip(header, (cell.strip() for cell in cells), strict=True)) for cells in table[1:]]
 
 
@@ -70,7 +72,9 @@ def number_at(row: Mapping[str, str], column: str, path: Path, index: int, *, wh
         value = math.nan
     if not math.isfinite(value) or value < 0 or (whole and not value.is_integer()) or value > 1e12:
         kind = "a whole number" if whole else "a number"
-        raise InputError(f"{path}: row {index + 2}: {column}: expected {kind} of at least 0, got {text[:40]!r}")
+        raise InputError(
+            f"{path}: row {index + 2}: {column}: expected {kind} of at least 0, got {text[:40]!r}"
+        )
     return value
 
 

@@ -86,7 +86,7 @@ def h100_torch(data: Path) -> Profile:
 
 
 def rtx4090(data: Path) -> Profile:
-    """Build the RTX 4090 profile from LLMServingSim's layer tables; no number comes from its vLLM run's times."""
+    """Build the RTX 4090 profile from LLMServingSim's layer tables; no time comes from its vLLM run."""
     stem = "llmservingsim_rtx4090_llama31_8b_"
     profile = import_llmservingsim(
         data / f"{stem}dense.csv", data / f"{stem}per_sequence.csv", data / f"{stem}attention.csv.gz"
@@ -103,7 +103,10 @@ def rtx4090(data: Path) -> Profile:
         date="2026",
     )
     return _completed(
-        profile, identity, _memory(25_250_627_584), {"memory.gpu_bytes": _derived("as the run's configuration has it")}
+        profile,
+        identity,
+        _memory(25_250_627_584),
+        {"memory.gpu_bytes": _derived("as the run's configuration has it")},
     )
 
 
@@ -124,7 +127,9 @@ def a100(data: Path) -> Profile:
         licence="MIT (Vidur), Apache-2.0 (aiconfigurator)",
         date="2026",
     )
-    profile = _from_cells(cells, identity, "sum of kernels: Vidur's layers x 32 and aiconfigurator's attention")
+    profile = _from_cells(
+        cells, identity, "sum of kernels: Vidur's layers x 32 and aiconfigurator's attention"
+    )
     prefill = _prefill(vidur_tokens_curve(vidur), lm_head_curve(gemms), pair_ms)
     notes = {
         "memory.gpu_bytes": _derived("80 GiB, nominal"),
@@ -139,7 +144,10 @@ def a100(data: Path) -> Profile:
 
 def hopper(data: Path, gpu: str, backend: str) -> Profile:
     """Build an H100 or H200 profile from aiconfigurator's decode table of one engine and its GEMMs."""
-    engine, version = {"vllm": ("vLLM", "0.19.0"), "trtllm": ("TensorRT-LLM", "as in aiconfigurator 095f58a")}[backend]
+    engine, version = {
+        "vllm": ("vLLM", "0.19.0"),
+        "trtllm": ("TensorRT-LLM", "as in aiconfigurator 095f58a"),
+    }[backend]
     device = {"H100": "NVIDIA H100 80GB HBM3", "H200": "NVIDIA H200"}[gpu]
     name = "h200" if gpu == "H200" else f"h100-{backend}"
     system = f"{gpu.lower()}_sxm"
@@ -165,8 +173,8 @@ def hopper(data: Path, gpu: str, backend: str) -> Profile:
     notes = {
         "memory.gpu_bytes": _derived(f"{memory} GiB, nominal"),
         "prefill.tokens": _derived(
-            "aiconfigurator's vLLM GEMMs x 32 (gate_up and down interpolated in n and k), measured to 1,024 tokens; "
-            f"norms, rotary, activation and adds: Vidur's A100 times x {scale:.3f}, the ratio of memory bandwidths"
+            "aiconfigurator's vLLM GEMMs x 32 (gate_up, down interpolated in n, k), measured to 1,024 tokens; "
+            f"norms, rotary, activation, adds: Vidur's A100 times x {scale:.3f}, the ratio of bandwidths"
         ),
         "prefill.sequences": _derived("lm_head scaled from the widest GEMM, n 65,536"),
         "prefill.pair_ms": _assumed("as measured on an H100 with PyTorch's flash attention"),
@@ -195,7 +203,9 @@ def _from_cells(cells: Cells, identity: Identity, note: str) -> Profile:
         provenance={
             "decode.graph.gpu": _derived(note),
             "decode.eager.issue_ms": _assumed(ISSUE_NOTE),
-            "host.overlap": _assumed("asynchronous scheduling, vLLM's default since 0.14: host work is hidden"),
+            "host.overlap": _assumed(
+                "asynchronous scheduling, vLLM's default since 0.14: host work is hidden"
+            ),
         },
     )
 
@@ -228,7 +238,9 @@ def _completed(
 
 def _kernel_sums(path: Path, device: str, model: str) -> dict[tuple[int, float], float]:
     cells = {}
-    for index, row in enumerate(read_rows(path, ("device", "model", "mode", "batch", "context_tokens", "step_ms"))):
+    for index, row in enumerate(
+        read_rows(path, ("device", "model", "mode", "batch", "context_tokens", "step_ms"))
+    ):
         if (row["device"], row["model"], row["mode"]) == (device, model, "kernel-sum"):
             batch, context = (int(number_at(row, name, path, index)) for name in ("batch", "context_tokens"))
             cells[batch, float(context)] = number_at(row, "step_ms", path, index)

@@ -78,7 +78,9 @@ def _read_grid(path: Path, model: str) -> Steps:
     for index, row in enumerate(read_rows(path, COLUMNS + SPREADS)):
         if row["model"] != model or row["mode"] not in steps:
             continue
-        key = tuple(int(number_at(row, column, path, index, whole=True)) for column in ("batch", "context_tokens"))
+        key = tuple(
+            int(number_at(row, column, path, index, whole=True)) for column in ("batch", "context_tokens")
+        )
         numbers = ("wall_ms", "host_issue_ms", "gpu_event_ms", *SPREADS)
         steps[row["mode"]][key[0], key[1]] = {name: number_at(row, name, path, index) for name in numbers}
     if not steps["graph"] or not steps["eager"]:
@@ -105,7 +107,7 @@ def _one(ms: float) -> LowHigh:
 
 
 def _gaps(graph: Mapping[tuple[int, int], Step], eager: Mapping[tuple[int, int], Step]) -> float:
-    """Return what eager adds to the GPU time: the median where the GPU, not the launching CPU, set the pace."""
+    """Return what eager adds to the GPU time: the median where the GPU, not launching, set the pace."""
     extra = [
         step["gpu_event_ms"] - graph[key]["gpu_event_ms"]
         for key, step in eager.items()
@@ -122,7 +124,9 @@ def _issue_range(eager: Mapping[tuple[int, int], Step]) -> LowHigh:
 
 
 def _spread(steps: Mapping[tuple[int, int], Step]) -> float:
-    return round(median((s["wall_p90_ms"] - s["wall_p10_ms"]) / P10_TO_P90 / s["wall_ms"] for s in steps.values()), 4)
+    return round(
+        median((s["wall_p90_ms"] - s["wall_p10_ms"]) / P10_TO_P90 / s["wall_ms"] for s in steps.values()), 4
+    )
 
 
 def _prefill(facts: Sequence[Fact], table: DecodeTable) -> tuple[Prefill | None, list[Fit]]:
@@ -144,7 +148,7 @@ def _prefill(facts: Sequence[Fact], table: DecodeTable) -> tuple[Prefill | None,
 
 
 def _pool(facts: Sequence[Fact]) -> PoolCosts | None:
-    """Return pool costs: bytes of the first graph as a line through two pools, further graphs from the rest."""
+    """Return pool costs: bytes of the first graph as a line through two pools, further graphs apart."""
     pools = sorted((fact for fact in facts if fact.get("kind") == "pool"), key=lambda fact: fact["first"][0])
     if len(pools) < 2:
         return None
@@ -167,8 +171,12 @@ def _second_session(facts: Sequence[Fact], steps: Steps) -> list[Fit]:
     fits = []
     for fact in facts:
         if fact.get("kind") == "poolloop_table":
-            errors = [predict(table, int(size), fact["context"]) / ms - 1 for size, ms in fact["graph"].items()]
-            fits.append(fit(errors, "graph decode steps, second session", "same machine type, another session"))
+            errors = [
+                predict(table, int(size), fact["context"]) / ms - 1 for size, ms in fact["graph"].items()
+            ]
+            fits.append(
+                fit(errors, "graph decode steps, second session", "same machine type, another session")
+            )
     return fits
 
 
@@ -177,27 +185,34 @@ def _from(origin: str, note: str) -> Provenance:
 
 
 PROVENANCE = {
-    "model": _from("derived", "the published shape: 8,030,261,248 weights of 2 bytes; 2 x 32 layers x 8 x 128 x 2"),
+    "model": _from(
+        "derived", "the published shape: 8,030,261,248 weights of 2 bytes; 2 x 32 layers x 8 x 128 x 2"
+    ),
     "memory.gpu_bytes": _from("derived", "80 GiB, nominal"),
-    "memory.utilization": _from("assumed", "0.9, vLLM's default gpu_memory_utilization in 2025"),
+    "memory.utilization": _from("assumed", "0.9, vLLM's default gpu_memory_utilization"),
     "memory.activation_bytes": _from(
-        "assumed", "what a vLLM 0.19 run of this model kept free beside weights and KV cache (RTX 4090, 1.15 GiB)"
+        "assumed", "what vLLM 0.19 kept free beside weights, KV cache and graphs on an RTX 4090 (0.88 GiB)"
     ),
     "decode.graph.gpu": _from(
         "measured", "median CUDA event time of 20 replays; sizes measured at one context borrow the KV slope"
     ),
-    "decode.graph.issue_ms": _from("measured", "median host time to launch a replay; always hidden by the GPU"),
+    "decode.graph.issue_ms": _from(
+        "measured", "median host time to launch a replay; always hidden by the GPU"
+    ),
     "decode.eager.gpu_extra_ms": _from(
         "derived", "gaps between kernels: eager less graph GPU time, median of the GPU-bound cells"
     ),
     "decode.eager.issue_ms": _from(
-        "measured", "p10 to p90 of the cells' medians on one slow, noisy host (20 to 34 us per launch); a range"
+        "measured",
+        "p10 to p90 of the cells' medians on one slow, noisy host (20 to 34 us per launch); a range",
     ),
     "prefill.tokens": _from(
         "derived",
-        "from 1,024 tokens on measured less the attention pairs; below, the graph decode step of that many rows",
+        "from 1,024 tokens on measured less attention pairs; below, the graph decode step of that many rows",
     ),
-    "prefill.pair_ms": _from("derived", "growth of a 2,048-token chunk between 1,024 and 4,096 cached tokens"),
+    "prefill.pair_ms": _from(
+        "derived", "growth of a 2,048-token chunk between 1,024 and 4,096 cached tokens"
+    ),
     "prefill.mixed_extra_ms": _from("derived", "median residual of the GPU-bound mixed steps"),
     "host.step_ms": _from("measured", "wall less CUDA event time of replays: input copies, tokens back"),
     "pool": _from("measured", "pools of 8 sizes up to 128 and of 51 sizes up to 512, PyTorch"),

@@ -42,12 +42,18 @@ def whole_step_profile(
     steps = list(steps)
     modes = {mode: _decode_cells(steps, mode) for mode in MODES}
     if not any(modes.values()):
-        raise InputError(f"{identity.source}: no decode steps (mode graph, fallback or eager, prefill_tokens 0)")
+        raise InputError(
+            f"{identity.source}: no decode steps (mode graph, fallback or eager, prefill_tokens 0)"
+        )
     decode = {mode: DecodeMode(gpu=decode_table(cells)) for mode, cells in modes.items() if cells}
     first = next(iter(decode.values()))
     prefill, fits = _prefill(steps, first)
     fits = [
-        *(leave_one_size_out(cells, f"{mode} decode steps") for mode, cells in modes.items() if _has_inner(cells)),
+        *(
+            leave_one_size_out(cells, f"{mode} decode steps")
+            for mode, cells in modes.items()
+            if _has_inner(cells)
+        ),
         *fits,
     ]
     provenance = {"decode": _measured(f"whole step times, {identity.source}")}
@@ -90,7 +96,9 @@ def imported_identity(source: str, engine: str = "not stated") -> Identity:
 def _step_of(row: Mapping[str, str], path: Path, index: int) -> WholeStep:
     mode = row["mode"]
     if mode not in MODES:
-        raise InputError(f"{path}: row {index + 2}: mode: expected graph, fallback or eager, got {mode[:40]!r}")
+        raise InputError(
+            f"{path}: row {index + 2}: mode: expected graph, fallback or eager, got {mode[:40]!r}"
+        )
     prefill = 0.0
     if row.get("prefill_tokens"):
         prefill = number_at(row, "prefill_tokens", path, index, whole=True)
@@ -99,7 +107,9 @@ def _step_of(row: Mapping[str, str], path: Path, index: int) -> WholeStep:
     if not batch and not prefill:
         raise InputError(f"{path}: row {index + 2}: batch: expected at least 1 without prefill_tokens, got 0")
     if not 0 < step_ms <= 1e6:
-        raise InputError(f"{path}: row {index + 2}: step_ms: expected milliseconds above 0, got {row['step_ms']}")
+        raise InputError(
+            f"{path}: row {index + 2}: step_ms: expected milliseconds above 0, got {row['step_ms']}"
+        )
     context = number_at(row, "context_tokens", path, index)
     return WholeStep(mode, batch, context, step_ms, int(prefill))
 

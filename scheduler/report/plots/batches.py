@@ -37,6 +37,8 @@ def batch_histogram(views: Sequence[View]) -> Figure:
         ax.set_title(_headline(view, time))
         ax.set_ylabel("share of decode\nstep time")
         percent_axis(ax)
+    for ax in panels:  # the room above the bars is for words: no ticks beyond 100 %
+        ax.set_yticks([tick for tick in ax.get_yticks() if 0 <= tick <= min(1.0, ax.get_ylim()[1])])
     panels[-1].set_xlim(0, largest + max(1.0, 0.02 * largest))
     panels[-1].xaxis.set_major_locator(MaxNLocator(10, integer=True))
     panels[-1].set_xlabel("batch size (sequences decoded in a step)")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from scheduler.report.plots.style import (
     MARKERS,
     POOLS,
     Look,
+    legend_columns,
     log_axis,
     new_figure,
     number,
@@ -24,6 +25,7 @@ from scheduler.report.plots.style import (
 )
 
 MIB = 1 << 20
+SLOW_HOST = ", slow host"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +68,7 @@ class TuningCurve:
 @styled
 def tuning_curve(curve: TuningCurve) -> Figure:
     """Draw the objective against the number of graphs; below it, where known, memory and capture time."""
+    curve = replace(curve, pools=tuple(pool for pool in curve.pools if pool.graphs))  # a logarithmic axis
     costs = [
         (label, values)
         for label, values in (
@@ -216,17 +219,26 @@ def sweep_curves(curves: SweepCurves) -> Figure:
                     color=LIMIT,
                 )
     handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=len(labels) or 1)
+    columns = legend_columns(labels, figure.get_figwidth())
+    figure.legend(handles, labels, loc="outside upper center", ncols=columns)
     return figure
 
 
 def _looks_by_name(names: Sequence[str]) -> dict[str, Look]:
-    pools = [name for name in names if name != "eager"]
+    """Return each line's look; the slow end of a range is its variant's, dotted."""
+    bases = list(dict.fromkeys(name.replace(SLOW_HOST, "") for name in names))
+    pools = [base for base in bases if not base.startswith("eager")]
+    others = [base for base in bases if base.startswith("eager")]
     found = {
-        name: Look(POOLS[i % len(POOLS)], "-", MARKERS[1:][i % (len(MARKERS) - 1)])
-        for i, name in enumerate(pools)
+        base: Look(POOLS[i % len(POOLS)], "-", MARKERS[1:][i % (len(MARKERS) - 1)])
+        for i, base in enumerate(pools)
     }
-    return found | {"eager": Look(EAGER, "--", "x")}
+    found |= {base: Look(EAGER, "--", "x+1234"[i % 6]) for i, base in enumerate(others)}
+    return {
+        name: found[base]._replace(linestyle=":") if base != name else found[base]
+        for name in names
+        for base in [name.replace(SLOW_HOST, "")]
+    }
 
 
 def _swept(
@@ -295,5 +307,6 @@ def pareto(variants: dict[str, Sequence[ParetoPoint]], over: str = "") -> Figure
     ax.set_xlabel("output tokens/s per user (1,000 / mean TPOT in ms)")
     ax.set_ylabel("output tokens/s of the server")
     ax.set_title(f"up and to the right is better{f'; numbers: {over}' if over else ''}")
-    figure.legend(loc="outside upper center", ncols=len(variants) or 1)
+    columns = legend_columns([*variants], figure.get_figwidth())
+    figure.legend(loc="outside upper center", ncols=columns)
     return figure

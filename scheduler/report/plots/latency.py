@@ -12,7 +12,16 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from scheduler.analysis.statistics import weighted_percentile
-from scheduler.report.plots.style import LIMIT, Look, log_axis, looks, new_figure, percent_axis, styled
+from scheduler.report.plots.style import (
+    LIMIT,
+    Look,
+    legend_columns,
+    log_axis,
+    looks,
+    new_figure,
+    percent_axis,
+    styled,
+)
 from scheduler.report.views import METRICS, Sample, View, samples
 
 Float = NDArray[np.float64]
@@ -54,7 +63,8 @@ def latency_ecdf(views: Sequence[View]) -> Figure:
     panels[1][0].set_ylabel("share slower than this")
     if labels:
         handles = list(labels.values())
-        figure.legend(handles=handles, labels=list(labels), loc="outside upper center", ncols=len(labels))
+        columns = legend_columns([*labels], figure.get_figwidth())
+        figure.legend(handles=handles, labels=[*labels], loc="outside upper center", ncols=columns)
     return figure
 
 

@@ -56,7 +56,8 @@ def over_time(views: Sequence[View]) -> Figure:
     for ax in panels[:, 0]:
         ax.set_ylim(bottom=0)  # once all are drawn: the first limit set ends the scaling of the row
         ax.yaxis.set_major_formatter(lambda value, _: number(value))
-    _legend(figure, any(view.sizes and view.sizes[-1] <= 1.5 * largest for view in columns))
+    shown = [route for route in _FILLS if any(slices.batch[route].any() for slices in cuts)]
+    _legend(figure, shown, any(view.sizes and view.sizes[-1] <= 1.5 * largest for view in columns))
     return figure
 
 
@@ -93,8 +94,8 @@ def _blocks(ax: Axes, view: View, slices: OverTime) -> None:
     ax.set_title(text, loc="right", fontsize=8.5, color="#444444", pad=3)
 
 
-def _legend(figure: Figure, with_pool: bool) -> None:
-    handles: list[Any] = [Patch(**_FILLS[route], label=_LABELS[route]) for route in _FILLS]
+def _legend(figure: Figure, routes: Sequence[str], with_pool: bool) -> None:
+    handles: list[Any] = [Patch(**_FILLS[route], label=_LABELS[route]) for route in routes]
     if with_pool:
         handles.append(
             Line2D(

@@ -26,6 +26,11 @@ PNG_DPI = 130
 
 # Okabe and Ito's palette; the lightness of neighbours differs, so grey prints keep them apart.
 EAGER = "#444444"
+EAGERS: tuple[tuple[str, Any], ...] = (
+    (EAGER, "--"),
+    ("#8A8A8A", (0, (5, 1.5, 1, 1.5))),
+    ("#000000", (0, (2, 1))),
+)
 POOLS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")
 MARKERS = ("", "o", "s", "^", "D")
 GRAPH, NO_GRAPH, OTHER, PADDING = "#0072B2", "#E69F00", "#BBBBBB", "#A9D3EE"
@@ -66,7 +71,7 @@ class Look(NamedTuple):
     """How a variant's lines are drawn, the same in every picture."""
 
     color: str
-    linestyle: str
+    linestyle: Any
     marker: str
     width: float = 1.7
 
@@ -112,12 +117,14 @@ def new_figure(width_in: float, height_in: float) -> Figure:
 def looks(views: Sequence[View]) -> dict[str, Look]:
     """Return each variant's look by name: eager dark and dashed, pools solid, told apart by markers too."""
     found: dict[str, Look] = {}
-    pools = 0
+    pools = eagers = 0
     for view in views:
         if view.low_name is not None:
             continue
         if view.is_eager:
-            found[view.name] = Look(EAGER, "--", "")
+            color, dashes = EAGERS[eagers % len(EAGERS)]  # several where saved runs are overlaid
+            found[view.name] = Look(color, dashes, "")
+            eagers += 1
         else:
             # Each pool is thinner than the one below it, so that equal lines all show.
             width = max(1.1, 2.6 - 0.6 * pools)
@@ -128,6 +135,12 @@ def looks(views: Sequence[View]) -> dict[str, Look]:
             low = found.get(view.low_name, Look(OTHER, "-", ""))
             found[view.name] = Look(low.color, ":", low.marker)
     return found
+
+
+def legend_columns(labels: Sequence[str], width_in: float) -> int:
+    """Return how many legend entries fit beside each other in a figure of this width."""
+    longest = max((len(label) for label in labels), default=0)
+    return max(1, min(len(labels), int(11.5 * width_in / (longest + 9))))
 
 
 def number(value: float) -> str:

@@ -1,0 +1,174 @@
+"""The tuner's answer as plain data: what tune.json holds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from scheduler.analysis.pool_search import Evaluated
+from scheduler.analysis.statistics import mean_interval
+from scheduler.analysis.step_loads import StepHistogram
+from scheduler.analysis.tune import Detail, Tuning
+from scheduler.analysis.tune_checks import Confirmation, Drift
+from scheduler.analysis.tune_verdict import TuningVerdict
+from scheduler.engine.graph_pool import GraphPool
+
+SCHEMA_VERSION = 1
+NEAR_BEST = 0.01
+
+
+def tune_answer(
+    tuning: Tuning, confirmation: Confirmation, drifts: Sequence[Drift], verdict: TuningVerdict
+) -> dict[str, Any]:
+    """Return everything the tuner found; values that do not exist are None."""
+    evaluator, best = tuning.evaluator, tuning.best
+    goal = evaluator.objective
+    budgets = tuning.budgets
+    points = curve_points(tuning)
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "loop": "closed",
+        "workload": evaluator.workload.name,
+        "sizes": list(best.pool.sizes),
+        "padding": best.pool.padding,
+        "mode": _mode(best.pool),
+        "verdict": {
+            "advice": verdict.advice.value,
+            "reason": verdict.reason,
+            "kv_tokens_gained": verdict.kv_tokens_gained,
+            "start_up_s_gained": verdict.start_up_s_gained,
+            "graph_memory_bytes_gained": verdict.memory_bytes_gained,
+        },
+        "objective": {
+            "name": goal.name,
+            "key": goal.key,
+            "unit": goal.unit,
+            "lower_is_better": goal.lower_is_better,
+            **_estimate(confirmation.best),
+            "on": confirmation.on,
+        },
+        "confirmation": {
+            "own": _estimate(confirmation.own),
+            "best": _estimate(confirmation.best),
+            "difference": confirmation.difference,
+            "low": confirmation.low,
+            "high": confirmation.high,
+            "relative": confirmation.relative,
+            "shown": confirmation.verdict.value,
+            "note": confirmation.note,
+        },
+        "own": {**_pool(tuning, tuning.own.pool), "origin": tuning.own.origin},
+        "best": _pool(tuning, best.pool),
+        "presets": [
+            {"name": named.name, **_pool(tuning, named.pool), "origin": named.origin}
+            for named in tuning.presets
+        ],
+        "curve": points,
+        "knee": knee(points, goal.lower_is_better),
+        "drift": [_drift(drift, goal.lower_is_better) for drift in drifts],
+        "candidates": [
+            {**_pool(tuning, pool), "found_by": tuning.search.origin[pool]} for pool in tuning.search.tried
+        ],
+        "search": tuning.search.endings,
+        "simulations": evaluator.simulations,
+        "histogram": _histogram(best),
+        "budgets": {
+            "graphs": budgets.graphs,
+            "max_memory_bytes": budgets.max_memory_bytes,
+            "max_capture_s": budgets.max_capture_s,
+            "forced_sizes": list(tuning.rules_for(best.pool).forced),
+            "align": budgets.align,
+            "candidates": budgets.candidates,
+        },
+    }
+
+
+def curve_points(tuning: Tuning) -> list[dict[str, Any]]:
+    """Return the best pool met with at most as many graphs as each pool of the curve, fewest first."""
+    score = tuning.evaluator.objective.score
+    points: dict[int, dict[str, Any]] = {}
+    for at in tuning.curve:
+        graphs = len(at.pool.sizes)
+        within = [
+            found
+            for pool, found in tuning.search.tried.items()
+            if len(pool.sizes) <= graphs and pool.padding and pool.piecewise == at.pool.piecewise
+        ]
+        least = min(within, key=lambda found: (found.score, len(found.pool.sizes), found.pool.sizes))
+        if np.isfinite(least.score):
+            points[graphs] = {**_pool(tuning, least.pool), "graphs": graphs, "value": score(least.score)}
+    return [points[graphs] for graphs in sorted(points)]
+
+
+def knee(points: Sequence[dict[str, Any]], lower_is_better: bool) -> int | None:
+    """Return the least number of graphs whose value is within 1 % of the best on the curve."""
+    if not points:
+        return None
+    values = [point["value"] for point in points]
+    best = min(values) if lower_is_better else max(values)
+    near = [point["graphs"] for point in points if abs(point["value"] - best) <= NEAR_BEST * abs(best)]
+    return int(near[0])
+
+
+def _mode(pool: GraphPool) -> str:
+    return "full_and_piecewise" if pool.piecewise else "decode_only"
+
+
+def _pool(tuning: Tuning, pool: GraphPool) -> dict[str, Any]:
+    """Return a pool with its cost and, where it was tried, its objective on the search's requests."""
+    cost = tuning.evaluator.cost(pool)
+    empty = tuning.evaluator.cost(GraphPool())
+    found = tuning.search.tried.get(pool)
+    value = without = kv_tokens_lost = None
+    if found is not None and isinstance(found.detail, Detail):
+        value = tuning.evaluator.objective.score(found.score)
+        without = found.detail.without_graph_share
+    if cost and empty and cost.kv_blocks is not None and empty.kv_blocks is not None:
+        kv_tokens_lost = (empty.kv_blocks - cost.kv_blocks) * tuning.evaluator.workload.engine.block_size
+    return {
+        "sizes": list(pool.sizes),
+        "padding": pool.padding,
+        "mode": _mode(pool),
+        "graphs": len(pool.sizes),
+        "value": value,
+        "without_graph_share": without,
+        "graph_memory_bytes": cost.graph_memory_bytes if cost else None,
+        "kv_tokens_lost": kv_tokens_lost,
+        "capture_s": cost.capture_s if cost else None,
+        "fits": cost is not None,
+    }
+
+
+def _estimate(values: Sequence[float]) -> dict[str, float | None]:
+    interval = mean_interval(values)
+    return {
+        "value": float(np.mean(values)),
+        "low": interval.low if interval else None,
+        "high": interval.high if interval else None,
+    }
+
+
+def _drift(drift: Drift, lower_is_better: bool) -> dict[str, Any]:
+    lost = (drift.best - drift.retuned) / abs(drift.retuned) if drift.retuned else None
+    return {
+        "rate_factor": drift.factor,
+        "best": drift.best,
+        "own": drift.own,
+        "no_graphs": drift.no_graphs,
+        "retuned": drift.retuned,
+        "retuned_sizes": list(drift.retuned_sizes),
+        "lost": lost if lost is None or lower_is_better else -lost,
+    }
+
+
+def _histogram(best: Evaluated) -> dict[str, dict[str, int]]:
+    """Return the steps of the winner's runs: decode steps by batch size, others by total tokens."""
+    detail = best.detail
+    histogram: StepHistogram = detail.histogram
+
+    def counts(values: np.ndarray[Any, np.dtype[np.int64]]) -> dict[str, int]:
+        return {str(size): int(values[size]) for size in np.flatnonzero(values).tolist()}
+
+    return {"decode": counts(histogram.decode_count), "mixed": counts(histogram.mixed_count)}

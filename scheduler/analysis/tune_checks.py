@@ -1,0 +1,130 @@
+"""Is the tuned pool really better: on requests the search never met, and when traffic drifts."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from scheduler.analysis.metrics import latencies_ms
+from scheduler.analysis.objectives import Objective
+from scheduler.analysis.statistics import Verdict, paired_difference
+from scheduler.analysis.step_loads import step_histogram
+from scheduler.analysis.tune import Evaluator, Sample, Tuning, loads_of
+from scheduler.analysis.tune_samples import at_rate
+from scheduler.analysis.within_trace import within_trace_difference
+from scheduler.engine.graph_pool import GraphPool
+from scheduler.engine.loop import Run
+from scheduler.engine.records import Status
+
+DRIFTS = (0.5, 1.0, 2.0)
+_PERCENTILE = {"mean": None, "median": 50.0}
+
+
+@dataclass(frozen=True, slots=True)
+class Confirmation:
+    """The winner against the workload's own pool on requests neither was chosen for.
+
+    `difference` is winner − own in the objective's unit, with its 95 % interval where there is one; `on`
+    says what was run, `note` why there is no interval.
+    """
+
+    on: str
+    best: list[float]
+    own: list[float]
+    difference: float
+    low: float | None
+    high: float | None
+    verdict: Verdict
+    note: str | None = None
+
+    @property
+    def relative(self) -> float | None:
+        """The difference relative to the own pool's mean."""
+        own = float(np.mean(self.own))
+        return self.difference / abs(own) if own else None
+
+
+@dataclass(frozen=True, slots=True)
+class Drift:
+    """The objective at another rate: the winner, the own pool, no graphs, and a pool tuned for that rate."""
+
+    factor: float
+    best: float
+    own: float | None
+    no_graphs: float
+    retuned: float
+    retuned_sizes: tuple[int, ...]
+
+
+def confirm(tuning: Tuning, samples: Sequence[Sample], on: str) -> Confirmation:
+    """Run the winner and the workload's own pool on fresh samples and compare them pairwise."""
+    evaluator = tuning.evaluator
+    goal = evaluator.objective
+    best_runs = evaluator.run(tuning.best.pool, samples)
+    best = [goal.value(summary) for _, summary in best_runs]
+    if evaluator.cost(tuning.own.pool) is None:
+        return Confirmation(
+            on, best, best, 0.0, None, None, Verdict.NO_DIFFERENCE_SHOWN, "the own pool leaves no KV block"
+        )
+    own_runs = evaluator.run(tuning.own.pool, samples)
+    own = [goal.value(summary) for _, summary in own_runs]
+    if len(samples) == 1:
+        return _within_one(goal, own_runs[0][0], best_runs[0][0], own, best, on)
+    paired = paired_difference(own, best, lower_is_better=goal.lower_is_better)
+    low, high = (None, None) if paired.interval is None else (paired.interval.low, paired.interval.high)
+    return Confirmation(on, best, own, paired.difference, low, high, paired.verdict)
+
+
+def _within_one(
+    goal: Objective, own_run: Run, best_run: Run, own: list[float], best: list[float], on: str
+) -> Confirmation:
+    """Compare within a single run, request by request, where the objective is one of requests."""
+    difference = best[0] - own[0]
+    found = re.fullmatch(r"(mean|median|p[0-9.]+)_(ttft|tpot|e2el)", goal.name)
+    if found is None:
+        note = f"one run has no interval of its {goal.name}"
+        return Confirmation(on, best, own, difference, None, None, Verdict.NO_DIFFERENCE_SHOWN, note)
+    both = (own_run.requests.status == Status.COMPLETED) & (best_run.requests.status == Status.COMPLETED)
+    if found[2] == "tpot":
+        both &= own_run.requests.output_tokens > 1
+    first, second = (latencies_ms(run.requests, both) for run in (own_run, best_run))
+    longest_ms = max(first["e2el"].max(), second["e2el"].max())
+    within = within_trace_difference(
+        own_run.requests.arrival_ns[both] / 1e9,
+        first[found[2]],
+        second[found[2]],
+        longest_ms / 1e3,
+        percentile=_PERCENTILE[found[1]] if found[1] in _PERCENTILE else float(found[1][1:]),
+    )
+    low, high = (None, None) if within.interval is None else (within.interval.low, within.interval.high)
+    return Confirmation(on, best, own, within.difference, low, high, within.verdict, within.reason)
+
+
+def drifts(tuning: Tuning, sample: Sample) -> list[Drift]:
+    """Run the same requests at other rates; what a pool tuned for each would gain is what drift loses."""
+    return [_drift(tuning, at_rate(sample, factor), factor) for factor in DRIFTS]
+
+
+def _drift(tuning: Tuning, sample: Sample, factor: float) -> Drift:
+    evaluator, best = tuning.evaluator, tuning.best.pool
+    rules = tuning.rules_for(best)
+    (run, summary) = evaluator.run(best, [sample])[0]
+    value = evaluator.objective.value(summary)
+    most = evaluator.workload.engine.max_num_seqs
+    histogram = step_histogram([run], most, rules.candidates[-1])
+    sizes = rules.best(rules.problem(loads_of(evaluator.profile, histogram, best, rules))).sizes
+    retuned_pool = GraphPool(sizes, padding=True, piecewise=best.piecewise)
+    retuned = value if retuned_pool == best else _value(evaluator, retuned_pool, sample)
+    score = evaluator.objective.score
+    if score(value) <= score(retuned):  # one step of retuning may miss; the pool in hand is then the better
+        retuned, sizes = value, best.sizes
+    own = None if evaluator.cost(tuning.own.pool) is None else _value(evaluator, tuning.own.pool, sample)
+    no_graphs = _value(evaluator, GraphPool(piecewise=best.piecewise), sample)
+    return Drift(factor, value, own, no_graphs, retuned, sizes)
+
+
+def _value(evaluator: Evaluator, pool: GraphPool, sample: Sample) -> float:
+    return evaluator.values(pool, [sample])[0]

@@ -1,0 +1,124 @@
+"""`run.py profile show` and `run.py profile import FORMAT`: look at profiles, build them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from scheduler.analysis.step_times import profile_curves
+from scheduler.catalog.importers.aiconfigurator import CHOICES, import_aiconfigurator
+from scheduler.catalog.importers.engine_benchmarks import (
+    import_sglang_bench_one_batch,
+    import_vllm_bench_latency,
+)
+from scheduler.catalog.importers.llmservingsim import import_llmservingsim
+from scheduler.catalog.importers.whole_steps import MODES, import_csv
+from scheduler.catalog.profile import Mode, Profile
+from scheduler.catalog.profile_file import load_profile, write_profile
+from scheduler.errors import InputError
+from scheduler.report.profile_text import profile_text
+from scheduler.workload.yaml_reader import read_yaml
+
+LARGEST_SHOWN = 512
+
+
+def run_show(name_or_path: str, *, context_tokens: int, plots: bool, out: Path | None) -> int:
+    """Print a profile; draw step time against batch size into `out` (or results/profile-NAME); return 0."""
+    profile = load_profile(name_or_path)
+    _show(profile, context_tokens)
+    if plots:
+        from scheduler.report import plots as drawing
+
+        curves = profile_curves(profile, _largest(profile), context_tokens)
+        folder = out or Path("results") / f"profile-{profile.identity.name}"
+        figure = drawing.step_time(curves)
+        figure.axes[0].set_title(f"{profile.identity.name}, {context_tokens:,} KV tokens per sequence")
+        drawing.save_png(figure, folder / "step_time.png")
+        print(f"wrote {folder / 'step_time.png'}", file=sys.stderr)
+    return 0
+
+
+def run_import(build: Callable[[Mapping[str, Any]], Profile], settings: Sequence[str], output: Path) -> int:
+    """Build a profile with the `--set` fields, write it, print it and what it assumes; return 0."""
+    profile = build(overrides_of(settings))
+    write_profile(output, profile)
+    _show(profile, 1024)
+    print(f"wrote {output}", file=sys.stderr)
+    return 0
+
+
+def run_import_llmservingsim(
+    dense: Path, per_sequence: Path, attention: Path, settings: Sequence[str], output: Path
+) -> int:
+    """Import LLMServingSim's layer tables; see import_llmservingsim."""
+
+    def build(overrides: Mapping[str, Any]) -> Profile:
+        return import_llmservingsim(dense, per_sequence, attention, overrides)
+
+    return run_import(build, settings, output)
+
+
+def run_import_csv(path: Path, settings: Sequence[str], output: Path) -> int:
+    """Import a CSV of whole steps; see import_csv."""
+    return run_import(lambda overrides: import_csv(path, overrides), settings, output)
+
+
+def run_import_aiconfigurator(
+    path: Path, choices: Sequence[str], settings: Sequence[str], output: Path
+) -> int:
+    """Import a decode table; `choices` are column=value, as system=h100_sxm."""
+    choose = {}
+    for choice in choices:
+        column, equals, value = choice.partition("=")
+        if not equals or column not in CHOICES:
+            raise InputError(f"--choose: expected one of {', '.join(CHOICES)} =VALUE, got {choice!r}")
+        choose[column] = value
+    return run_import(lambda overrides: import_aiconfigurator(path, choose, overrides), settings, output)
+
+
+def run_import_vllm(paths: Sequence[Path], settings: Sequence[str], output: Path) -> int:
+    """Import `vllm bench latency --output-json` results; see import_vllm_bench_latency."""
+    return run_import(lambda overrides: import_vllm_bench_latency(paths, overrides), settings, output)
+
+
+def run_import_sglang(path: Path, modes: Sequence[str], settings: Sequence[str], output: Path) -> int:
+    """Import `sglang.bench_one_batch` results; `modes` are RUN_NAME=MODE."""
+    names: dict[str, Mode] = {}
+    for setting in modes:
+        name, _, text = setting.rpartition("=")
+        mode = next((mode for mode in MODES if mode == text), None)
+        if not name or mode is None:
+            raise InputError(f"--modes: expected RUN_NAME=graph, fallback or eager, got {setting!r}")
+        names[name] = mode
+    return run_import(
+        lambda overrides: import_sglang_bench_one_batch(path, names, overrides), settings, output
+    )
+
+
+def overrides_of(settings: Sequence[str]) -> dict[str, Any]:
+    """Return the fields of `KEY=VALUE` settings; VALUE is YAML flow, and text under identity."""
+    overrides: dict[str, Any] = {}
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        key = key.strip()
+        if not equals or not key:
+            raise InputError(f"--set: expected KEY=VALUE, got {setting!r}")
+        if key.startswith("identity."):
+            overrides[key] = text.strip()
+            continue
+        value = read_yaml(text, f"--set {key}", lines=False)
+        if value.problems:
+            raise InputError([f"--set {key}: {problem.text}" for problem in value.problems])
+        overrides[key] = value.data
+    return overrides
+
+
+def _show(profile: Profile, context_tokens: int) -> None:
+    sys.stdout.write(profile_text(profile, profile_curves(profile, _largest(profile), context_tokens)))
+
+
+def _largest(profile: Profile) -> int:
+    tables = [profile.decode.table(mode) for mode in MODES]
+    return min(LARGEST_SHOWN, max(table.sizes[-1] for table in tables if table is not None))

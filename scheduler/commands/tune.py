@@ -1,0 +1,139 @@
+"""`run.py tune`: the best graphs for a workload (closed loop) or for a server's log (open loop)."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from scheduler.analysis.logged_choice import log_choice, profile_of
+from scheduler.analysis.objectives import objective
+from scheduler.analysis.tune import Evaluator, tune
+from scheduler.analysis.tune_answer import tune_answer
+from scheduler.analysis.tune_budgets import Budgets
+from scheduler.analysis.tune_checks import confirm, drifts
+from scheduler.analysis.tune_samples import search_and_fresh
+from scheduler.analysis.tune_verdict import tuning_verdict
+from scheduler.commands.run import workload_profile
+from scheduler.errors import InputError
+from scheduler.files import check_folder, write_json
+from scheduler.report.engine_flags import PastedPool, flags_text
+from scheduler.report.progress import progress_bar
+from scheduler.report.tune_text import open_loop_text, tune_text
+from scheduler.workload.engine_logs import read_engine_log
+from scheduler.workload.loader import load_workload
+
+MIB = 1 << 20
+MOST_GRAPHS = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class TuneOptions:
+    """The command line of `tune`, checked for types only."""
+
+    graphs: int
+    workload: Path | None = None
+    from_log: Path | None = None
+    profile: str | None = None
+    overrides: tuple[str, ...] = ()
+    trace: Path | None = None
+    objective: str = "mean_tpot"
+    max_memory_mib: float | None = None
+    max_capture_s: float | None = None
+    align: int = 1
+    candidates: Literal["all", "stride"] = "all"
+    forced_sizes: bool = True
+    max_num_seqs: int | None = None
+    replications: int | None = None
+    plots: bool = True
+    json: bool = False
+    out: Path | None = None
+
+
+def run_tune(options: TuneOptions) -> int:
+    """Tune, write tune.json (and the curve's plot), print the card or the JSON; return 0.
+
+    Raises InputError for options that do not fit together.
+    """
+    if not 0 <= options.graphs <= MOST_GRAPHS:
+        raise InputError(f"--graphs: expected 0 to {MOST_GRAPHS:,}, got {options.graphs}")
+    if not 1 <= options.align <= MOST_GRAPHS:
+        raise InputError(f"--align: expected 1 to {MOST_GRAPHS:,}, got {options.align}")
+    if (options.workload is None) == (options.from_log is None):
+        raise InputError("tune: expected a workload file, or --from-log FILE with --profile, not both")
+    answer, pasted, name = _from_log(options) if options.from_log else _closed_loop(options)
+    answer["paste"] = flags_text(pasted)
+    folder = options.out or Path("results") / name
+    write_json(folder / "tune.json", answer)
+    if options.plots and answer["loop"] == "closed":
+        _draw(answer, folder)
+    if options.json:
+        sys.stdout.write(json.dumps(answer, indent=1, sort_keys=True, allow_nan=False) + "\n")
+    else:
+        text = tune_text if answer["loop"] == "closed" else open_loop_text
+        sys.stdout.write(text(answer, pasted))
+    return 0
+
+
+def _closed_loop(options: TuneOptions) -> tuple[dict[str, Any], PastedPool, str]:
+    assert options.workload is not None  # noqa: S101  (the caller has branched)
+    workload = load_workload(options.workload, options.overrides, options.trace)
+    name = f"{workload.name}-tune"
+    check_folder(options.out or Path("results") / name)
+    goal = objective(options.objective)
+    search, fresh, on = search_and_fresh(workload, options.replications)
+    with progress_bar() as progress:
+        evaluator = Evaluator(workload, workload_profile(workload), goal, progress)
+        tuning = tune(evaluator, search, _budgets(options))
+        confirmation = confirm(tuning, fresh, on)
+        drift = drifts(tuning, search[0])
+        verdict = tuning_verdict(tuning, confirmation)
+    engine, pool = workload.engine, tuning.best.pool
+    pasted = PastedPool(
+        pool.sizes, pool.padding, pool.piecewise, engine.max_num_seqs, engine.max_num_batched_tokens
+    )
+    return tune_answer(tuning, confirmation, drift, verdict), pasted, name
+
+
+def _budgets(options: TuneOptions) -> Budgets:
+    for name, value in (
+        ("--max-memory-mib", options.max_memory_mib),
+        ("--max-capture-s", options.max_capture_s),
+    ):
+        if value is not None and not 0 <= value < float("inf"):
+            raise InputError(f"{name}: expected a number of at least 0, got {value}")
+    memory = None if options.max_memory_mib is None else options.max_memory_mib * MIB
+    return Budgets(
+        options.graphs,
+        memory,
+        options.max_capture_s,
+        options.forced_sizes,
+        options.align,
+        options.candidates,
+    )
+
+
+def _from_log(options: TuneOptions) -> tuple[dict[str, Any], PastedPool, str]:
+    assert options.from_log is not None  # noqa: S101  (the caller has branched)
+    if options.profile is None:
+        raise InputError("--from-log: expected --profile NAME or FILE beside it")
+    check_folder(options.out or Path("results"))
+    log = read_engine_log(options.from_log, options.max_num_seqs)
+    answer = log_choice(log, profile_of(options.profile), _budgets(options), options.max_num_seqs)
+    facts = log.facts
+    pasted = PastedPool(
+        tuple(answer["sizes"]),
+        piecewise=answer["mode"] == "full_and_piecewise",
+        max_num_seqs=options.max_num_seqs or facts.max_num_seqs,
+        max_num_batched_tokens=facts.max_num_batched_tokens,
+    )
+    return answer, pasted, f"{options.from_log.name.split('.')[0] or 'log'}-tune"
+
+
+def _draw(answer: dict[str, Any], folder: Path) -> None:
+    from scheduler.report.outputs import save_figures
+    from scheduler.report.tune_plot import tuning_figure
+
+    save_figures({"tune": tuning_figure(answer)}, folder)

@@ -1,0 +1,111 @@
+"""The same sweep on a real Dask cluster on loopback, one worker killed in the middle: the same file."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from sweep_cases import REPOSITORY, SMALL, run_sweep_command, start_sweep, write_workload
+
+pytest.importorskip("distributed", reason="needs the extra cluster")
+
+PATIENCE_S = 60
+LONGER = SMALL.replace("requests: 200", "requests: 3000")
+SWEEP = ("--over", "arrivals.rate_per_s=10:25:3", "--replications", 2)  # 24 simulations
+
+
+def started(folder, module, *arguments):
+    log = (folder / f"{module}-{len(list(folder.iterdir()))}.log").open("w+")
+    process = subprocess.Popen(
+        [sys.executable, "-m", module, *arguments],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY), "DASK_DISTRIBUTED__WORKER__DAEMON": "False"},
+        stdout=log,
+        stderr=subprocess.STDOUT,
+    )
+    return process, log
+
+
+def wait_for(log, pattern, process):
+    deadline = time.monotonic() + PATIENCE_S
+    while time.monotonic() < deadline:
+        found = re.search(pattern, Path(log.name).read_text())
+        if found:
+            return found
+        assert process.poll() is None, "a Dask process ended before it was ready"
+        time.sleep(0.05)
+    raise AssertionError(f"no {pattern!r} within {PATIENCE_S} s")
+
+
+@contextmanager
+def cluster(folder):
+    """Yield the scheduler's address and two worker processes of one thread each, on loopback alone."""
+    folder.mkdir()
+    loopback = ("--host", "127.0.0.1", "--no-dashboard")
+    scheduler, log = started(folder, "distributed.cli.dask_scheduler", *loopback, "--port", "0")
+    processes, logs = [scheduler], [log]
+    try:
+        address = wait_for(log, r"Scheduler at:\s+(tcp://127\.0\.0\.1:[0-9]+)", scheduler)[1]
+        for _ in range(2):
+            worker, log = started(
+                folder, "distributed.cli.dask_worker", address, *loopback,
+                "--no-nanny", "--nthreads", "1", "--memory-limit", "0",
+            )  # fmt: skip
+            processes.append(worker)
+            logs.append(log)
+        for worker, log in zip(processes[1:], logs[1:], strict=True):
+            wait_for(log, r"Registered to:\s+tcp", worker)
+        yield address, processes[1:]
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+        for log in logs:
+            log.close()
+
+
+def test_a_cluster_that_loses_a_worker_midway_gives_the_same_file(tmp_path):
+    workload = write_workload(tmp_path, LONGER)
+    out = tmp_path / "cluster"
+    with cluster(tmp_path / "dask") as (address, workers):
+        process = start_sweep(workload, *SWEEP, "--dask", address, "--out", out, cwd=tmp_path)
+        deadline = time.monotonic() + PATIENCE_S
+        while len(list((out / "sweep_parts").glob("[!.]*.json"))) < 3 and time.monotonic() < deadline:
+            assert process.poll() is None
+            time.sleep(0.02)
+        workers[0].kill()
+        done = len(list((out / "sweep_parts").glob("[!.]*.json")))
+        assert process.poll() is None
+        stdout, stderr = process.communicate(timeout=PATIENCE_S)
+        assert workers[1].poll() is None
+    assert process.returncode == 0, stderr
+    assert 3 <= done < 24
+    status, local_stdout, local_stderr = run_sweep_command(
+        workload, *SWEEP, "--workers", 1, "--out", tmp_path / "local", cwd=tmp_path
+    )
+    assert status == 0, local_stderr
+    assert stdout == local_stdout
+    assert len(json.loads((out / "sweep.json").read_text())) == 24
+    for name in ("sweep.json", "sweep.csv"):
+        assert (out / name).read_bytes() == (tmp_path / "local" / name).read_bytes()
+
+
+def test_an_address_where_no_scheduler_answers_is_one_line(tmp_path):
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        address = f"tcp://127.0.0.1:{unused.getsockname()[1]}"
+        status, _, stderr = run_sweep_command(
+            write_workload(tmp_path), *SWEEP, "--dask", address, "--out", "out", cwd=tmp_path
+        )
+    assert status == 2
+    (line,) = [line for line in stderr.splitlines() if line.startswith("error")]
+    assert line.startswith(f"error: --dask {address}: expected the address of a Dask scheduler")
+    assert "Traceback" not in stderr

@@ -1,0 +1,279 @@
+"""The tuner in the closed loop: against every pool there is, within its budgets, and honest."""
+
+from __future__ import annotations
+
+from itertools import combinations
+
+import numpy as np
+import pytest
+
+from scheduler.analysis.objectives import objective
+from scheduler.analysis.statistics import Verdict
+from scheduler.analysis.tune import Evaluator, Sample, tune
+from scheduler.analysis.tune_answer import curve_points, knee, tune_answer
+from scheduler.analysis.tune_budgets import Budgets, size_rules
+from scheduler.analysis.tune_checks import Confirmation, confirm, drifts
+from scheduler.analysis.tune_samples import at_rate, search_and_fresh
+from scheduler.analysis.tune_verdict import Advice, tuning_verdict
+from scheduler.catalog.profile_file import DEFAULT_PROFILE, load_profile
+from scheduler.engine.graph_pool import GraphPool
+from scheduler.errors import InputError
+from scheduler.workload.draw import draw_requests
+from scheduler.workload.schema import Workload
+
+JUMPS = (0.9, 1.3, 0.8, 2.2, 1.5, 3.0, 1.9, 2.5)
+PROFILES = {
+    "line": {
+        "decode_eager_ms": {"base": 12, "per_request": 0.2},
+        "decode_graph_ms": {"base": 6, "per_request": 0.3},
+        "prefill_ms": {"base": 2, "per_token": 0.02},
+    },
+    "jumps": {
+        "decode_eager_ms": {"base": 11, "per_request": 0.4},
+        "decode_graph_ms": {"table": [5 + 0.5 * n + jump for n, jump in enumerate(JUMPS, 1)]},
+        "prefill_ms": {"base": 2, "per_token": 0.02},
+    },
+}
+
+
+def workload_of(policy="decode_only", profile="line", pool=None, seqs=8, rate=24.0, requests=400, **engine):
+    return Workload.model_validate(
+        {
+            "name": "tuned",
+            "requests": requests,
+            "arrivals": {"process": "poisson", "rate_per_s": rate},
+            "prompt_tokens": {"distribution": "uniform", "min": 4, "max": 60},
+            "output_tokens": {"distribution": "geometric", "mean": 16},
+            "engine": {
+                "policy": policy,
+                "max_num_seqs": seqs,
+                "kv_blocks": "unlimited",
+                "profile": PROFILES.get(profile, profile),
+                **engine,
+            },
+            "pool": pool or {"sizes": [1, 2, 4, 8]},
+            "slo": {"tpot_ms": 12},
+        }
+    )
+
+
+def evaluator_of(workload, goal="mean_tpot"):
+    profile = workload.engine.profile
+    loaded = load_profile(profile) if isinstance(profile, str) else profile
+    return Evaluator(workload, loaded, objective(goal))
+
+
+def tuned(workload, budgets, goal="mean_tpot", samples=None):
+    evaluator = evaluator_of(workload, goal)
+    return tune(evaluator, samples or [Sample(draw_requests(workload, 0), 0, 0.1)], budgets)
+
+
+@pytest.mark.parametrize(
+    ("policy", "profile", "rate", "graphs"),
+    [("decode_only", "line", 12, 2), ("decode_only", "line", 24, 3), ("decode_only", "jumps", 12, 2),
+     ("decode_only", "jumps", 24, 2), ("decode_only", "jumps", 24, 3), ("prefill_first", "line", 16, 2),
+     ("prefill_first", "jumps", 20, 3), ("mixed", "line", 16, 2), ("mixed", "jumps", 20, 3)],
+)  # fmt: skip
+def test_the_tuned_pool_is_within_half_a_percent_of_the_best_of_all_pools(policy, profile, rate, graphs):
+    workload = workload_of(policy, profile, rate=rate)
+    tuning = tuned(workload, Budgets(graphs, forced_sizes=False), "mean_e2el")
+    pools = [GraphPool(sizes) for k in range(graphs + 1) for sizes in combinations(range(1, 9), k)]
+    truth = min(tuning.evaluator.values(pool, tuning.samples)[0] for pool in pools)
+    assert tuning.best.score <= truth * 1.005
+    assert len(tuning.best.pool.sizes) <= graphs
+
+
+def test_one_and_max_num_seqs_are_always_captured_unless_lifted():
+    workload = workload_of(rate=8)
+    assert {1, 8} <= set(tuned(workload, Budgets(2)).best.pool.sizes)
+    with pytest.raises(InputError, match="--graphs 1: expected at least 2, for 1 and 8 are always captured"):
+        tuned(workload, Budgets(1))
+    assert len(tuned(workload, Budgets(1, forced_sizes=False)).best.pool.sizes) == 1
+
+
+def test_a_list_for_mixed_steps_competes_with_graphs_for_decode_alone():
+    workload = workload_of("mixed", pool={"sizes": [1, 2, 4, 8, 64], "mode": "full_and_piecewise"})
+    tuning = tuned(workload, Budgets(4))
+    modes = {pool.piecewise for pool in tuning.search.tried}
+    assert modes == {True, False}
+    assert any("decode steps alone" in ending for ending in tuning.search.endings)
+    assert tuning.best.score == min(
+        found.score for pool, found in tuning.search.tried.items()
+        if len(pool.sizes) <= 4 and {1, 8} <= set(pool.sizes)
+    )  # fmt: skip
+
+
+def test_capture_seconds_and_memory_stay_within_their_budgets():
+    workload = workload_of("mixed", DEFAULT_PROFILE, seqs=16, pool={"preset": "vllm"}, kv_blocks="auto")
+    profile = load_profile(DEFAULT_PROFILE)
+    each = profile.pool.startup_s([1])
+    budgets = Budgets(8, max_memory_bytes=profile.pool.memory_bytes([1, 2, 16]), max_capture_s=5 * each)
+    tuning = tuned(workload, budgets)
+    cost = tuning.evaluator.cost(tuning.best.pool)
+    assert cost.graph_memory_bytes <= budgets.max_memory_bytes
+    assert cost.capture_s <= budgets.max_capture_s * (1 + 1e-9)
+    assert 2 <= len(tuning.best.pool.sizes) <= 3
+
+
+def test_a_size_for_both_kinds_of_steps_is_captured_twice():
+    workload = workload_of("mixed", DEFAULT_PROFILE, seqs=16, pool={"preset": "vllm"})
+    profile = load_profile(DEFAULT_PROFILE)
+    rules = size_rules(Budgets(4, max_capture_s=9.0), workload.engine, profile, piecewise=True)
+    each = profile.pool.startup_s([1])
+    assert rules.capture_s[16] == pytest.approx(2 * each)
+    assert rules.capture_s[17] == pytest.approx(each)
+    pool = GraphPool((1, 16, 64), piecewise=True)
+    cost = evaluator_of(workload).cost(pool)
+    assert cost.capture_s == pytest.approx(sum(rules.capture_s[size] for size in pool.sizes))
+
+
+@pytest.mark.parametrize(
+    ("budgets", "message"),
+    [(Budgets(4, max_capture_s=1.0), "the profile has no capture times"),
+     (Budgets(4, max_memory_bytes=1e9), "the profile has no graph memory")],
+)  # fmt: skip
+def test_a_budget_the_profile_knows_nothing_of_is_refused(budgets, message):
+    with pytest.raises(InputError, match=message):
+        tuned(workload_of(), budgets)
+
+
+def test_required_graphs_beyond_the_memory_budget_are_refused():
+    workload = workload_of("mixed", DEFAULT_PROFILE, seqs=16)
+    with pytest.raises(InputError, match="--max-memory-mib: graphs of 1 and 16 alone take more"):
+        tuned(workload, Budgets(4, max_memory_bytes=1.0))
+
+
+def test_every_simulation_is_counted_and_no_pool_is_run_twice():
+    tuning = tuned(workload_of(requests=60), Budgets(3), samples=None)
+    assert tuning.evaluator.simulations == len(tuning.search.tried)
+
+
+def judged(workload, budgets, goal="mean_tpot", fresh=4):
+    search, samples, on = search_and_fresh(workload, fresh)
+    tuning = tuned(workload, budgets, goal, search)
+    confirmation = confirm(tuning, samples, on)
+    return tuning, confirmation, tuning_verdict(tuning, confirmation)
+
+
+def test_a_list_that_ends_too_early_is_told_to_raise_its_ceiling():
+    _, confirmation, verdict = judged(workload_of(pool={"sizes": [1, 2]}), Budgets(4))
+    assert verdict.advice is Advice.RAISE_THE_CEILING
+    assert confirmation.verdict is Verdict.FASTER
+    assert "ran without a graph" in verdict.reason
+
+
+def test_graphs_that_buy_nothing_are_trimmed_and_what_that_saves_is_said():
+    workload = workload_of(
+        "decode_only", DEFAULT_PROFILE, 16 and {"preset": "vllm"}, seqs=16, kv_blocks="auto"
+    )
+    _, _, verdict = judged(workload, Budgets(3))
+    assert verdict.advice is Advice.TRIM
+    assert verdict.start_up_s_gained > 0
+    assert verdict.memory_bytes_gained > 0
+    assert verdict.kv_tokens_gained >= 0
+
+
+def test_the_best_pool_is_kept():
+    workload = workload_of(pool={"preset": "all"})
+    _, _, verdict = judged(workload, Budgets(8))
+    assert verdict.advice is Advice.KEEP
+
+
+def confirmed(best, own, low, high, shown):
+    difference = float(np.mean(best) - np.mean(own))
+    return Confirmation("toy", best, own, difference, low, high, shown)
+
+
+def test_no_difference_is_said_when_none_is_shown():
+    tuning = tuned(workload_of(pool={"sizes": [2, 3, 5, 8]}, requests=60), Budgets(4))
+    unsure = confirmed([10.0, 12.0], [10.5, 11.5], -3.0, 3.0, Verdict.NO_DIFFERENCE_SHOWN)
+    assert tuning_verdict(tuning, unsure).advice is Advice.NO_DIFFERENCE
+    slower = confirmed([12.0, 12.0], [10.0, 10.0], 1.9, 2.1, Verdict.SLOWER)
+    assert tuning_verdict(tuning, slower).advice is Advice.KEEP
+
+
+def test_the_winner_is_confirmed_on_requests_the_search_never_met():
+    workload = workload_of(requests=100)
+    search, fresh, on = search_and_fresh(workload, 3)
+    assert [sample.replication for sample in (*search, *fresh)] == [0, 1, 2, 3, 4]
+    arrivals = [tuple(sample.requests.arrival_ns) for sample in (*search, *fresh)]
+    assert len(set(arrivals)) == 5
+    assert on == "3 fresh replications"
+
+
+def test_a_trace_is_cut_in_two_and_the_last_part_held_out(tmp_path):
+    rows = "\n".join(f"{0.05 * i:.2f},{30 + i % 7},{5 + i % 11}" for i in range(100))
+    trace = tmp_path / "trace.csv"
+    trace.write_text(f"arrival_s,prompt_tokens,output_tokens\n{rows}\n")
+    content = workload_of().model_dump(exclude_none=True)
+    for key in ("requests", "prompt_tokens", "output_tokens"):
+        content.pop(key)
+    content["arrivals"] = {"process": "trace", "path": str(trace)}
+    workload = Workload.model_validate(content)
+    search, fresh, on = search_and_fresh(workload)
+    assert (len(search[0].requests), len(fresh[0].requests)) == (70, 30)
+    assert fresh[0].requests.arrival_ns[0] == 0
+    assert "last 30 requests" in on
+    tuning = tuned(workload, Budgets(3), samples=search)
+    confirmation = confirm(tuning, fresh, on)
+    assert confirmation.low is None
+    assert "blocks" in confirmation.note
+
+
+def test_drift_is_measured_on_the_same_requests_at_other_rates():
+    workload = workload_of(requests=150)
+    tuning = tuned(workload, Budgets(3))
+    rows = drifts(tuning, tuning.samples[0])
+    assert [row.factor for row in rows] == [0.5, 1.0, 2.0]
+    assert rows[1].best == pytest.approx(tuning.best.score)
+    assert all(row.retuned <= row.best for row in rows)
+    fast = at_rate(tuning.samples[0], 2.0).requests
+    assert fast.arrival_ns.tolist() == np.rint(tuning.samples[0].requests.arrival_ns / 2).astype(int).tolist()
+
+
+def test_a_closed_loop_drifts_by_its_users():
+    content = workload_of().model_dump(exclude_none=True)
+    content["arrivals"] = {"process": "closed_loop", "concurrency": 5}
+    sample = Sample(draw_requests(Workload.model_validate(content)), 0, 0.1)
+    assert [at_rate(sample, factor).requests.concurrency for factor in (0.5, 1.0, 2.0)] == [2, 5, 10]
+
+
+def test_the_curve_never_gets_worse_with_more_graphs_and_marks_its_knee():
+    tuning = tuned(workload_of(rate=30), Budgets(4, forced_sizes=False))
+    points = curve_points(tuning)
+    values = [point["value"] for point in points]
+    assert [point["graphs"] for point in points][:4] == [0, 1, 2, 3]
+    assert values == sorted(values, reverse=True)
+    at = knee(points, lower_is_better=True)
+    assert min(values) * 1.01 >= next(point["value"] for point in points if point["graphs"] == at)
+    assert all(p["value"] > 1.01 * min(values) for p in points if p["graphs"] < at)
+
+
+@pytest.mark.parametrize("goal", ["goodput", "throughput"])
+def test_objectives_to_be_raised_are_raised(goal):
+    workload = workload_of(rate=40)
+    tuning = tuned(workload, Budgets(3, forced_sizes=False), goal)
+    empty = tuning.evaluator.values(GraphPool(), tuning.samples)[0]
+    best = tuning.evaluator.values(tuning.best.pool, tuning.samples)[0]
+    assert best > empty
+    assert tuning.best.score == -best
+
+
+def test_an_objective_a_run_does_not_have_is_explained():
+    with pytest.raises(InputError, match="p99_itl_ms; it needs 1,000 completed requests"):
+        tuned(workload_of(requests=50), Budgets(3), "p99_itl")
+    with pytest.raises(InputError, match="--objective speed: expected mean_, median_"):
+        objective("speed")
+
+
+def test_the_answer_holds_every_pool_tried_and_what_it_costs():
+    workload = workload_of("decode_only", DEFAULT_PROFILE, {"preset": "vllm"}, seqs=16, requests=80)
+    tuning, confirmation, verdict = judged(workload, Budgets(4), fresh=3)
+    answer = tune_answer(tuning, confirmation, drifts(tuning, tuning.samples[0]), verdict)
+    assert answer["sizes"] == list(tuning.best.pool.sizes)
+    assert len(answer["candidates"]) == len(tuning.search.tried)
+    assert {"own", "sglang", "powers_of_two"} & {preset["name"] for preset in answer["presets"]}
+    assert answer["objective"]["low"] <= answer["objective"]["value"] <= answer["objective"]["high"]
+    assert sum(answer["histogram"]["decode"].values()) > 0
+    assert answer["best"]["capture_s"] < answer["own"]["capture_s"]
+    assert answer["budgets"]["forced_sizes"] == [1, 16]

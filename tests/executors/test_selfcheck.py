@@ -1,0 +1,81 @@
+"""The selfcheck: everything real on a CPU, the launch model alone without torch."""
+
+from __future__ import annotations
+
+from importlib import util
+from typing import Any
+
+import pytest
+
+from scheduler.errors import InputError
+from scheduler.executors.selfcheck import selfcheck
+from scheduler.executors.selfcheck_report import MlpSettings, Report
+
+TINY = MlpSettings(
+    sizes=(16, 32, 32, 16),
+    batch=8,
+    iterations=20,
+    warm_up=2,
+    launch_bound_width=16,
+    launch_bound_batch=1,
+    gpu_bound_width=64,
+    gpu_bound_batch=8,
+    gpu_bound_iterations=10,
+    soak_replays=50,
+)
+
+
+def test_without_torch_the_launch_model_is_shown_and_nothing_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(util, "find_spec", lambda name: None)
+    lines: list[str] = []
+    report = selfcheck(say=lines.append)
+    text = "\n".join(lines)
+    assert report["passed"]
+    assert report["device"] is None
+    assert "pip install -e '.[torch]'" in text
+    assert "1.36x" in text
+    assert [row["speed_up"] for row in report["launch_model"]] == pytest.approx([1.0, 2.6])
+
+
+def test_without_torch_a_device_asked_for_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(util, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match="needs torch"):
+        selfcheck(device="cpu")
+
+
+def test_on_a_cpu_every_check_holds_and_every_limit_is_shown() -> None:
+    pytest.importorskip("torch")
+    lines: list[str] = []
+    report = selfcheck(force_cpu=True, settings=TINY, say=lines.append)
+    failed = [check for check in report["checks"] if check["passed"] is False]
+    assert failed == []
+    names = {check["name"] for check in report["checks"]}
+    assert {
+        "replay equals eager at the captured size",
+        "padded batches agree with unpadded ones",
+        "tokens equal eager at the captured size",
+        "changed shape",
+        "rebound input is not seen",
+        "host branch is baked in",
+        "host sync",
+        "out of memory",
+        "dropout with the default generator",
+        "capture in pieces",
+        "no memory drift",
+    } <= names
+    text = "\n".join(lines)
+    assert "traced replay on CPU" in text
+    assert "CUDA graph" not in text
+    mlp: dict[str, Any] = report["mlp"]
+    assert mlp["max_difference"] == 0.0
+    assert mlp["speed_up"] == pytest.approx(mlp["eager_ms"] / mlp["replay_ms"])
+
+
+def test_a_failed_check_fails_the_report() -> None:
+    report = Report(lambda line: None)
+    report.check("good", True, "")
+    report.note("neither", "")
+    assert report.passed
+    report.check("bad", False, "")
+    assert not report.passed
+    assert not report.as_json()["passed"]
