@@ -2,10 +2,10 @@
 PYTHON ?= python
 
 .DEFAULT_GOAL := help
-.PHONY: help check lint types test theory benchmark golden schema gallery
+.PHONY: help check lint types test theory benchmark golden schema gallery ceiling
 
 help:  ## list the targets
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 check: lint types  ## ruff and mypy, as CI runs them
 
@@ -19,17 +19,32 @@ types:  ## mypy --strict
 test:  ## the CPU test suite
 	$(PYTHON) -m pytest
 
+gpu-test:  ## the tests that need a CUDA GPU
+	$(PYTHON) -m pytest -m gpu
+
 theory:  ## every exact queueing case with the full acceptance rule (minutes)
 	$(PYTHON) -m pytest -m slow tests/theory
 
+nightly:  ## property tests on fresh examples, thousands each
+	HYPOTHESIS_PROFILE=nightly $(PYTHON) -m pytest tests/engine tests/workload
+
 benchmark:  ## speed figures; never a gate
 	$(PYTHON) tests/benchmarks/loop_speed.py
+	$(PYTHON) tests/benchmarks/cli_speed.py
 
-golden:  ## rewrite the golden cards after a change that is meant
-	GRAPHPOOL_REWRITE_GOLDEN=1 $(PYTHON) -m pytest tests/test_golden.py
+golden:  ## renew the golden cards, README's card and the list of modules after a change that is meant
+	GRAPHPOOL_REWRITE_GOLDEN=1 $(PYTHON) -m pytest -q tests/test_golden.py tests/test_docs.py tests/test_readme.py
 
 schema:  ## rewrite workloads/workload.schema.json
 	$(PYTHON) -m scheduler.workload.json_schema
 
+images:  ## redraw the README's picture
+	$(PYTHON) run.py workloads/chat.yaml
+	cp results/chat/latency.png docs/images/chat.png
+
 gallery:  ## redraw docs/gallery
 	$(PYTHON) docs/gallery.py
+
+ceiling:  ## print the tables of docs/pool_ceiling.md and redraw its figure
+	$(PYTHON) docs/pool_ceiling.py
+	$(PYTHON) docs/pool_ceiling.py figure

@@ -385,7 +385,7 @@ def profile_show(
 def import_llmservingsim(
     *, dense: Path, per_sequence: Path, attention: Path, set_: Settings = (), output: Output
 ) -> int:
-    """Import LLMServingSim's layer tables, plain or gzipped; Llama-3.1-8B in bf16 unless --set says otherwise.
+    """Import LLMServingSim's layer tables, plain or gzipped; Llama-3.1-8B unless --set says otherwise.
 
     Parameters
     ----------
@@ -452,7 +452,7 @@ def import_vllm(results: list[Path], /, *, set_: Settings = (), output: Output) 
     Parameters
     ----------
     results
-        At least two output lengths per mode, batch and input: graph-b8-i1024-o1.json, graph-b8-i1024-o129.json.
+        Two output lengths or more per mode, batch, input: graph-b8-i1024-o1.json, graph-b8-i1024-o129.json.
     set_
         KEY=VALUE field of the profile; may be repeated.
     output

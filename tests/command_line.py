@@ -1,4 +1,4 @@
-"""The real command line, called in this process or started in one of its own. Shared by the top-level tests."""
+"""The real command line, called in this process or started in one of its own. Shared by tests."""
 
 from __future__ import annotations
 

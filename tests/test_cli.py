@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from command_line import ROOT, call, spawn, start
 from workload.test_bad_traces import BAD as BAD_TRACES
@@ -18,7 +20,11 @@ from workload_text import GOOD, INLINE
 
 CHAT = ROOT / "workloads" / "chat.yaml"
 QUICK = ("--no-plots", "--replications", "1", "--set", "requests=40")
-RUNS = GOOD.replace("some-shipped-name", INLINE).replace("2e3", "40").replace("{table: [6.3, 6.6]}", "{base: 6, per_request: 0}")
+RUNS = (
+    GOOD.replace("some-shipped-name", INLINE)
+    .replace("2e3", "40")
+    .replace("{table: [6.3, 6.6]}", "{base: 6, per_request: 0}")
+)
 
 
 def assert_refused(*words: str | Path, out: Path) -> list[str]:
@@ -182,8 +188,35 @@ def test_an_error_found_while_simulating_leaves_nothing(tmp_path):
 # Ends before the end.
 
 
+def test_an_executor_that_fails_ends_with_3_and_marks_what_is_there(tmp_path):
+    """A step log whose third step is not the one the loop decides."""
+    steps = [[1_000_000, 0, 1, 1, 10, 0], [1_000_000, 0, 1, 1, 11, 0], [1_000_000, 0, 7, 8, 99, 0]]
+    lines = [{"format": "graphpool step log 1"}]
+    for variant in ("graphs", "eager"):
+        head = {"variant": variant, "replication": 0, "executor": {"executor": "torch"}, "steps": len(steps)}
+        lines += [head, *steps]
+    log = tmp_path / "steps.jsonl"
+    log.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    workload = tmp_path / "one.yaml"
+    text = RUNS.replace("requests: 40", "requests: 2").replace("prefill_first", "decode_only")
+    for key in ("prompt_tokens", "output_tokens"):
+        text = re.sub(rf"^{key}: .*$", f"{key}: {{distribution: fixed, value: 10}}", text, flags=re.MULTILINE)
+    workload.write_text(text, encoding="utf-8")
+    out = tmp_path / "out"
+    outcome = call(workload, "--executor", "log", "--step-log", log, "--no-plots", "--out", out)
+    assert outcome.status == 3, outcome.stderr
+    assert "PARTIAL RESULT" in outcome.stdout
+    assert "Traceback" not in outcome.stderr
+    records = json.loads((out / "summary.json").read_text(encoding="utf-8"))
+    assert all(record["partial"] and record["unfinished"] for record in records)
+    with np.load(out / "steps.npz", allow_pickle=False) as table:
+        assert table["duration_ns"].tolist() == [1_000_000, 1_000_000]
+
+
 def test_ctrl_c_ends_with_130_within_two_seconds_and_marks_what_is_there(tmp_path):
-    with start(CHAT, "--no-plots", "--set", "requests=2e5", "--replications", "1", "--out", tmp_path) as process:
+    with start(
+        CHAT, "--no-plots", "--set", "requests=2e5", "--replications", "1", "--out", tmp_path
+    ) as process:
         assert wait_until_busy(process), process.stderr.read()
         process.send_signal(signal.SIGINT)
         begun = time.monotonic()
@@ -214,8 +247,8 @@ def wait_until_busy(process: subprocess.Popen[str]) -> bool:
 def test_ctrl_c_while_starting_up_ends_without_a_traceback(tmp_path):
     code = "import os, signal, sys; import scheduler.cli as cli; import scheduler.workload.loader as loader\n"
     code += "def press(*_): os.kill(os.getpid(), signal.SIGINT)\n"
-    code += f"loader.load_workload = press; sys.argv = ['run.py', {str(CHAT)!r}, '--out', {str(tmp_path / 'out')!r}]\n"
-    code += "cli.main()"
+    words = ["run.py", str(CHAT), "--out", str(tmp_path / "out")]
+    code += f"loader.load_workload = press; sys.argv = {words!r}; cli.main()"
     end = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT)
     assert end.returncode == 130
     assert "Traceback" not in end.stderr

@@ -1,4 +1,4 @@
-"""Same inputs and seed, same bytes: stdout and every result file, whatever the hash seed, folder and terminal."""
+"""Same inputs and seed, same bytes: stdout and every result file, in any folder, under any hash seed."""
 
 from __future__ import annotations
 
@@ -76,6 +76,8 @@ def test_one_replication_is_the_first_of_many(tmp_path):
         words = ("--set", "requests=120", "--replications", replications, "--no-plots", "--out", folder)
         assert spawn(CHAT, *words).status == 0
         with np.load(folder / "requests.npz", allow_pickle=False) as table:
-            found.append({name: table[name][table["replication"] == 0] for name in ("finish_ns", "arrival_ns")})
+            found.append(
+                {name: table[name][table["replication"] == 0] for name in ("finish_ns", "arrival_ns")}
+            )
     for column in found[0]:
         np.testing.assert_array_equal(found[0][column], found[1][column])

@@ -1,4 +1,4 @@
-"""Imports run one way, and heavy libraries are imported by the few files that need them, when they need them."""
+"""Imports run one way; heavy libraries are imported by the few files that need them, when they need them."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ PARTS = ("scheduler", "pyproject.toml", "README.md", "LICENSE")
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory) -> Path:
-    """Build the wheel from a copy of the sources, without a network: the build backend is at hand or we skip."""
+    """Build the wheel from a copy of the sources, without a network; skip where there is no build backend."""
     pytest.importorskip("setuptools", reason="no setuptools here to build a wheel with")
     folder = tmp_path_factory.mktemp("build")
     source = folder / "source"
@@ -27,7 +27,16 @@ def wheel(tmp_path_factory) -> Path:
             shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
         else:
             shutil.copy(ROOT / name, source / name)
-    words = ["wheel", "--no-deps", "--no-build-isolation", "--no-index", "--quiet", "--wheel-dir", folder, source]
+    words = [
+        "wheel",
+        "--no-deps",
+        "--no-build-isolation",
+        "--no-index",
+        "--quiet",
+        "--wheel-dir",
+        folder,
+        source,
+    ]
     build = subprocess.run([sys.executable, "-m", "pip", *words], capture_output=True, text=True, check=False)
     assert build.returncode == 0, build.stderr
     (found,) = folder.glob("graphpool-*.whl")
@@ -39,7 +48,9 @@ def installed(wheel, tmp_path_factory) -> Path:
     """Install the wheel into a folder of its own, as `pip install` does."""
     folder = tmp_path_factory.mktemp("site")
     words = ["install", "--no-deps", "--no-index", "--quiet", "--target", folder, wheel]
-    install = subprocess.run([sys.executable, "-m", "pip", *words], capture_output=True, text=True, check=False)
+    install = subprocess.run(
+        [sys.executable, "-m", "pip", *words], capture_output=True, text=True, check=False
+    )
     assert install.returncode == 0, install.stderr
     return folder
 
@@ -88,7 +99,12 @@ def test_what_runs_outside_the_clone_is_the_installed_package(installed, tmp_pat
     code = "import scheduler; print(scheduler.__file__)"
     environment = {**os.environ, "PYTHONPATH": str(installed)}
     run = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path, env=environment
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=tmp_path,
+        env=environment,
     )
     assert run.stdout.startswith(str(installed))
 

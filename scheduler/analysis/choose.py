@@ -77,6 +77,13 @@ class SizeProblem:
     segment: Floats
     tail: Floats
 
+    def up_to(self, largest: int) -> SizeProblem:
+        """Return the problem with the candidates above `largest` left out (no forced one among them)."""
+        count = sum(size <= largest for size in self.candidates)
+        return SizeProblem(
+            self.candidates[:count], self.forced, self.segment[:count, : count + 1], self.tail[: count + 1]
+        )
+
     def cost(self, sizes: Sequence[int]) -> float:
         """Return the cost of a pool made of candidates, infinite where a forced size is missing."""
         position = {size: index for index, size in enumerate(self.candidates)}

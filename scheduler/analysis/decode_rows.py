@@ -3,7 +3,7 @@
 Prints, per group of measured rows, the signed median and the worst relative error of each profile, as in
 docs/fidelity.md, and every row. A row is predicted from the smallest capture size that holds its batch.
 With the run's one-second ticks as a second file, the rows of ticks in which the waiting queue shrank without
-new prompt tokens are told apart: a preempted request was prefilled again there, so the tick is no decode step.
+new prompt tokens are told apart: a preempted request was prefilled again there, beside the decode steps.
 """
 
 from __future__ import annotations

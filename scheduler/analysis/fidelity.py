@@ -15,13 +15,12 @@ import numpy as np
 
 from scheduler.analysis.metrics import latencies_ms, measured_requests, summarize
 from scheduler.analysis.statistics import weighted_percentile
-from scheduler.catalog.profile import Profile
 from scheduler.engine.executor import Executor
 from scheduler.engine.loop import Run
 from scheduler.engine.records import StepRecords
 from scheduler.executors.cost_model import CostModel
 from scheduler.executors.step_log import LogExecutor, RecordingExecutor, Section
-from scheduler.simulate import Variant, simulate
+from scheduler.simulate import AnyProfile, Variant, simulate
 from scheduler.workload.requests import Requests
 from scheduler.workload.schema import Workload
 
@@ -46,7 +45,7 @@ HEADLINE = ("output_throughput", "median_tpot_ms", "p99_tpot_ms", "p99_itl_ms")
 def predict_and_execute(
     workload: Workload,
     requests: Requests,
-    profile: Profile,
+    profile: AnyProfile,
     variants: Sequence[Variant],
     open_executor: Callable[[], Executor],
     say: Callable[[str], None] = lambda line: None,

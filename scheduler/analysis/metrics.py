@@ -97,7 +97,7 @@ def _counts(requests: RequestRecords, run: Run) -> dict[str, Any]:
 def _distribution(
     name: str, values: Float, counts: NDArray[np.int32] | None, requests: int
 ) -> dict[str, float]:
-    if not len(values):
+    if not len(values) or not requests:  # gaps of requests that never ended say nothing of their ITL
         return {}
     percentiles = [q for q in PERCENTILES if may_state(q, requests)]
     if counts is None:

@@ -61,7 +61,8 @@ def rate_rows(records: Sequence[Record], swept: Sequence[str]) -> list[Record]:
             row["max_rate_per_s"] = interval.mean
             row["max_rate_by_replication"] = [record["max_rate_per_s"] for record in group]
             if interval.samples > 1:
-                row |= {"max_rate_low_per_s": interval.low, "max_rate_high_per_s": interval.high}
+                # Few and unlike replications reach below 0, where no rate is.
+                row |= {"max_rate_low_per_s": max(0.0, interval.low), "max_rate_high_per_s": interval.high}
         rows.append(row | _gains(groups, (values, variant)))
     return rows
 

@@ -9,13 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from math import sqrt
 
 import numpy as np
 
+from scheduler.analysis.max_rate import mean_rate_per_s
+from scheduler.catalog.profile_file import load_profile
 from scheduler.engine.graph_pool import GraphPool
 from scheduler.engine.loop import Run
+from scheduler.errors import InputError
 from scheduler.simulate import Variant, simulate
-from scheduler.workload.arrivals_schema import Stage
+from scheduler.workload.arrivals_schema import PoissonArrivals, Stage
 from scheduler.workload.draw import draw_requests
 from scheduler.workload.schema import Workload
 
@@ -70,12 +74,22 @@ def is_trapped(run: Run, ceiling: int) -> bool:
     return settled_batch(run) > ceiling
 
 
+def left_at_s(run: Run) -> float:
+    """Return when the last step with a graph ended before the arrivals did (0: there is none)."""
+    steps = run.steps
+    graph = (steps.capture_size > 0) & (steps.start_ns <= int(run.requests.arrival_ns.max()))
+    ends = (steps.start_ns + steps.duration_ns)[graph]
+    return float(ends.max()) / 1e9 if len(ends) else 0.0
+
+
 def runs_of(workload: Workload, pool: GraphPool, replications: int) -> Iterator[Run]:
     """Serve the workload's requests with a pool, one run per replication."""
+    own = workload.engine.profile
+    profile = load_profile(str(workload.profile_path or own)) if isinstance(own, str) else own
+    variant = Variant("pool", pool, "fallback")
     for replication in range(replications):
         requests = draw_requests(workload, replication)
-        variant = Variant("pool", pool, "fallback")
-        yield simulate(workload, requests, workload.engine.profile, variant, replication=replication)
+        yield simulate(workload, requests, profile, variant, replication=replication)
 
 
 def trapped_runs(workload: Workload, pool: GraphPool, replications: int) -> int:
@@ -88,28 +102,28 @@ def at_rate(workload: Workload, rate_per_s: float, *, after_burst_s: float = 0.0
 
     The burst puts the engine into the slow state, for as many requests more as it brings.
     """
-    own = workload.arrivals.rate_per_s
-    stages = None
+    if not isinstance(workload.arrivals, PoissonArrivals) or workload.requests is None:
+        raise InputError("expected Poisson arrivals at one rate and a number of requests")
+    burst = 3 * mean_rate_per_s(workload)
     requests = workload.requests
     if after_burst_s:
-        long_s = 10 * requests / rate_per_s
         stages = (
-            Stage(rate_per_s=3 * own, duration_s=after_burst_s),
-            Stage(rate_per_s=rate_per_s, duration_s=long_s),
+            Stage(rate_per_s=burst, duration_s=after_burst_s),
+            Stage(rate_per_s=rate_per_s, duration_s=10 * requests / rate_per_s),
         )
-        requests += round(3 * own * after_burst_s)
-    arrivals = workload.arrivals.model_copy(
-        update={"rate_per_s": None if stages else rate_per_s, "stages": stages}
-    )
+        arrivals = PoissonArrivals(process="poisson", stages=stages)
+        requests += round(burst * after_burst_s)
+    else:
+        arrivals = PoissonArrivals(process="poisson", rate_per_s=rate_per_s)
     return workload.model_copy(update={"arrivals": arrivals, "requests": requests})
 
 
 def turning_rate(trapped: Callable[[float], bool], low: float, high: float, ratio: float = 1.02) -> float:
     """Return the rate at which `trapped` turns from False (at `low`) to True (at `high`), by bisection."""
     while high / low > ratio:
-        middle = (low * high) ** 0.5
+        middle = sqrt(low * high)
         if trapped(middle):
             high = middle
         else:
             low = middle
-    return (low * high) ** 0.5
+    return sqrt(low * high)

@@ -55,7 +55,9 @@ def named_pool(text: str, engine: Engine, profile: AnyProfile, piecewise: bool =
     try:
         preset = _preset(text, engine, profile)
     except InputError as error:
-        raise InputError(f"--pool {text[:40]}: expected sizes (1,2,4), a file, or a preset; {error}") from None
+        raise InputError(
+            f"--pool {text[:40]}: expected sizes (1,2,4), a file, or a preset; {error}"
+        ) from None
     return NamedPool(text, _graph_pool(preset, engine, None), f"{preset.name} ({preset.release})")
 
 

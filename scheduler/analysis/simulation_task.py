@@ -38,7 +38,10 @@ _SOURCES = (
     "catalog",
     "engine",
     "errors.py",
-    "executors",
+    "executors/__init__.py",
+    "executors/cost_model.py",
+    "executors/prefill_cost.py",
+    "executors/step_lines.py",
     "simulate.py",
     "workload",
 )

@@ -19,6 +19,7 @@ from scheduler.analysis.pool_search import Evaluated, PoolSearch
 from scheduler.analysis.pools import NamedPool, named_pool, workload_pool
 from scheduler.analysis.step_loads import StepHistogram, decode_load, mixed_load, step_histogram
 from scheduler.analysis.tune_budgets import Budgets, SizeRules, size_rules
+from scheduler.catalog.pool_presets import pool_preset
 from scheduler.engine.graph_pool import GraphPool
 from scheduler.engine.loop import Run
 from scheduler.errors import InputError
@@ -200,7 +201,8 @@ def _curve(search: PoolSearch, best: Evaluated, rules: SizeRules) -> list[Evalua
     problem = unlimited.problem(best.loads())
     most = min(max(CURVE_GRAPHS[-1], rules.graphs), len(problem.candidates))
     points = [search.value(GraphPool(piecewise=best.pool.piecewise), "no graphs")]
-    for graphs in sorted({*CURVE_GRAPHS, rules.graphs}):
+    powers = len(pool_preset("powers_of_two", rules.max_num_seqs, rules.max_num_seqs).sizes)
+    for graphs in sorted({*CURVE_GRAPHS, rules.graphs, powers}):
         if max(len(rules.forced), 1) <= graphs <= most:
             choice = unlimited.best(problem, graphs)
             pool = GraphPool(choice.sizes, padding=True, piecewise=best.pool.piecewise)

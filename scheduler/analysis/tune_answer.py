@@ -11,8 +11,9 @@ from scheduler.analysis.pool_search import Evaluated
 from scheduler.analysis.statistics import mean_interval
 from scheduler.analysis.step_loads import StepHistogram
 from scheduler.analysis.tune import Detail, Tuning
-from scheduler.analysis.tune_checks import Confirmation, Drift
+from scheduler.analysis.tune_checks import Confirmation, Drift, FreshRequests
 from scheduler.analysis.tune_verdict import TuningVerdict
+from scheduler.catalog.pool_presets import pool_preset
 from scheduler.engine.graph_pool import GraphPool
 
 SCHEMA_VERSION = 1
@@ -20,9 +21,10 @@ NEAR_BEST = 0.01
 
 
 def tune_answer(
-    tuning: Tuning, confirmation: Confirmation, drifts: Sequence[Drift], verdict: TuningVerdict
+    tuning: Tuning, fresh: FreshRequests, drifts: Sequence[Drift], verdict: TuningVerdict
 ) -> dict[str, Any]:
     """Return everything the tuner found; values that do not exist are None."""
+    confirmation = fresh.compare(tuning.best.pool, tuning.own.pool)
     evaluator, best = tuning.evaluator, tuning.best
     goal = evaluator.objective
     budgets = tuning.budgets
@@ -49,16 +51,9 @@ def tune_answer(
             **_estimate(confirmation.best),
             "on": confirmation.on,
         },
-        "confirmation": {
-            "own": _estimate(confirmation.own),
-            "best": _estimate(confirmation.best),
-            "difference": confirmation.difference,
-            "low": confirmation.low,
-            "high": confirmation.high,
-            "relative": confirmation.relative,
-            "shown": confirmation.verdict.value,
-            "note": confirmation.note,
-        },
+        "confirmation": _comparison(confirmation),
+        "fewest": _fewest(tuning, fresh, points),
+        "powers_of_two": _powers_of_two(tuning, fresh, points),
         "own": {**_pool(tuning, tuning.own.pool), "origin": tuning.own.origin},
         "best": _pool(tuning, best.pool),
         "presets": [
@@ -110,6 +105,57 @@ def knee(points: Sequence[dict[str, Any]], lower_is_better: bool) -> int | None:
     best = min(values) if lower_is_better else max(values)
     near = [point["graphs"] for point in points if abs(point["value"] - best) <= NEAR_BEST * abs(best)]
     return int(near[0])
+
+
+def _fewest(tuning: Tuning, fresh: FreshRequests, points: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    """Return the curve's smallest pool within 1 % of the own pool's value, confirmed against it."""
+    own = tuning.search.tried.get(tuning.own.pool)
+    if own is None or not np.isfinite(own.score):
+        return None
+    goal = tuning.evaluator.objective
+    for point in points:
+        if goal.score(point["value"]) <= own.score + NEAR_BEST * abs(own.score):
+            compared = fresh.compare(_pool_of(point), tuning.own.pool)
+            return {"graphs": point["graphs"], "sizes": point["sizes"], **_comparison(compared)}
+    return None
+
+
+def _powers_of_two(
+    tuning: Tuning, fresh: FreshRequests, points: Sequence[dict[str, Any]]
+) -> dict[str, Any] | None:
+    """Return the best pool of as many graphs as there are powers of two, compared with those."""
+    most = tuning.rules.max_num_seqs
+    powers = pool_preset("powers_of_two", most, most).sizes
+    within = [point for point in points if point["graphs"] <= len(powers)]
+    if not within:
+        return None
+    best = within[-1]
+    compared = fresh.compare(
+        _pool_of(best), GraphPool(powers, piecewise=best["mode"] == "full_and_piecewise")
+    )
+    return {
+        "graphs": best["graphs"],
+        "sizes": best["sizes"],
+        "powers": list(powers),
+        **_comparison(compared),
+    }
+
+
+def _pool_of(point: dict[str, Any]) -> GraphPool:
+    return GraphPool(tuple(point["sizes"]), point["padding"], point["mode"] == "full_and_piecewise")
+
+
+def _comparison(confirmation: Confirmation) -> dict[str, Any]:
+    return {
+        "other": _estimate(confirmation.other),
+        "best": _estimate(confirmation.best),
+        "difference": confirmation.difference,
+        "low": confirmation.low,
+        "high": confirmation.high,
+        "relative": confirmation.relative,
+        "shown": confirmation.verdict.value,
+        "note": confirmation.note,
+    }
 
 
 def _mode(pool: GraphPool) -> str:

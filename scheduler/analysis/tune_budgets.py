@@ -40,6 +40,7 @@ class SizeRules:
     `capture_s` and `most_by_largest` are indexed by capture size.
     """
 
+    max_num_seqs: int
     graphs: int
     candidates: tuple[int, ...]
     forced: tuple[int, ...]
@@ -69,10 +70,18 @@ class SizeRules:
         graphs = self.graphs if graphs is None else graphs
         if self.capture_s is None or self.max_capture_s is None:
             return choose(problem, graphs, self.most_by_largest)
-        if self.most_by_largest is not None:
-            # With both budgets the memory of the largest candidate is set aside: never too much is used.
-            graphs = min(graphs, int(self.most_by_largest[problem.candidates[-1]]))
-        return choose_within(problem, graphs, self.capture_s, self.max_capture_s).choice
+        if self.most_by_largest is None:
+            return choose_within(problem, graphs, self.capture_s, self.max_capture_s).choice
+        # So many graphs fit with each largest size: the best of each number is the best of all.
+        found = []
+        for count in range(max(len(self.forced), 1), graphs + 1):
+            fitting = [size for size in problem.candidates if self.most_by_largest[size] >= count]
+            if fitting and fitting[-1] >= max(self.forced, default=0):
+                part = problem.up_to(fitting[-1])
+                found.append(choose_within(part, count, self.capture_s, self.max_capture_s).choice)
+        if not self.forced:
+            found.append(Choice((), problem.cost(())))
+        return min(found, key=lambda choice: (choice.cost, choice.sizes))
 
     def near(self, problem: SizeProblem, sizes: Sequence[int]) -> list[Choice]:
         """Return the cheapest pools next to `sizes` that the budgets allow."""
@@ -120,7 +129,7 @@ def size_rules_for(
             f"--max-memory-mib: graphs of {' and '.join(map(str, forced))} alone take more; "
             "--no-forced-sizes lifts them"
         )
-    return SizeRules(budgets.graphs, candidates, forced, price, budgets.max_capture_s, most)
+    return SizeRules(seqs, budgets.graphs, candidates, forced, price, budgets.max_capture_s, most)
 
 
 def _capture_s(costs: PoolCosts, top: int, twice_up_to: int) -> Floats:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -25,15 +26,15 @@ _PERCENTILE = {"mean": None, "median": 50.0}
 
 @dataclass(frozen=True, slots=True)
 class Confirmation:
-    """The winner against the workload's own pool on requests neither was chosen for.
+    """A tuned pool against another one on requests neither was chosen for.
 
-    `difference` is winner − own in the objective's unit, with its 95 % interval where there is one; `on`
+    `difference` is tuned − other in the objective's unit, with its 95 % interval where there is one; `on`
     says what was run, `note` why there is no interval.
     """
 
     on: str
     best: list[float]
-    own: list[float]
+    other: list[float]
     difference: float
     low: float | None
     high: float | None
@@ -42,9 +43,42 @@ class Confirmation:
 
     @property
     def relative(self) -> float | None:
-        """The difference relative to the own pool's mean."""
-        own = float(np.mean(self.own))
-        return self.difference / abs(own) if own else None
+        """The difference relative to the other pool's mean."""
+        other = float(np.mean(self.other))
+        return self.difference / abs(other) if other else None
+
+
+@dataclass(slots=True)
+class FreshRequests:
+    """Requests the search never met; every pool is run on them once."""
+
+    evaluator: Evaluator
+    samples: Sequence[Sample]
+    on: str
+    _runs: dict[GraphPool, list[tuple[Run, dict[str, Any]]]] = field(default_factory=dict)
+
+    def run(self, pool: GraphPool) -> list[tuple[Run, dict[str, Any]]]:
+        """Return the runs and summaries of a pool."""
+        if pool not in self._runs:
+            self._runs[pool] = self.evaluator.run(pool, self.samples)
+        return self._runs[pool]
+
+    def compare(self, best: GraphPool, other: GraphPool) -> Confirmation:
+        """Compare two pools pairwise; a pool that leaves no KV block cannot be compared with."""
+        goal = self.evaluator.objective
+        best_runs = self.run(best)
+        best_values = [goal.value(summary) for _, summary in best_runs]
+        if self.evaluator.cost(other) is None:
+            note = "the other pool leaves no KV block"
+            shown = Verdict.NO_DIFFERENCE_SHOWN
+            return Confirmation(self.on, best_values, best_values, 0.0, None, None, shown, note)
+        other_runs = self.run(other)
+        other_values = [goal.value(summary) for _, summary in other_runs]
+        if len(self.samples) == 1:
+            return _within_one(goal, other_runs[0][0], best_runs[0][0], other_values, best_values, self.on)
+        paired = paired_difference(other_values, best_values, lower_is_better=goal.lower_is_better)
+        low, high = (None, None) if paired.interval is None else (paired.interval.low, paired.interval.high)
+        return Confirmation(self.on, best_values, other_values, paired.difference, low, high, paired.verdict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,25 +91,6 @@ class Drift:
     no_graphs: float
     retuned: float
     retuned_sizes: tuple[int, ...]
-
-
-def confirm(tuning: Tuning, samples: Sequence[Sample], on: str) -> Confirmation:
-    """Run the winner and the workload's own pool on fresh samples and compare them pairwise."""
-    evaluator = tuning.evaluator
-    goal = evaluator.objective
-    best_runs = evaluator.run(tuning.best.pool, samples)
-    best = [goal.value(summary) for _, summary in best_runs]
-    if evaluator.cost(tuning.own.pool) is None:
-        return Confirmation(
-            on, best, best, 0.0, None, None, Verdict.NO_DIFFERENCE_SHOWN, "the own pool leaves no KV block"
-        )
-    own_runs = evaluator.run(tuning.own.pool, samples)
-    own = [goal.value(summary) for _, summary in own_runs]
-    if len(samples) == 1:
-        return _within_one(goal, own_runs[0][0], best_runs[0][0], own, best, on)
-    paired = paired_difference(own, best, lower_is_better=goal.lower_is_better)
-    low, high = (None, None) if paired.interval is None else (paired.interval.low, paired.interval.high)
-    return Confirmation(on, best, own, paired.difference, low, high, paired.verdict)
 
 
 def _within_one(

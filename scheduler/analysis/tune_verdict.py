@@ -75,7 +75,7 @@ def _advice(tuning: Tuning, confirmation: Confirmation) -> tuple[Advice, str]:
 
 def _no_worse(tuning: Tuning, confirmation: Confirmation) -> bool:
     """Tell whether even the bad end of the interval is a loss of less than 1 % of the own pool's value."""
-    scale = abs(sum(confirmation.own) / len(confirmation.own))
+    scale = abs(sum(confirmation.other) / len(confirmation.other))
     if tuning.evaluator.objective.lower_is_better:
         worst = confirmation.difference if confirmation.high is None else confirmation.high
     else:

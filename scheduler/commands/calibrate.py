@@ -187,7 +187,8 @@ class _Against:
             cells = result["cells"]
             lines.append(
                 f"faster mode named rightly in {cells['agreement']:.0%} of {cells['cells']} random steps; "
-                f"sums off by {cells['eager_total_error']:+.1%} eager, {cells['graph_total_error']:+.1%} graph"
+                f"sums off by {cells['eager_total_error']:+.1%} (eager) and "
+                f"{cells['graph_total_error']:+.1%} (graph)"
             )
         session.close()
         return result, lines

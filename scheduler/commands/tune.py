@@ -13,7 +13,7 @@ from scheduler.analysis.objectives import objective
 from scheduler.analysis.tune import Evaluator, tune
 from scheduler.analysis.tune_answer import tune_answer
 from scheduler.analysis.tune_budgets import Budgets
-from scheduler.analysis.tune_checks import confirm, drifts
+from scheduler.analysis.tune_checks import FreshRequests, drifts
 from scheduler.analysis.tune_samples import search_and_fresh
 from scheduler.analysis.tune_verdict import tuning_verdict
 from scheduler.commands.run import workload_profile
@@ -83,18 +83,19 @@ def _closed_loop(options: TuneOptions) -> tuple[dict[str, Any], PastedPool, str]
     name = f"{workload.name}-tune"
     check_folder(options.out or Path("results") / name)
     goal = objective(options.objective)
-    search, fresh, on = search_and_fresh(workload, options.replications)
+    search, held_out, on = search_and_fresh(workload, options.replications)
     with progress_bar() as progress:
         evaluator = Evaluator(workload, workload_profile(workload), goal, progress)
         tuning = tune(evaluator, search, _budgets(options))
-        confirmation = confirm(tuning, fresh, on)
-        drift = drifts(tuning, search[0])
+        fresh = FreshRequests(evaluator, held_out, on)
+        confirmation = fresh.compare(tuning.best.pool, tuning.own.pool)
         verdict = tuning_verdict(tuning, confirmation)
+        answer = tune_answer(tuning, fresh, drifts(tuning, search[0]), verdict)
     engine, pool = workload.engine, tuning.best.pool
     pasted = PastedPool(
         pool.sizes, pool.padding, pool.piecewise, engine.max_num_seqs, engine.max_num_batched_tokens
     )
-    return tune_answer(tuning, confirmation, drift, verdict), pasted, name
+    return answer, pasted, name
 
 
 def _budgets(options: TuneOptions) -> Budgets:

@@ -21,12 +21,16 @@ Mode = Literal["eager", "graph"]
 
 
 class Cell(NamedTuple):
-    """One point of the grid: `batch` rows whose cache holds `kv_tokens` in all when the step starts."""
+    """One point of the grid: `batch` rows whose cache holds `kv_tokens` in all when the step starts.
+
+    `context` is the mean over the rows. With `live_rows` below `batch` the other rows are padding.
+    """
 
     mode: Mode
     batch: int
     context: int
     kv_tokens: int
+    live_rows: int
 
 
 class Sample(NamedTuple):

@@ -155,27 +155,51 @@ def _eager_by_launches(grid: Grid, host_ms: float) -> DecodeMode:
 
 
 def _prefill(grid: Grid, whole_steps: bool) -> Prefill | None:
-    """Fit the token curve from fresh prompts, the time per (new, earlier) token pair from continued ones."""
+    """Fit the token curve from fresh prompts, the time per (new, earlier) token pair from continued ones.
+
+    Only prompts whose GPU time exceeds their launching tell that slope. A prompt bound by launches has its
+    launch gaps between the events: where a decode step of as many rows was captured, that bounds its time.
+    """
     if not grid.prefill:
         return None
     gpu = {(row["tokens"], row["cached"]): row["gpu_ms"] or row["total_ms"] for row in grid.prefill}
+    bound_by_launches = {
+        (row["tokens"], row["cached"])
+        for row in grid.prefill
+        if not whole_steps and gpu[row["tokens"], row["cached"]] < LAUNCH_BOUND * row["issue_ms"]
+    }
     slopes = [
         (ms - gpu[tokens, 0]) / (tokens * cached)
         for (tokens, cached), ms in gpu.items()
-        if cached and (tokens, 0) in gpu
+        if cached and (tokens, 0) in gpu and not {(tokens, 0), (tokens, cached)} & bound_by_launches
     ]
     pair_ms = max(statistics.median(slopes), 0.0) if slopes else 0.0
+    rows = _fewest_kv_ms(grid)
     fresh = sorted(tokens for tokens, cached in gpu if not cached)
-    curve = [round(max(gpu[tokens, 0] - pair_ms * tokens * tokens / 2, 0.0), 6) for tokens in fresh]
-    issue = None
+    curve = []
+    for tokens in fresh:
+        ms = max(gpu[tokens, 0] - pair_ms * tokens * tokens / 2, 0.0)
+        if (tokens, 0) in bound_by_launches:
+            ms = min([ms, *(row_ms for batch, row_ms in rows.items() if batch >= tokens)])
+        curve.append(round(ms, 6))
+    issue = LowHigh(low=0.0, high=0.0)
     if not whole_steps:
         issued = sorted(row["issue_ms"] for row in grid.prefill)
         issue = LowHigh(low=round(issued[0], 6), high=round(statistics.median(issued), 6))
-    return Prefill(
-        tokens=Curve(at=tuple(float(tokens) for tokens in fresh), ms=tuple(curve)),
-        pair_ms=pair_ms,
-        issue_ms=issue if issue is not None else LowHigh(low=0.0, high=0.0),
-    )
+    at = tuple(float(tokens) for tokens in fresh)
+    return Prefill(tokens=Curve(at=at, ms=tuple(curve)), pair_ms=pair_ms, issue_ms=issue)
+
+
+def _fewest_kv_ms(grid: Grid) -> dict[int, float]:
+    """Return the GPU milliseconds of each captured size with the fewest KV tokens measured."""
+    fewest: dict[int, tuple[int, float]] = {}
+    for index, cell in enumerate(grid.cells):
+        gpu_ms = grid.times(index).gpu_ms
+        if cell.mode == "graph" and gpu_ms is not None:
+            fewest[cell.batch] = min(
+                fewest.get(cell.batch, (cell.kv_tokens, gpu_ms)), (cell.kv_tokens, gpu_ms)
+            )
+    return {batch: ms for batch, (_, ms) in fewest.items()}
 
 
 def _memory(grid: Grid) -> Memory | None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from scheduler.catalog.inline_profile import DecodeCurve, InlineProfile
 from scheduler.catalog.profile import ZERO, LowHigh, Mode, Profile
-from scheduler.catalog.tables import decode_points, read_curve, read_points
+from scheduler.catalog.tables import Points, decode_points, read_curve, read_points
 from scheduler.engine.executor import Admission, StepPlan
 from scheduler.errors import InputError
 from scheduler.executors.prefill_cost import PrefillCost

@@ -59,7 +59,8 @@ def _costs(profile: Profile) -> list[str]:
         pool = profile.pool
         lines.append(
             f"graph pool  {pool.fixed_bytes / 2**20:.0f} MiB + "
-            f"{pool.bytes_per_largest_row / 2**20:.2f} MiB per row of the largest graph + {pool.bytes_per_graph / 2**20:.2f} MiB per further graph; "
+            f"{pool.bytes_per_largest_row / 2**20:.2f} MiB per row of the largest graph + "
+            f"{pool.bytes_per_graph / 2**20:.2f} MiB per further graph; "
             f"{pool.capture_s_per_graph + pool.warmup_s_per_graph:.2f} s per graph"
         )
     if profile.jitter is not None:

@@ -16,7 +16,7 @@ def tuning_figure(answer: Mapping[str, Any]) -> Figure:
 
     goal = answer["objective"]
     curve = TuningCurve(
-        objective=f"{goal['name'].replace('_', ' ')} ({goal['unit']})",
+        objective=f"{_words(goal['name'])} ({goal['unit']})",
         pools=tuple(
             TunedPool(
                 point["graphs"],
@@ -35,3 +35,9 @@ def tuning_figure(answer: Mapping[str, Any]) -> Figure:
         without_graphs=next((point["value"] for point in answer["curve"] if point["graphs"] == 0), None),
     )
     return plots.tuning_curve(curve)
+
+
+def _words(objective: str) -> str:
+    """Return `mean_tpot` as `mean TPOT`."""
+    metrics = ("ttft", "tpot", "itl", "e2el")
+    return " ".join(word.upper() if word in metrics else word for word in objective.split("_"))

@@ -74,12 +74,33 @@ def _pools(answer: Mapping[str, Any]) -> list[str]:
         f"  own pool       {count_text(own['graphs'], 'graph')} ({own['origin']}): "
         f"{sizes_text(own['sizes'])}",
         f"  {goal['name']:<14} tuned {number_text(seen['best']['value'])} {goal['unit']}, "
-        f"own {number_text(seen['own']['value'])}; difference {_signed(seen['difference'])} "
+        f"own {number_text(seen['other']['value'])}; difference {_signed(seen['difference'])} "
         f"({percent_text(seen['relative'])}; {interval}) on {goal['on']}: {seen['shown']}",
     ]
     if seen["note"]:
         lines.append(f"  note           {seen['note']}")
+    fewest, powers = answer["fewest"], answer["powers_of_two"]
+    if fewest is not None:
+        lines.append(
+            f"  fewest         {count_text(fewest['graphs'], 'graph')} within 1 % of the own pool: "
+            f"{sizes_text(fewest['sizes'])} ({percent_text(fewest['relative'])}{_interval(fewest)})"
+        )
+    if powers is not None:
+        lines.append(
+            f"  powers of two  the best {count_text(powers['graphs'], 'graph')} against "
+            f"{sizes_text(powers['powers'])}: {percent_text(powers['relative'])}{_interval(powers)}: "
+            f"{powers['shown']}"
+        )
     return lines
+
+
+def _interval(compared: Mapping[str, Any]) -> str:
+    """Return the 95 % interval of a relative difference, or nothing where there is none."""
+    scale = abs(compared["other"]["value"])
+    if compared["low"] is None or not scale:
+        return ""
+    low, high = (percent_text(compared[end] / scale) for end in ("low", "high"))
+    return f"; 95 % interval {low} to {high}"
 
 
 def _curve(answer: Mapping[str, Any]) -> list[str]:

@@ -76,7 +76,7 @@ def test_every_policy_runs_for_real_and_decides_the_same_on_the_logged_times(
         buckets=(64,),
         prefilled=policy == "decode_only",
     )
-    result = predict_and_execute(work, requests, profile_of(work), [POOL, EAGER], session.executor)  # type: ignore[arg-type]
+    result = predict_and_execute(work, requests, profile_of(work), [POOL, EAGER], session.executor)
     for name, variant in result["variants"].items():
         assert variant["failure"] is None
         assert variant["same_decisions"]
@@ -94,7 +94,7 @@ def test_a_model_that_is_executed_has_no_error_and_differences_agree() -> None:
         result = predict_and_execute(
             work,
             requests,
-            profile,  # type: ignore[arg-type]
+            profile,
             [variant],
             lambda: CostModel(profile, "eager"),
         )

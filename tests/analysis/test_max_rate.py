@@ -169,6 +169,12 @@ def test_no_rate_is_stated_where_one_replication_found_none():
     assert "gain_over_eager" not in graphs
 
 
+def test_no_interval_reaches_below_zero():
+    _, eager = rows_for([0.1, 9.0], [11.0, 13.0])
+    assert mean_interval([0.1, 9.0]).low < 0
+    assert eager["max_rate_low_per_s"] == 0
+
+
 def test_one_replication_has_no_interval():
     graphs, _ = rows_for([10.0], [11.0])
     assert graphs["max_rate_per_s"] == 11.0

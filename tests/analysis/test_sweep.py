@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
-from sweep_cases import REPOSITORY, SMALL, run_sweep_command, start_sweep, write_workload
+from sweep_cases import REPOSITORY, write_workload
 
 from scheduler.analysis.compare import compare
 from scheduler.analysis.max_rate import RateSearch
@@ -29,7 +26,6 @@ from scheduler.workload.loader import load_workload
 
 EAGER = Variant("eager", GraphPool(), "eager")
 GRAPHS = Variant("graphs", GraphPool((1, 2, 4, 8)), "fallback")
-RATES = "arrivals.rate_per_s=10:30:10"
 
 
 def setting(folder, *overrides, warmup_share=0.1):
@@ -205,152 +201,3 @@ def test_an_unexpected_error_of_one_task_is_a_line_not_the_end(tmp_path):
 def test_a_worker_with_other_code_refuses(tmp_path):
     other = replace(setting(tmp_path), source="other")
     assert "another version" in work(Simulation(other, EAGER, 0)).error
-
-
-def test_processes_and_this_process_write_the_same_bytes(tmp_path):
-    workload = write_workload(tmp_path)
-    for workers in (1, 2):
-        status, _, stderr = run_sweep_command(
-            workload, "--over", RATES, "--find-max-rate", "--replications", 2, "--workers", workers,
-            "--out", tmp_path / f"out{workers}", cwd=tmp_path,
-        )  # fmt: skip
-        assert status == 0, stderr
-    for name in ("sweep.json", "sweep.csv", "max_rate.json"):
-        assert (tmp_path / "out1" / name).read_bytes() == (tmp_path / "out2" / name).read_bytes()
-
-
-def wait_for_parts(folder, count, process):
-    for _ in range(600):
-        if len(list(folder.glob("*.json"))) >= count or process.poll() is not None:
-            break
-        time.sleep(0.02)
-    assert process.poll() is None, "the sweep ended before it could be stopped: make it longer"
-
-
-def processes_of_session(session):
-    pids = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                if (
-                    os.getsid(int(entry.name)) == session
-                    and "Z" not in (entry / "stat").read_text().split()[2]
-                ):
-                    pids.append(int(entry.name))
-            except (OSError, IndexError):
-                continue
-    return pids
-
-
-LONGER = SMALL.replace("requests: 200", "requests: 3000")
-LONG_SWEEP = ("--over", "arrivals.rate_per_s=10:25:5", "--replications", 2)  # 16 simulations
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("whole")
-    status, _, stderr = run_sweep_command(
-        write_workload(folder, LONGER), *LONG_SWEEP, "--workers", 1, "--out", "out", cwd=folder
-    )
-    assert status == 0, stderr
-    assert len(json.loads((folder / "out" / "sweep.json").read_text())) == 16
-    return folder / "out"
-
-
-@pytest.mark.skipif(not Path("/proc").is_dir(), reason="reads /proc")
-@pytest.mark.parametrize("stop", [signal.SIGKILL, signal.SIGINT])
-def test_a_stopped_sweep_loses_nothing_counts_nothing_twice_and_leaves_no_process(tmp_path, whole, stop):
-    out = tmp_path / "out"
-    arguments = [write_workload(tmp_path, LONGER), *LONG_SWEEP, "--workers", 2, "--out", out]
-    process = start_sweep(*arguments, cwd=tmp_path)
-    wait_for_parts(out / "sweep_parts", 3, process)
-    started = time.monotonic()
-    process.send_signal(stop)
-    _, stderr = process.communicate(timeout=20)
-    if stop is signal.SIGINT:
-        assert process.returncode == 130
-        assert time.monotonic() - started < 5
-        assert "interrupted" in stderr
-        assert "Traceback" not in stderr
-        partial = json.loads((out / "sweep.json").read_text())
-        assert all(record["partial"] for record in partial)
-        assert 3 <= len(partial) < 16
-    for _ in range(100):
-        if not processes_of_session(process.pid):
-            break
-        time.sleep(0.1)
-    assert processes_of_session(process.pid) == []
-    done = parts_written(out)
-    assert 3 <= len(done) < 16
-    status, _, stderr = run_sweep_command(*arguments, cwd=tmp_path)
-    assert status == 0, stderr
-    assert f"{16 - len(done)} simulations computed, {len(done)} taken from earlier runs" in stderr
-    assert done.items() <= parts_written(out).items()
-    for name in ("sweep.json", "sweep.csv"):
-        assert (out / name).read_bytes() == (whole / name).read_bytes()
-
-
-def parts_written(out):
-    return {path.name: path.stat().st_mtime_ns for path in (out / "sweep_parts").glob("[!.]*.json")}
-
-
-def test_a_bad_point_gives_status_2_and_the_others_are_complete(tmp_path):
-    status, stdout, stderr = run_sweep_command(
-        write_workload(tmp_path), "--over", "engine.max_num_seqs=4,0,8", "--replications", 2, "--workers", 1,
-        "--out", tmp_path / "out", cwd=tmp_path,
-    )  # fmt: skip
-    assert status == 2
-    assert "error: engine.max_num_seqs=0: --over engine.max_num_seqs: expected a whole number" in stderr
-    assert "Traceback" not in stderr
-    assert stdout.count("graphs") == 2
-    records = json.loads((tmp_path / "out" / "sweep.json").read_text())
-    assert sum("error" in record for record in records) == 1
-    assert len(records) == 1 + 2 * 2 * 2
-
-
-@pytest.mark.parametrize(
-    ("arguments", "line"),
-    [
-        ([], "expected --over KEY=V1,V2,… or --find-max-rate"),
-        (["--over", "engine.max_seqs=1,2"], "did you mean"),
-        (["--over", "pool=vllm,vlm"], "did you mean vllm"),
-        (["--over", "pool=vllm", "--pool", "vllm"], "expected each pool once, got vllm twice"),
-        (["--over", "seed=1,2", "--workers", "0"], "--workers: expected 1 to 1,024, got 0"),
-        (
-            ["--over", "seed=1,2", "--workers", "2", "--dask", "tcp://127.0.0.1:1"],
-            "only one of --workers and --dask",
-        ),
-        (["--find-max-rate", "--slo-share", "0"], "--slo-share: expected a share"),
-        (["--find-max-rate", "--set", "slo=null"], "--find-max-rate: expected an slo"),
-        (
-            ["--find-max-rate", "--set", "arrivals={process: closed_loop, concurrency: 4}"],
-            "got the process closed_loop",
-        ),
-    ],
-)
-def test_a_sweep_that_cannot_be_is_one_line_and_no_file(tmp_path, monkeypatch, capsys, arguments, line):
-    from scheduler import cli
-
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["run.py", "sweep", str(write_workload(tmp_path)), *arguments])
-    with pytest.raises(SystemExit) as caught:
-        cli.main()
-    assert caught.value.code == 2
-    stderr = capsys.readouterr().err
-    assert line in stderr
-    assert all(text.startswith("error: ") for text in stderr.splitlines())
-    assert not (tmp_path / "results").exists()
-
-
-def test_swept_pools_are_variants_and_eager_runs_once(tmp_path):
-    status, _, stderr = run_sweep_command(
-        write_workload(tmp_path), "--over", 'pool="1,2,4",[8],vllm', "--replications", 2, "--workers", 1,
-        "--out", tmp_path / "out", cwd=tmp_path,
-    )  # fmt: skip
-    assert status == 0, stderr
-    assert "8 simulations computed" in stderr
-    records = json.loads((tmp_path / "out" / "sweep.json").read_text())
-    assert [record["pool"] for record in records] == [
-        name for name in ("pool-1-2-4", "pool-8", "vllm", "eager") for _ in range(2)
-    ]
-    assert np.mean([record["num_graphs"] for record in records if record["pool"] == "pool-8"]) == 1

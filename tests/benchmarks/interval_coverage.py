@@ -1,6 +1,6 @@
 """How often the printed 95 % intervals hold the truth, on queues whose exact means are known.
 
-    python tests/benchmarks/interval_coverage.py [--repetitions 200] [--workers N] [--out FOLDER] [--cases NAME…]
+    python tests/benchmarks/interval_coverage.py [--repetitions 200] [--workers N] [--out DIR] [--cases NAME…]
 
 A repetition is what `run.py` does: 5 replications of 5,000 requests, the first 10 % dropped, the mean of
 each replication, a t interval over them; repetition k has seed k. An honest 95 % interval covers the true

@@ -77,21 +77,27 @@ def main() -> None:
         Variant("eager", GraphPool(), "eager"),
         Variant("graphs", GraphPool(VLLM_256), "fallback"),
     )
-    print(f"{'policy':12} {'variant':8} {'requests':>9} {'steps':>10} {'CPU s':>7} {'req/s':>8} "
-          f"{'/ bare SimPy':>12} {'per request vs a tenth':>22} {'peak MB':>8}")
+    print(
+        f"{'policy':12} {'variant':8} {'requests':>9} {'steps':>10} {'CPU s':>7} {'req/s':>8} "
+        f"{'/ bare SimPy':>12} {'per request vs a tenth':>22} {'peak MB':>8}"
+    )
     for policy in (options.policy,) if options.policy else ("decode_only", "mixed"):
         for variant in variants:
             tenth_s, _ = timed(policy, options.requests // 10, variant)
             full_s, steps = timed(policy, options.requests, variant)
             bare_s = bare_simpy_s(steps)
             peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-            print(f"{policy:12} {variant.name:8} {options.requests:9,} {steps:10,} {full_s:7.2f} "
-                  f"{options.requests / full_s:8,.0f} {full_s / bare_s:12.2f} {full_s / tenth_s / 10:22.3f} "
-                  f"{peak_mb:8,.0f}")
+            print(
+                f"{policy:12} {variant.name:8} {options.requests:9,} {steps:10,} {full_s:7.2f} "
+                f"{options.requests / full_s:8,.0f} {full_s / bare_s:12.2f} {full_s / tenth_s / 10:22.3f} "
+                f"{peak_mb:8,.0f}"
+            )
             if options.plain:
                 plain_s, _ = timed(policy, options.requests, variant, run_ahead=False)
-                print(f"{'':12} {'':8} one event per step: {plain_s:.2f} s, run-ahead is "
-                      f"{plain_s / full_s:.2f} times faster")
+                print(
+                    f"{'':12} {'':8} one event per step: {plain_s:.2f} s, run-ahead is "
+                    f"{plain_s / full_s:.2f} times faster"
+                )
 
 
 if __name__ == "__main__":

@@ -63,7 +63,7 @@ def test_a_step_with_prompt_tokens_has_no_cliff(name):
     model = CostModel(load_profile(name), "fallback")
     for decodes, kv in ((0, 0), (1, 900), (24, 24_000)):
         times = np.array([chunk_ms(model, tokens, 0, decodes, kv) for tokens in range(64, 1024, 3)])
-        # aiconfigurator measured 256 and 257 rows, Vidur steps of 8: such a step is real, and at most this large
+        # aiconfigurator measured 256 and 257 rows, Vidur steps of 8: such jumps are real, and this small
         assert np.abs(np.diff(times)).max() < 0.08 * times.max()
     for decodes in (4, 100):
         times = np.array(

@@ -18,6 +18,31 @@ from small_loop import (
     step_table,
 )
 
+# What this test has found: a preempted request that found its half full last block again as if it were full;
+HALF_FULL_BLOCK = Small(
+    (0,) * 7,
+    (12, 1, 1, 1, 1, 11, 3),
+    (5, 1, 1, 1, 1, 2, 1),
+    Options(
+        policy="mixed",
+        max_num_seqs=2,
+        max_num_batched_tokens=3,
+        block_size=2,
+        kv_blocks=7,
+        prefix_caching=True,
+    ),
+)
+# running ahead past a slot that an early decision could not yet use; and, with early decisions, the oldest
+# request preempted because one that had just finished still held its blocks.
+SLOT_FREED_AFTER_THE_DECISION = Small(
+    (0,) * 9, (1,) * 9, (1, 1, 1, 1, 1, 1, 1, 3, 1), Options(max_num_seqs=2, async_scheduling=True)
+)
+BLOCKS_OF_THE_FINISHED = Small(
+    (0, 0, 0),
+    (1, 12, 1),
+    (14, 1, 1),
+    Options(max_num_seqs=2, block_size=1, kv_blocks=15, async_scheduling=True),
+)
 EXAMPLES = settings.default.max_examples * 4
 
 
@@ -33,6 +58,9 @@ def test_loop_equals_the_reference_request_by_request_and_step_by_step(small, ru
 @pytest.mark.parametrize("run_ahead", [False, True], ids=["one step at a time", "running ahead"])
 @settings(max_examples=EXAMPLES)
 @given(small=small_workloads(extras=True))
+@example(small=HALF_FULL_BLOCK)
+@example(small=SLOT_FREED_AFTER_THE_DECISION)
+@example(small=BLOCKS_OF_THE_FINISHED)
 def test_so_it_does_with_prefix_caching_a_watermark_a_late_start_and_early_decisions(small, run_ahead):
     assert_equal_runs(small, run_ahead)
 

@@ -59,7 +59,9 @@ def assert_adds_up(run: Run) -> None:
     assert ((requests.finish_ns >= 0) == done).all()
     assert (started | ~done).all()
     steps = run.steps
-    assert {len(getattr(steps, name)) for name in ("start_ns", "kind", "batch_size", "kv_tokens")} == {len(steps)}
+    assert {len(getattr(steps, name)) for name in ("start_ns", "kind", "batch_size", "kv_tokens")} == {
+        len(steps)
+    }
     assert (steps.start_ns[1:] >= (steps.start_ns + steps.duration_ns)[:-1]).all()
     assert int(run.gaps.count.sum()) == int(steps.batch_size.sum())
 

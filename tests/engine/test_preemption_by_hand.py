@@ -74,6 +74,15 @@ def test_reserving_the_full_prompt_avoids_the_second_preemption_and_starts_later
     assert [step[3] for step in steps_of(run)] == [16, 16, 6, 0, 0, 0, 0, 16, 4, 0, 0, 0, 0]
 
 
+def test_prefix_caching_recomputes_only_the_block_that_was_not_full():
+    # Preempted at 30 ns with 19 tokens cached: 4 full blocks. The first request takes the fifth. From then on
+    # the second would need 5 blocks and finds 4, its own; when it is back it computes tokens 17 to 20 alone.
+    run = run_loop(two_requests(19, 6, policy="mixed", max_num_batched_tokens=16, prefix_caching=True))
+    assert request_table(run)["finish_ns"] == [70, 120]
+    assert request_table(run)["preemptions"] == [0, 1]
+    assert [step[3] for step in steps_of(run)] == [16, 16, 6, 0, 0, 0, 0, 4, 0, 0, 0, 0]
+
+
 def test_a_request_that_can_never_fit_is_refused_at_once_and_blocks_nobody():
     options = Options(**TEN_BLOCKS, max_num_seqs=1)
     run = run_loop(Small((0, 0, 0), (4, 33, 4), (2, 8, 2), options))

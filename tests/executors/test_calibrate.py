@@ -1,4 +1,4 @@
-"""Calibration: what is measured goes into the grid, from there into a profile, and an interrupted one goes on."""
+"""Calibration: measurements go into the grid, from there into a profile; an interrupted one goes on."""
 
 from __future__ import annotations
 
@@ -10,9 +10,12 @@ import pytest
 
 pytest.importorskip("torch")
 
+from live_attention import use_live_attention
+
 from scheduler.catalog.profile_file import load_profile
 from scheduler.errors import InputError
 from scheduler.executors import calibrate as module
+from scheduler.executors import calibration_cells
 from scheduler.executors.calibrate import calibrate
 from scheduler.executors.calibration_grid import Cell, Grid, Sample, read_grid, write_grid
 from scheduler.executors.calibration_profile import profile_of
@@ -47,14 +50,14 @@ def test_a_calibration_writes_a_profile_that_gives_the_measured_times(tmp_path: 
 def test_an_interrupted_calibration_goes_on_with_its_rounds(tmp_path: Path) -> None:
     out = tmp_path / "profile.json"
 
-    class Stop(Exception):
+    class StopError(Exception):
         pass
 
     def stop(stage: str, done: int, total: int) -> None:
         if stage == "measure" and done == 2:
-            raise Stop
+            raise StopError
 
-    with pytest.raises(Stop):
+    with pytest.raises(StopError):
         calibrate(**GRID, out=out, repeats=4, passes=1, progress=stop)
     kept = read_grid(out.with_suffix(".grid.jsonl")).rounds
     assert len(kept) == 2
@@ -102,7 +105,7 @@ def gpu_grid() -> Grid:
     for batch in (1, 100, 400):
         gpu_ms = 1.0 + 0.01 * batch
         for mode, total_ms in (("graph", 0.5 + gpu_ms), ("eager", 0.5 + max(3.0, gpu_ms))):
-            cells.append(Cell(mode, batch, 128, batch * 127))  # type: ignore[arg-type]
+            cells.append(Cell(mode, batch, 128, batch * 127, batch))  # type: ignore[arg-type]
             between_events = gpu_ms if mode == "graph" else max(3.0, gpu_ms)
             samples.append(
                 Sample(len(cells) - 1, round(total_ms * 1e6), 100_000, round(between_events * 1e6))
@@ -159,6 +162,22 @@ def test_whole_steps_keep_both_tables() -> None:
     assert model.decode_ms("eager", 1, 127) == pytest.approx(3.5)
 
 
+def test_prompts_bound_by_launches_tell_no_slope_and_no_more_than_the_rows_they_are() -> None:
+    grid = gpu_grid()
+    grid.prefill = [
+        {"tokens": 64, "cached": 0, "total_ms": 3.5, "issue_ms": 3.0, "gpu_ms": 3.0},
+        {"tokens": 64, "cached": 1000, "total_ms": 3.9, "issue_ms": 3.4, "gpu_ms": 3.4},
+        {"tokens": 1000, "cached": 0, "total_ms": 20.5, "issue_ms": 3.0, "gpu_ms": 20.0},
+        {"tokens": 1000, "cached": 1000, "total_ms": 22.5, "issue_ms": 3.0, "gpu_ms": 22.0},
+    ]
+    prefill = profile_of(grid, name="x", whole_steps=False).prefill
+    assert prefill is not None
+    assert prefill.pair_ms == pytest.approx(2.0 / 1e6)
+    assert prefill.tokens.at == (64, 1000)
+    # 64 tokens: at most what 100 rows take (2 ms); 1,000: less their own 500,000 pairs (1 ms).
+    assert prefill.tokens.ms == pytest.approx((2.0, 19.0))
+
+
 def test_noise_is_the_difference_of_the_passes_and_the_spread_within_cells() -> None:
     grid = gpu_grid()
     assert grid.noise_floor() == 0.0
@@ -169,7 +188,27 @@ def test_noise_is_the_difference_of_the_passes_and_the_spread_within_cells() -> 
     ]
     assert grid.noise_floor() == pytest.approx(0.1 / 1.05, rel=1e-3)
     assert grid.spread() == pytest.approx(0.1 / 1.05, rel=1e-3)
-    assert [row["pass_median_ms"][0] for row in grid.rows()][0] == pytest.approx(1.51)
+    assert next(grid.rows())["pass_median_ms"][0] == pytest.approx(1.51)
+
+
+def test_live_lengths_are_spread_and_sparse_cells_are_mostly_padding(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_live_attention(monkeypatch)
+    monkeypatch.setattr(calibration_cells, "LIVE_CONTEXT", 128)
+    out = tmp_path / "profile.json"
+    grid = calibrate(
+        model="tiny", device="cpu", out=out, batches=(1, 8), contexts=(16, 64), repeats=3, passes=1
+    ).grid
+    cells = {cell[:3]: cell for cell in grid.cells}
+    assert cells["graph", 8, 16].live_rows == 1
+    assert cells["eager", 8, 16].live_rows == 8
+    assert cells["graph", 8, 64].live_rows == 8
+    assert cells["graph", 8, 16].kv_tokens == 127
+    assert cells["graph", 8, 64].kv_tokens == pytest.approx(8 * 63, abs=4)
+    lengths = calibration_cells.row_lengths(8, 64, 0.5)
+    assert (lengths.min(), lengths.max()) == (35, 91)
+    assert sorted(lengths) != lengths.tolist()
 
 
 def test_a_grid_survives_the_file(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Control flow of the CUDA backend against a recording stub; what CUDA itself does is for tests/gpu/run_all.py."""
+"""Control flow of the CUDA backend against a recording stub; tests/gpu/run_all.py asks CUDA itself."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from scheduler.executors.replay import CaptureError  # noqa: E402
 
 
 class StubCuda:
-    """Records the calls made to torch.cuda; `end_fails` makes every capture end badly, as torch 2.8-2.14 do."""
+    """Records the calls made to torch.cuda; with `end_fails` captures end as failed ones do in torch 2.11."""
 
     OutOfMemoryError = torch.cuda.OutOfMemoryError
 

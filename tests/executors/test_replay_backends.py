@@ -1,4 +1,4 @@
-"""One contract for every replay backend: a scripted fake, the traced one, and CUDA graphs where there is a GPU."""
+"""One contract for every replay backend: a scripted fake, the traced one, and, with a GPU, CUDA graphs."""
 
 from __future__ import annotations
 

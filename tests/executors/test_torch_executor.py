@@ -11,6 +11,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from live_attention import use_live_attention  # noqa: E402
+
 from scheduler.engine.executor import (  # noqa: E402
     Admission,
     ExecutorError,
@@ -70,7 +72,7 @@ def traffic(
 
     Every step takes the smallest capture size that holds the batch, if there is one.
     """
-    draw = random.Random(seed)
+    draw = random.Random(seed)  # noqa: S311
     executor, tokens = listening(session)
     lengths: dict[int, int] = {}
     context: dict[int, int] = {}
@@ -88,7 +90,8 @@ def traffic(
                 executor.release(slot)
                 del context[slot]
                 free.append(slot)
-    assert executor.counts.copied_rows > 0, "rows were never moved, so nothing was tried"
+    moves = session.static.attention.needs_ordered_rows
+    assert (executor.counts.copied_rows > 0) == moves, "rows must be moved where attention needs order"
     return tokens, lengths
 
 
@@ -105,6 +108,20 @@ def test_padded_replay_equals_unpadded_eager_under_random_traffic(graphs: TorchS
     padded, eager = traffic(graphs, seed, (2, 4, 8)), traffic(graphs, seed, ())
     assert padded == eager
     assert len(padded[0]) > 10
+
+
+def test_rows_in_scattered_places_give_the_tokens_of_ordered_ones(
+    graphs: TorchSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The path of attention over live lengths, as on a GPU: rows keep their places and pads go to scratch."""
+    use_live_attention(monkeypatch)
+    scattered = open_session(
+        model="tiny", device="cpu", max_num_seqs=6, max_context=96, capture_sizes=(2, 4, 8)
+    )
+    assert scattered.static.attention.name == "flash"
+    assert [key.context for key in scattered.captured.captured] == [None] * 3
+    for seed in range(3):
+        assert traffic(scattered, seed, (2, 4, 8)) == traffic(graphs, seed, (2, 4, 8))
 
 
 def test_a_request_gets_the_same_tokens_alone_and_in_company(graphs: TorchSession) -> None:

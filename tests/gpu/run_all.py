@@ -28,6 +28,7 @@ STEPS: dict[str, int] = {
     "environment": 45,
     "selfcheck": 75,
     "questions": 100,
+    "ragged:qwen3-0.6b": 60,
     "pools": 90,
     "calibrate:qwen3-0.6b": 150,
     "fidelity:qwen3-0.6b": 170,
@@ -255,6 +256,25 @@ def calibrate_step(options: argparse.Namespace, model: str, keep: Any) -> None:
         print(f"{row['mode']:6} {row['batch']:4} {row['context']:5}  {row['median_ms']:9.4f} ms")
 
 
+def ragged_step(options: argparse.Namespace, model: str, keep: Any) -> None:
+    """Time graph steps of equal rows against rows of unlike lengths with as many tokens."""
+    from scheduler.executors.calibrate import calibrate
+
+    grid: dict[str, Any] = {"batches": (8, 16, 32, 64, 128, 256), "contexts": (512,), "eager_batches": (8,)}
+    if options.quick:
+        grid = {"batches": (2, 4), "contexts": (64,), "eager_batches": (2,)}
+    for spread in (0.0, 0.5, 1.0):
+        path = options.out / f"{options.device}-{model}-spread-{spread:g}.json"
+        found = calibrate(
+            model=model, device=options.device, out=path, repeats=10, passes=1, length_spread=spread, **grid
+        )
+        rows = {row["batch"]: row["median_ms"] for row in found.grid.rows() if row["mode"] == "graph"}
+        keep(f"spread {spread:g}", rows)
+        print(
+            f"lengths ± {spread:.0%}: " + "  ".join(f"{b}: {ms:.3f} ms" for b, ms in rows.items()), flush=True
+        )
+
+
 def _profile(options: argparse.Namespace, model: str) -> tuple[Any, Path]:
     """Return this machine's profile: measured in this call, given by --profiles, or measured quickly now."""
     from scheduler.catalog.profile_file import read_profile
@@ -311,6 +331,7 @@ STEP_FUNCTIONS = {
     "selfcheck": selfcheck_step,
     "questions": questions_step,
     "calibrate": calibrate_step,
+    "ragged": ragged_step,
     "fidelity": fidelity_step,
     "ceiling": ceiling_step,
     "pools": pools_step,

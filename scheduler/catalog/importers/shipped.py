@@ -173,7 +173,7 @@ def hopper(data: Path, gpu: str, backend: str) -> Profile:
     notes = {
         "memory.gpu_bytes": _derived(f"{memory} GiB, nominal"),
         "prefill.tokens": _derived(
-            "aiconfigurator's vLLM GEMMs x 32 (gate_up, down interpolated in n, k), measured to 1,024 tokens; "
+            "aiconfigurator's vLLM GEMMs x 32 (gate_up, down interpolated), measured to 1,024 tokens; "
             f"norms, rotary, activation, adds: Vidur's A100 times x {scale:.3f}, the ratio of bandwidths"
         ),
         "prefill.sequences": _derived("lm_head scaled from the widest GEMM, n 65,536"),

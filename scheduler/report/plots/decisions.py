@@ -85,7 +85,7 @@ def tuning_curve(curve: TuningCurve) -> Figure:
     for ax, (label, values) in zip(panels[1:], costs, strict=True):
         ax.plot(graphs, [np.nan if value is None else value for value in values], color="#555555", marker=".")
         ax.set_ylabel(label)
-        ax.set_ylim(bottom=0)
+        ax.set_ylim(0, 1.15 * max([value for value in values if value is not None], default=1) or 1)
     for ax in panels:
         if curve.knee is not None:
             ax.axvline(curve.knee, color=LIMIT, linewidth=1.1, linestyle=(0, (6, 2, 1, 2)))
@@ -192,9 +192,9 @@ def sweep_curves(curves: SweepCurves) -> Figure:
                 top = max(curves.values, default=1)
                 ax.plot([0, top], [0, top], color="#999999", linewidth=1.0, linestyle=":", zorder=1)
                 ax.text(
-                    top,
-                    0.96 * top,
-                    "every request good ",
+                    0.92 * top,
+                    0.95 * top,
+                    "every request good",
                     ha="right",
                     va="bottom",
                     fontsize=8.5,

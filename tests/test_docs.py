@@ -1,0 +1,119 @@
+"""docs/ keeps up with the code: every module in one sentence, every key of a workload file with its default.
+
+`GRAPHPOOL_REWRITE_GOLDEN=1` renews the list of modules.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import re
+from pathlib import Path
+
+import pytest
+from command_line import ROOT
+
+from scheduler.catalog.inline_profile import InlineProfile
+from scheduler.report.tables import TABLES
+from scheduler.workload import arrivals_schema
+from scheduler.workload.loader import load_workload
+from scheduler.workload.schema import Engine, Pool, Slo, Workload
+
+DOCS = ROOT / "docs"
+ROOMS = ("catalog", "workload", "engine", "executors", "analysis", "report", "commands")
+BEGIN, END = "<!-- modules", "<!-- end of modules -->"
+ARRIVALS = (
+    arrivals_schema.PoissonArrivals,
+    arrivals_schema.GammaArrivals,
+    arrivals_schema.ClosedLoopArrivals,
+    arrivals_schema.TraceArrivals,
+)
+SECTIONS = {
+    "Keys of the file": (Workload,),
+    "`arrivals`": ARRIVALS,
+    "`engine`": (Engine,),
+    "`pool`": (Pool,),
+    "`slo`": (Slo,),
+    "An inline profile": (InlineProfile,),
+}
+
+
+def first_line(path: Path) -> str:
+    docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+    assert docstring, f"{path}: no docstring"
+    return docstring.splitlines()[0]
+
+
+def module_list() -> str:
+    """Return the modules room by room, each with the first line of its docstring."""
+    package = ROOT / "scheduler"
+    lines = ["", "**scheduler/**", ""]
+    lines += [f"- `{path.name}` {first_line(path)}" for path in sorted(package.glob("*.py"))]
+    for room in ROOMS:
+        files = [path for path in sorted((package / room).rglob("*.py")) if path.name != "__init__.py"]
+        lines += ["", f"**scheduler/{room}/** {first_line(package / room / '__init__.py')}", ""]
+        lines += [f"- `{path.relative_to(package / room).as_posix()}` {first_line(path)}" for path in files]
+    return "\n".join([*lines, "", ""])
+
+
+def test_the_design_page_lists_every_module_in_its_own_words():
+    page = DOCS / "design.md"
+    text = page.read_text(encoding="utf-8")
+    start = text.index("\n", text.index(BEGIN)) + 1
+    end = text.index(END)
+    if os.environ.get("GRAPHPOOL_REWRITE_GOLDEN"):
+        page.write_text(text[:start] + module_list() + text[end:], encoding="utf-8")
+        return
+    assert text[start:end] == module_list(), "make golden"
+
+
+def rows_of(section: str) -> dict[str, str]:
+    """Return key → default of the first table below a heading of the workloads page."""
+    text = (DOCS / "workloads.md").read_text(encoding="utf-8")
+    below = re.split(rf"^#+ {re.escape(section)}$", text, flags=re.MULTILINE)[1]
+    table = re.search(r"^\| key .*?(?=^$)", below, re.MULTILINE | re.DOTALL)
+    assert table is not None
+    found = re.findall(r"^\| `(\w+)` \| (.*?) \|", table[0], re.MULTILINE)
+    assert len(found) == len(dict(found)), "a key stands twice"
+    return dict(found)
+
+
+def default_of(field) -> str:
+    if field.is_required():
+        return "required"
+    default = field.default
+    if isinstance(default, Pool):
+        return f"`{{preset: {default.preset}}}`"
+    if default is None:
+        return "none"
+    return f"`{default}`" if isinstance(default, str) else json.dumps(default)
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_the_workloads_page_has_every_key_with_its_default(section):
+    expected = {}
+    for model in SECTIONS[section]:
+        expected |= {key: default_of(field) for key, field in model.model_fields.items()}
+    assert rows_of(section) == expected
+
+
+def test_every_distribution_and_policy_is_on_the_workloads_page():
+    text = (DOCS / "workloads.md").read_text(encoding="utf-8")
+    schema = json.loads((ROOT / "workloads" / "workload.schema.json").read_text(encoding="utf-8"))
+    words = set(re.findall(r'"const": "(\w+)"', json.dumps(schema)))
+    assert {"lognormal", "closed_loop"} <= words
+    policies = set(Engine.model_fields["policy"].annotation.__args__)
+    assert {word for word in words | policies if f"`{word}`" not in text} == set()
+
+
+def test_every_result_table_is_on_the_workloads_page():
+    text = (DOCS / "workloads.md").read_text(encoding="utf-8")
+    assert [name for name in TABLES if f"`{name}`" not in text] == []
+
+
+def test_the_workload_of_the_workloads_page_is_a_good_one(tmp_path):
+    text = (DOCS / "workloads.md").read_text(encoding="utf-8")
+    path = tmp_path / "w.yaml"
+    path.write_text(re.findall(r"^```yaml\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)[0], encoding="utf-8")
+    assert load_workload(path).requests == 2000
