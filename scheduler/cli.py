@@ -194,6 +194,7 @@ def tune(
     trace: Path | None = None,
     seed: int | None = None,
     replications: int | None = None,
+    workers: int | None = None,
     plots: Annotated[bool, Parameter(negative="--no-plots")] = True,
     json: bool = False,
     out: Path | None = None,
@@ -234,6 +235,8 @@ def tune(
         Seed of every random draw, instead of the file's.
     replications
         Fresh replications that confirm the winner (default 6).
+    workers
+        Processes that simulate, where one simulation takes long (default: one per CPU).
     plots
         Draw the tuning curve.
     json
@@ -259,6 +262,7 @@ def tune(
             forced_sizes=forced_sizes,
             max_num_seqs=max_num_seqs,
             replications=replications,
+            workers=workers,
             plots=plots,
             json=json,
             out=out,

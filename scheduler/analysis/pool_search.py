@@ -44,17 +44,24 @@ class Chooser:
 class PoolSearch:
     """Everything that was tried, in order, each pool once, with where it came from."""
 
-    evaluate: Callable[[GraphPool], Evaluated]
+    evaluate: Callable[[Sequence[GraphPool]], Sequence[Evaluated]]
     tried: dict[GraphPool, Evaluated] = field(default_factory=dict)
     origin: dict[GraphPool, str] = field(default_factory=dict)
     endings: list[str] = field(default_factory=list)
 
     def value(self, pool: GraphPool, origin: str) -> Evaluated:
         """Evaluate a pool, or return what was found when it was tried before."""
-        if pool not in self.tried:
-            self.tried[pool] = self.evaluate(pool)
-            self.origin[pool] = origin
-        return self.tried[pool]
+        return self.values([(pool, origin)])[0]
+
+    def values(self, pools: Sequence[tuple[GraphPool, str]]) -> list[Evaluated]:
+        """Evaluate pools (with where each came from), those not tried before together."""
+        new = {pool: origin for pool, origin in reversed(pools) if pool not in self.tried}
+        fresh = [pool for pool, _ in pools if pool in new]
+        fresh = list(dict.fromkeys(fresh))
+        for pool, found in zip(fresh, self.evaluate(fresh) if fresh else (), strict=True):
+            self.tried[pool] = found
+            self.origin[pool] = new[pool]
+        return [self.tried[pool] for pool, _ in pools]
 
     def iterate(self, start: GraphPool, chooser: Chooser, label: str) -> None:
         """Follow pool → batches → pool from `start` to a fixed point or a cycle; notes how it ended."""
@@ -81,5 +88,6 @@ class PoolSearch:
 
     def try_neighbours(self, around: Evaluated, chooser: Chooser) -> None:
         """Evaluate the pools next to one that its own batches make the cheapest."""
-        for choice in chooser.near(chooser.problem(around.loads()), around.pool.sizes):
-            self.value(GraphPool(choice.sizes, padding=True, piecewise=around.pool.piecewise), "neighbour")
+        near = chooser.near(chooser.problem(around.loads()), around.pool.sizes)
+        pools = [GraphPool(choice.sizes, padding=True, piecewise=around.pool.piecewise) for choice in near]
+        self.values([(pool, "neighbour") for pool in pools])

@@ -6,6 +6,7 @@ winner is then confirmed on requests the search never met.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -19,6 +20,7 @@ from scheduler.analysis.pool_search import Evaluated, PoolSearch
 from scheduler.analysis.pools import NamedPool, named_pool, workload_pool
 from scheduler.analysis.step_loads import StepHistogram, decode_load, mixed_load, step_histogram
 from scheduler.analysis.tune_budgets import Budgets, SizeRules, size_rules
+from scheduler.analysis.workers import Workers, as_completed
 from scheduler.catalog.pool_presets import pool_preset
 from scheduler.engine.graph_pool import GraphPool
 from scheduler.engine.loop import Run
@@ -33,6 +35,7 @@ PRESETS = (
     "vllm", "sglang", "trtllm", "trtllm-nopad", "nano-vllm", "mini-sglang", "lmdeploy", "tgi", "lightllm",
     "powers_of_two",
 )  # fmt: skip
+WORTH_WORKERS_S = 0.4
 CURVE_GRAPHS = (0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 
 
@@ -54,15 +57,44 @@ class Detail:
     histogram: StepHistogram
 
 
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """One pool to run on all samples; picklable."""
+
+    workload: Workload
+    profile: AnyProfile
+    objective: Objective
+    pool: GraphPool
+    samples: Sequence[Sample]
+    largest_total: int
+
+
+def _detail(task: _Task) -> Detail:
+    """Run a task, in this process or another one."""
+    evaluator = Evaluator(task.workload, task.profile, task.objective)
+    results = evaluator.run(task.pool, task.samples)
+    runs = [run for run, _ in results]
+    return Detail(
+        [task.objective.value(summary) for _, summary in results],
+        float(np.mean([_without_graph_share(run) for run in runs])),
+        step_histogram(runs, task.workload.engine.max_num_seqs, task.largest_total),
+    )
+
+
 @dataclass(slots=True)
 class Evaluator:
-    """Runs pools on the same requests and keeps count of the simulations."""
+    """Runs pools on the same requests and keeps count of the simulations.
+
+    With `workers` several pools run side by side once a simulation has turned out to take long.
+    """
 
     workload: Workload
     profile: AnyProfile
     objective: Objective
     progress: Progress | None = None
+    workers: Workers | None = None
     simulations: int = 0
+    longest_s: float = 0.0
 
     def values(self, pool: GraphPool, samples: Sequence[Sample], eager: bool = False) -> list[float]:
         """Return the objective of a pool on every sample."""
@@ -76,17 +108,49 @@ class Evaluator:
         slo_ms = self.workload.slo.limits_ms if self.workload.slo else {}
         results = []
         for sample in samples:
-            if self.progress is not None:
-                self.progress(f"simulation {self.simulations + 1}", self.simulations, 0)
             run = simulate(
                 self.workload, sample.requests, self.profile, variant, replication=sample.replication
             )
             if run.failure == "interrupted":
                 raise KeyboardInterrupt
-            self.simulations += 1
+            self._count(1)
             warmup = int(len(sample.requests) * sample.warmup_share)
             results.append((run, summarize(run, slo_ms, warmup)))
         return results
+
+    def details(
+        self, pools: Sequence[GraphPool], samples: Sequence[Sample], rules: dict[bool, SizeRules]
+    ) -> list[Detail]:
+        """Return what the runs of several pools show, in their order."""
+        tasks = [
+            _Task(
+                self.workload,
+                self.profile,
+                self.objective,
+                pool,
+                samples,
+                rules[pool.piecewise].candidates[-1],
+            )
+            for pool in pools
+        ]
+        if self.workers is not None and len(tasks) > 1 and self.longest_s > WORTH_WORKERS_S:
+            found: dict[int, Detail] = {}
+            for index, detail in as_completed(_detail, tasks, self.workers):
+                found[index] = detail
+                self._count(len(samples))
+            return [found[index] for index in range(len(tasks))]
+        details = []
+        for task in tasks:
+            started = time.monotonic()
+            details.append(_detail(task))
+            self.longest_s = max(self.longest_s, time.monotonic() - started)
+            self._count(len(samples))
+        return details
+
+    def _count(self, simulations: int) -> None:
+        self.simulations += simulations
+        if self.progress is not None:
+            self.progress(f"{self.simulations} simulations", self.simulations, 0)
 
     def cost(self, pool: GraphPool) -> PoolCost | None:
         """Return start-up seconds, memory and KV blocks of a pool, or None where it leaves no KV block."""
@@ -130,7 +194,7 @@ def tune(evaluator: Evaluator, samples: list[Sample], budgets: Budgets) -> Tunin
     own = workload_pool(workload.pool, engine, profile, "own")
     modes = [own.pool.piecewise, False] if own.pool.piecewise else [False]
     rules = {piecewise: size_rules(budgets, engine, profile, piecewise) for piecewise in modes}
-    search = PoolSearch(lambda pool: _evaluate(evaluator, pool, samples, rules[pool.piecewise]))
+    search = PoolSearch(lambda pools: _evaluate(evaluator, pools, samples, rules))
     for piecewise in modes:
         chooser = rules[piecewise].chooser()
         label = "one list for decode and mixed steps" if piecewise else "decode steps alone"
@@ -142,9 +206,7 @@ def tune(evaluator: Evaluator, samples: list[Sample], budgets: Budgets) -> Tunin
         return pool.padding and rules[pool.piecewise].allows(pool)
 
     presets = _presets(workload, profile, own)
-    for named in presets:
-        if named.pool.piecewise in rules:
-            search.value(named.pool, named.name)
+    search.values([(named.pool, named.name) for named in presets])
     best = search.best(allowed)
     if best is None or not np.isfinite(best.score):
         raise InputError("no pool within the budgets leaves room for the KV cache; allow fewer graphs")
@@ -156,17 +218,19 @@ def tune(evaluator: Evaluator, samples: list[Sample], budgets: Budgets) -> Tunin
 
 
 def _evaluate(
-    evaluator: Evaluator, pool: GraphPool, samples: Sequence[Sample], rules: SizeRules
-) -> Evaluated:
-    if evaluator.cost(pool) is None:
+    evaluator: Evaluator, pools: Sequence[GraphPool], samples: Sequence[Sample], rules: dict[bool, SizeRules]
+) -> list[Evaluated]:
+    """Run the pools that leave room for the KV cache, side by side where that is worth it."""
+    fitting = [pool for pool in pools if evaluator.cost(pool) is not None]
+    details = dict(zip(fitting, evaluator.details(fitting, samples, rules), strict=True))
+    return [_evaluated(evaluator, pool, details.get(pool), rules[pool.piecewise]) for pool in pools]
+
+
+def _evaluated(evaluator: Evaluator, pool: GraphPool, detail: Detail | None, rules: SizeRules) -> Evaluated:
+    if detail is None:
         return Evaluated(pool, np.inf, list)
-    results = evaluator.run(pool, samples)
-    values = [evaluator.objective.value(summary) for _, summary in results]
-    score = evaluator.objective.score(float(np.mean(values)))
-    most = evaluator.workload.engine.max_num_seqs
-    histogram = step_histogram([run for run, _ in results], most, rules.candidates[-1])
-    without = [_without_graph_share(run) for run, _ in results]
-    detail = Detail(values, float(np.mean(without)), histogram)
+    score = evaluator.objective.score(float(np.mean(detail.values)))
+    histogram = detail.histogram
     return Evaluated(pool, score, lambda: loads_of(evaluator.profile, histogram, pool, rules), detail)
 
 
@@ -200,11 +264,11 @@ def _curve(search: PoolSearch, best: Evaluated, rules: SizeRules) -> list[Evalua
     unlimited = replace(rules, most_by_largest=None, max_capture_s=None)
     problem = unlimited.problem(best.loads())
     most = min(max(CURVE_GRAPHS[-1], rules.graphs), len(problem.candidates))
-    points = [search.value(GraphPool(piecewise=best.pool.piecewise), "no graphs")]
+    pools = [(GraphPool(piecewise=best.pool.piecewise), "no graphs")]
     powers = len(pool_preset("powers_of_two", rules.max_num_seqs, rules.max_num_seqs).sizes)
     for graphs in sorted({*CURVE_GRAPHS, rules.graphs, powers}):
         if max(len(rules.forced), 1) <= graphs <= most:
             choice = unlimited.best(problem, graphs)
             pool = GraphPool(choice.sizes, padding=True, piecewise=best.pool.piecewise)
-            points.append(search.value(pool, f"best {graphs} for the winner's batches"))
-    return points
+            pools.append((pool, f"best {graphs} for the winner's batches"))
+    return search.values(pools)

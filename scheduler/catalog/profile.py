@@ -88,9 +88,12 @@ class DecodeMode(Strict):
     """Decode steps of one mode. `gpu` None: the graph mode's table; `gpu_extra_ms`: gaps between kernels.
 
     `issue_ms` is the time the CPU needs to launch a step (to launch the graph, in graph mode).
+    `padding_attends` False: padded rows attend to nothing, so a graph step costs what the captured size
+    costs without KV tokens plus what the *live* rows' KV tokens cost in a batch of their own number.
     """
 
     gpu: DecodeTable | None = None
+    padding_attends: bool = True
     gpu_extra_ms: MsOrZero = 0.0
     issue_ms: LowHigh = ZERO
 

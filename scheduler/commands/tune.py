@@ -16,6 +16,7 @@ from scheduler.analysis.tune_budgets import Budgets
 from scheduler.analysis.tune_checks import FreshRequests, drifts
 from scheduler.analysis.tune_samples import search_and_fresh
 from scheduler.analysis.tune_verdict import tuning_verdict
+from scheduler.analysis.workers import open_workers
 from scheduler.commands.run import workload_profile
 from scheduler.errors import InputError
 from scheduler.files import check_folder, write_json
@@ -47,6 +48,7 @@ class TuneOptions:
     forced_sizes: bool = True
     max_num_seqs: int | None = None
     replications: int | None = None
+    workers: int | None = None
     plots: bool = True
     json: bool = False
     out: Path | None = None
@@ -84,8 +86,8 @@ def _closed_loop(options: TuneOptions) -> tuple[dict[str, Any], PastedPool, str]
     check_folder(options.out or Path("results") / name)
     goal = objective(options.objective)
     search, held_out, on = search_and_fresh(workload, options.replications)
-    with progress_bar() as progress:
-        evaluator = Evaluator(workload, workload_profile(workload), goal, progress)
+    with open_workers(options.workers) as workers, progress_bar() as progress:
+        evaluator = Evaluator(workload, workload_profile(workload), goal, progress, workers)
         tuning = tune(evaluator, search, _budgets(options))
         fresh = FreshRequests(evaluator, held_out, on)
         confirmation = fresh.compare(tuning.best.pool, tuning.own.pool)

@@ -57,7 +57,8 @@ def profile_of(grid: Grid, *, name: str, whole_steps: bool) -> Profile:
         note = "graph replay: whole step less the time between CUDA events, median over cells"
         provenance["host"] = Provenance(origin="measured", note=note)
         decode = Decode(
-            graph=DecodeMode(gpu=_table(grid, "graph", whole=False)), eager=_eager_by_launches(grid, host_ms)
+            graph=DecodeMode(gpu=_table(grid, "graph", whole=False), padding_attends=not _follows_lengths(grid)),
+            eager=_eager_by_launches(grid, host_ms),
         )
         note = "whole eager steps less host time: p10 and p90 over the cells bound by launching"
         provenance["decode.eager.issue_ms"] = Provenance(origin="measured", note=note)
@@ -152,6 +153,11 @@ def _eager_by_launches(grid: Grid, host_ms: float) -> DecodeMode:
     low, high = ascending[len(ascending) // 10], ascending[-1 - len(ascending) // 10]
     extra = round(statistics.median(gaps), 6) if gaps else 0.0
     return DecodeMode(gpu_extra_ms=extra, issue_ms=LowHigh(low=round(low, 6), high=round(high, 6)))
+
+
+def _follows_lengths(grid: Grid) -> bool:
+    """Tell whether attention reads each row's own length, so that padded rows cost none."""
+    return bool(grid.identity.get("attention") == "flash")
 
 
 def _prefill(grid: Grid, whole_steps: bool) -> Prefill | None:

@@ -42,6 +42,9 @@ class CostModel:
         self.without_graph: WithoutGraph = without_graph
         self.bound: Bound = bound
         self.extrapolated: set[str] = set()
+        self._padding_attends = True
+        if isinstance(profile, Profile) and profile.decode.graph is not None:
+            self._padding_attends = profile.decode.graph.padding_attends
         self._graph_lines: dict[int, StepLine] = {}
         self._other_lines: dict[int, StepLine] = {}
         self._kv_points: dict[int, Points] = {}
@@ -83,7 +86,7 @@ class CostModel:
         if self._jitter is not None or plan.prefill:
             return self._run_one_by_one(plan, most_steps, horizon_ns, durations)
         lines = self._other_lines if plan.capture_size is None else self._graph_lines
-        line = lines.get(plan.capture_size or plan.batch_size) or self._line(plan)
+        line = lines.get(self._key(plan)) or self._line(plan)
         slopes = line.slopes
         if len(slopes) == 1 and slopes[0] == 0.0:
             duration = round(line.offsets[0])
@@ -182,17 +185,24 @@ class CostModel:
 
     # Decode lines, one per mode and size.
 
-    def _line(self, plan: StepPlan) -> StepLine:
+    def _key(self, plan: StepPlan) -> int:
+        """Return what the step's line depends on: the rows, and the live ones where padding attends not."""
         size = plan.capture_size
-        lines = self._other_lines if size is None else self._graph_lines
-        size = size or plan.batch_size
-        line = lines.get(size)
+        if size is None:
+            return plan.batch_size
+        return size if self._padding_attends else size << 32 | plan.batch_size
+
+    def _line(self, plan: StepPlan) -> StepLine:
+        lines = self._other_lines if plan.capture_size is None else self._graph_lines
+        key = self._key(plan)
+        line = lines.get(key)
         if line is None:
             mode: Mode = self.without_graph if plan.capture_size is None else "graph"
-            line = lines[size] = self._new_line(mode, size)
+            live = None if self._padding_attends else plan.batch_size
+            line = lines[key] = self._new_line(mode, plan.capture_size or plan.batch_size, live)
         return line
 
-    def _new_line(self, mode: Mode, size: int) -> StepLine:
+    def _new_line(self, mode: Mode, size: int, live_rows: int | None = None) -> StepLine:
         profile = self.profile
         if isinstance(profile, InlineProfile):
             return _inline_line(profile, mode, size)
@@ -204,6 +214,12 @@ class CostModel:
             side = f"above {table.sizes[-1]}" if size > table.sizes[-1] else f"below {table.sizes[0]}"
             self.extrapolated.add(f"decode steps of {side} rows ({mode})")
         points = decode_points(table, size)
+        if live_rows is not None and live_rows < size:
+            # At the first knot the KV tokens hardly count: what is left is the rows' own work.
+            without_kv_ms = points[0][1]
+            points = decode_points(table, live_rows)
+            rows_ms = max(without_kv_ms - points[0][1], 0.0)
+            points = [(kv, ms + rows_ms) for kv, ms in points]
         points = [(kv, ms + data.gpu_extra_ms) for kv, ms in points]
         issue_ms = data.issue_ms.at(self.bound)
         host_ms = self._host_ms(size)

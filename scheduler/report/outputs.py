@@ -33,20 +33,27 @@ def write_results(
     """Write every result file: the tables, the plots and the report where `draw`, JSON last.
 
     `command` repeats the run and must not name `folder`. summary.json comes last: where it is new, all
-    the others are.
+    the others are. Who pressed Ctrl-C does not wait for pictures: none are begun after it, and when it comes
+    while they are drawn, the numbers are written and KeyboardInterrupt goes on.
     """
     write_tables(folder, {column.name: column.runs for column in comparison.columns if column.runs})
-    if draw:
-        from scheduler.report import plots
-        from scheduler.report.html import write_report
+    try:
+        if draw and comparison.failure != "interrupted":
+            _draw(comparison, folder, command, executor)
+    finally:
+        write_json(folder / "results.json", nested_results(comparison, command, executor))
+        write_json(folder / "summary.json", summary_records(comparison, executor))
 
-        figures = run_figures(views_of(comparison))
-        first = next((column.variant.pool.sizes for column in comparison.pools), ())
-        figures["step_time"] = plots.step_time(step_curves(comparison), first)
-        save_figures(figures, folder)
-        write_report(comparison, folder / "report.html", figures, command=command, executor=executor)
-    write_json(folder / "results.json", nested_results(comparison, command, executor))
-    write_json(folder / "summary.json", summary_records(comparison, executor))
+
+def _draw(comparison: Comparison, folder: Path, command: str, executor: str) -> None:
+    from scheduler.report import plots
+    from scheduler.report.html import write_report
+
+    figures = run_figures(views_of(comparison))
+    first = next((column.variant.pool.sizes for column in comparison.pools), ())
+    figures["step_time"] = plots.step_time(step_curves(comparison), first)
+    save_figures(figures, folder)
+    write_report(comparison, folder / "report.html", figures, command=command, executor=executor)
 
 
 def run_figures(views: Sequence[View]) -> dict[str, Figure]:

@@ -28,7 +28,8 @@ def test_a_failing_step_costs_that_step_alone(tmp_path: Path) -> None:
     assert results["pools"]["result"]["tiny"]["tiny_3"]["sizes"] == 3
     assert sorted(path.name for path in out.iterdir()) == ["log.txt", "raw.tar.gz", "results.json"]
     assert "KeyError" in (out / "log.txt").read_text()
-    assert tarfile.open(out / "raw.tar.gz").getnames() == []
+    with tarfile.open(out / "raw.tar.gz") as archive:
+        assert archive.getnames() == []
 
 
 def test_what_the_budget_does_not_reach_is_listed(tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ def test_the_found_pool_is_within_half_a_percent_of_the_best_of_all_pools(kind, 
         best=lambda problem: choose(problem, graphs),
         near=lambda problem, sizes: neighbours(problem, sizes, graphs, 16),
     )
-    search = PoolSearch(evaluate)
+    search = PoolSearch(lambda pools: [evaluate(pool) for pool in pools])
     search.iterate(GraphPool(), chooser, "from eager")
     best = search.best(lambda pool: len(pool.sizes) <= graphs)
     search.try_neighbours(best, chooser)
@@ -80,7 +80,9 @@ def test_a_search_names_its_cycle():
         best=lambda sizes: type("Choice", (), {"sizes": pools[sizes]})(),
         near=lambda problem, sizes: [],
     )
-    search = PoolSearch(lambda pool: Evaluated(pool, float(len(pool.sizes)), lambda: [pool.sizes]))
+    search = PoolSearch(
+        lambda pools: [Evaluated(pool, float(len(pool.sizes)), lambda p=pool: [p.sizes]) for pool in pools]
+    )
     search.iterate(GraphPool(), chooser, "toy")
     assert search.endings == ["toy: a cycle of 2 pools after 3 steps"]
     assert [pool.sizes for pool in search.tried] == [(), (2,), (3,)]
