@@ -485,3 +485,79 @@ def import_sglang(results: Path, /, *, modes: Repeated = (), set_: Settings = ()
     from scheduler.commands.profile import run_import_sglang
 
     return run_import_sglang(results, modes, set_, output)
+
+
+@app.command
+def calibrate(
+    *,
+    out: Path,
+    device: Literal["cpu", "cuda"] = "cpu",
+    model: str = "tiny",
+    batches: str = "",
+    contexts: str = "",
+    repeats: int = 20,
+    passes: int = 2,
+    attention: Literal["auto", "slab", "flash"] = "auto",
+    refuse_noise: Annotated[bool, Parameter(negative=())] = False,
+    against: Path | None = None,
+    json: bool = False,
+) -> int:
+    """Measure this machine's step times on a real decoder and write them as a profile.
+
+    An interrupted calibration goes on where it was: the raw rounds lie beside the profile.
+
+    Parameters
+    ----------
+    out
+        The profile to write, ending in .json.
+    device
+        Where the steps run.
+    model
+        Shape of the decoder: tiny, small, 125m, qwen3-0.6b, llama-1b or llama-8b.
+    batches
+        Batch sizes to measure, as 1,2,4,8.
+    contexts
+        Mean contexts to measure, as 64,128,256.
+    repeats
+        Measurements of every cell per pass.
+    passes
+        Passes over the grid; two give the noise floor.
+    attention
+        auto: flash where it passes its check, else slab.
+    refuse_noise
+        Refuse the numbers of a noisy machine instead of marking them.
+    against
+        A workload to run for real and by the new profile, printed side by side with the errors.
+    json
+        Print the records instead of the tables.
+    """
+    from scheduler.commands.calibrate import Options, run_calibrate
+
+    return run_calibrate(
+        Options(
+            out, device, model, batches, contexts, repeats, passes, attention, refuse_noise, against, json
+        )
+    )
+
+
+@app.command
+def selfcheck(
+    *,
+    device: Literal["cpu", "cuda"] | None = None,
+    force_cpu: Annotated[bool, Parameter(negative=())] = False,
+    out: Path | None = None,
+) -> int:
+    """Show what graph replay does on this machine and check it: capture, replay, every limit broken once.
+
+    Parameters
+    ----------
+    device
+        Where to run (default: the GPU where there is one, else the CPU).
+    force_cpu
+        Run on the CPU even where there is a GPU.
+    out
+        File for the report as JSON.
+    """
+    from scheduler.commands.selfcheck import run_selfcheck
+
+    return run_selfcheck(device, force_cpu, out)

@@ -11,11 +11,12 @@ import numpy as np
 
 from scheduler.catalog.inline_profile import InlineProfile
 from scheduler.catalog.profile import Profile
-from scheduler.engine.batching import Batching, DecodeOnly, Limits, Mixed, PrefillFirst
+from scheduler.engine.batching import Batching, Limits
 from scheduler.engine.executor import Executor
 from scheduler.engine.graph_pool import GraphPool
 from scheduler.engine.kv_cache import KVCache
 from scheduler.engine.loop import DecodeLoop, Run
+from scheduler.engine.policies import DecodeOnly, Mixed, PrefillFirst
 from scheduler.errors import InputError
 from scheduler.executors.cost_model import CostModel
 from scheduler.workload.draw import jitter_generator
@@ -68,7 +69,8 @@ def pool_cost(engine: Engine, profile: AnyProfile, pool: GraphPool) -> PoolCost:
     if engine.kv_blocks == "auto":
         if not isinstance(profile, Profile):
             raise InputError(
-                "engine.kv_blocks: expected a number or unlimited, got auto: an inline profile knows no memory"
+                "engine.kv_blocks: expected a number or unlimited, got auto: an inline profile "
+                "knows no memory"
             )
         return PoolCost(capture_s, graph_bytes, profile.kv_blocks(engine.block_size, graph_bytes or 0))
     return PoolCost(capture_s, graph_bytes, int(engine.kv_blocks))

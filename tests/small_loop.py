@@ -9,11 +9,12 @@ from dataclasses import dataclass, replace
 import reference_simulator as reference
 from hypothesis import strategies as st
 
-from scheduler.engine.batching import DecodeOnly, Limits, Mixed, PrefillFirst
+from scheduler.engine.batching import Limits
 from scheduler.engine.executor import StepPlan
 from scheduler.engine.graph_pool import GraphPool
 from scheduler.engine.kv_cache import KVCache
 from scheduler.engine.loop import DecodeLoop, Run
+from scheduler.engine.policies import DecodeOnly, Mixed, PrefillFirst
 
 POLICIES = {"decode_only": DecodeOnly, "prefill_first": PrefillFirst, "mixed": Mixed}
 

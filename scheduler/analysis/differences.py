@@ -89,7 +89,9 @@ def _within_run(eager: Run, pool: Run, key: str, warmup_requests: int) -> Differ
     percentile = {"mean": None, "median": 50.0}.get(statistic, -1.0)
     if percentile == -1.0:
         percentile = float(statistic[1:])
-    both = measured_requests(eager.requests, warmup_requests) & measured_requests(pool.requests, warmup_requests)
+    both = measured_requests(eager.requests, warmup_requests) & measured_requests(
+        pool.requests, warmup_requests
+    )
     if metric == "tpot":
         both &= eager.requests.output_tokens > 1
     if not both.any():

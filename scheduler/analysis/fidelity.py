@@ -67,7 +67,7 @@ def predict_and_execute(
         result = results[variant.name] = _compared(executed, predicted, again, section)
         if CostModel(profile, "eager").has_range and result["executed"].get("replay_share", 0.0) < 1.0:
             high = simulate(workload, requests, profile, replace(variant, bound="high"))
-            result["predicted_high"] = _metrics(high)
+            result["predicted_high"] = compared_metrics(high)
             result["error_high"] = relative_errors(result["executed"], result["predicted_high"])
         for line in fidelity_lines(variant.name, results[variant.name]):
             say(line)
@@ -75,7 +75,7 @@ def predict_and_execute(
 
 
 def _compared(executed: Run, predicted: Run, again: Run, section: Section) -> dict[str, Any]:
-    measured, modelled = _metrics(executed), _metrics(predicted)
+    measured, modelled = compared_metrics(executed), _metrics(predicted)
     return {
         "executed": measured,
         "predicted": modelled,
@@ -86,7 +86,7 @@ def _compared(executed: Run, predicted: Run, again: Run, section: Section) -> di
     }
 
 
-def _metrics(run: Run) -> dict[str, float]:
+def compared_metrics(run: Run) -> dict[str, float]:
     """Return the compared metrics; the percentiles even of few requests, because both sides have the same."""
     summary = summarize(run, {})
     tpot = latencies_ms(run.requests, measured_requests(run.requests, 0))["tpot"]

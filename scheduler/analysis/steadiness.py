@@ -33,8 +33,8 @@ def load_warnings(comparison: Comparison, column: Column) -> list[str]:
     where = "" if len(found) == len(column.runs) else f" in {len(found)} of {len(column.runs)} replications"
     if not any(load.overloaded for load in found):
         return [
-            f"{column.name}: NO STEADY STATE{where}: the run is too short against one request's service to tell "
-            "filling from overload; run more requests."
+            f"{column.name}: NO STEADY STATE{where}: the run is too short against one request's service to "
+            "tell filling from overload; run more requests."
         ]
     return [
         f"{column.name}: NO STEADY STATE{where}: {np.mean(offered):.2f} requests/s arrive, "
@@ -56,7 +56,9 @@ def warmup_warnings(comparison: Comparison) -> list[str]:
             continue
         warm_up = mser5(series)
         if warm_up.too_short:
-            warnings.append(f"{column.name}: no warm-up can be told from the run (MSER-5); run more requests.")
+            warnings.append(
+                f"{column.name}: no warm-up can be told from the run (MSER-5); run more requests."
+            )
         elif warm_up.cut > comparison.warmup_requests:
             warnings.append(
                 f"{column.name}: MSER-5 would drop the first {warm_up.cut:,} requests, "

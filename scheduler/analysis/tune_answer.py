@@ -7,10 +7,12 @@ from typing import Any
 
 import numpy as np
 
+from scheduler.analysis.pool_runs import Detail
 from scheduler.analysis.pool_search import Evaluated
 from scheduler.analysis.statistics import mean_interval
+from scheduler.analysis.steady_state import load_of
 from scheduler.analysis.step_loads import StepHistogram
-from scheduler.analysis.tune import Detail, Tuning
+from scheduler.analysis.tune import Tuning
 from scheduler.analysis.tune_checks import Confirmation, Drift, FreshRequests
 from scheduler.analysis.tune_verdict import TuningVerdict
 from scheduler.catalog.pool_presets import pool_preset
@@ -52,6 +54,7 @@ def tune_answer(
             "on": confirmation.on,
         },
         "confirmation": _comparison(confirmation),
+        "steady_state": _steady(tuning, fresh),
         "fewest": _fewest(tuning, fresh, points),
         "powers_of_two": _powers_of_two(tuning, fresh, points),
         "own": {**_pool(tuning, tuning.own.pool), "origin": tuning.own.origin},
@@ -105,6 +108,13 @@ def knee(points: Sequence[dict[str, Any]], lower_is_better: bool) -> int | None:
     best = min(values) if lower_is_better else max(values)
     near = [point["graphs"] for point in points if abs(point["value"] - best) <= NEAR_BEST * abs(best)]
     return int(near[0])
+
+
+def _steady(tuning: Tuning, fresh: FreshRequests) -> bool:
+    """Tell whether the winner's runs have a steady state; a closed loop cannot pile up."""
+    if any(sample.requests.concurrency is not None for sample in fresh.samples):
+        return True
+    return all(load_of(run.requests).steady_state for run, _ in fresh.run(tuning.best.pool))
 
 
 def _fewest(tuning: Tuning, fresh: FreshRequests, points: Sequence[dict[str, Any]]) -> dict[str, Any] | None:

@@ -11,9 +11,10 @@ import numpy as np
 
 from scheduler.analysis.metrics import latencies_ms
 from scheduler.analysis.objectives import Objective
+from scheduler.analysis.pool_runs import Evaluator, Sample, loads_of
 from scheduler.analysis.statistics import Verdict, paired_difference
 from scheduler.analysis.step_loads import step_histogram
-from scheduler.analysis.tune import Evaluator, Sample, Tuning, loads_of
+from scheduler.analysis.tune import Tuning
 from scheduler.analysis.tune_samples import at_rate
 from scheduler.analysis.within_trace import within_trace_difference
 from scheduler.engine.graph_pool import GraphPool

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from scheduler.analysis.tune import Sample
+from scheduler.analysis.pool_runs import Sample
 from scheduler.errors import InputError
 from scheduler.workload.arrivals_schema import TraceArrivals
 from scheduler.workload.draw import draw_requests

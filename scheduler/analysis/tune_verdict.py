@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from scheduler.analysis.pool_runs import Detail
 from scheduler.analysis.statistics import Verdict
-from scheduler.analysis.tune import Detail, Tuning
+from scheduler.analysis.tune import Tuning
 from scheduler.analysis.tune_checks import Confirmation
 
 NO_WORSE = 0.01  # a smaller loss than this share is worth the graphs it saves

@@ -10,7 +10,8 @@ from typing import Any, Literal
 
 from scheduler.analysis.logged_choice import log_choice, profile_of
 from scheduler.analysis.objectives import objective
-from scheduler.analysis.tune import Evaluator, tune
+from scheduler.analysis.pool_runs import Evaluator
+from scheduler.analysis.tune import tune
 from scheduler.analysis.tune_answer import tune_answer
 from scheduler.analysis.tune_budgets import Budgets
 from scheduler.analysis.tune_checks import FreshRequests, drifts

@@ -79,7 +79,8 @@ def validation_text(validation: Validation, pool_origin: str) -> str:
     for name, errors in validation.paired.items():
         lines.append(
             f"per request, {name.removesuffix('_ms').upper()}: "
-            f"median error {percent_text(errors['median_error'])}, mean absolute {100 * errors['mean_absolute_error']:.1f} %, 90 % of requests within "
+            f"median error {percent_text(errors['median_error'])}, "
+            f"mean absolute {100 * errors['mean_absolute_error']:.1f} %, 90 % of requests within "
             f"{100 * errors['p90_absolute_error']:.1f} % ({errors['requests']} requests)"
         )
     for name, errors in validation.over_time.items():

@@ -13,11 +13,13 @@ class GraphPool:
     With `padding` a batch takes the smallest captured size that holds it; without, only its exact size.
     With `piecewise` the same sizes also serve mixed steps, chosen by total tokens (vLLM's
     FULL_AND_PIECEWISE); a decode graph of more rows than `max_num_seqs` then exists for mixed steps only.
+    `failed` are sizes that could not be captured on the device: what is routed to them runs without a graph.
     """
 
     sizes: tuple[int, ...] = ()
     padding: bool = True
     piecewise: bool = False
+    failed: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if self.sizes != tuple(sorted(set(self.sizes))) or (self.sizes and self.sizes[0] < 1):
@@ -29,6 +31,8 @@ class GraphPool:
         if index == len(self.sizes):
             return None
         size = self.sizes[index]
+        if size in self.failed:
+            return None
         return size if self.padding or size == batch_size else None
 
     def route_mixed(self, total_tokens: int) -> int | None:

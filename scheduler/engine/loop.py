@@ -12,13 +12,13 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import simpy
 
 from scheduler.engine.batching import Batching
 from scheduler.engine.executor import Executor, ExecutorError, PredictableExecutor, StepKind, StepPlan
 from scheduler.engine.interrupt import HeldInterrupt
-from scheduler.engine.records import KVUse, RequestRecords, Status, StepRecorder, StepRecords, TokenGaps
+from scheduler.engine.ledger import Ledger
+from scheduler.engine.records import KVUse, RequestRecords, StepRecords, TokenGaps
 from scheduler.engine.request import Running
 
 Process = Generator[simpy.Event, Any, None]
@@ -82,19 +82,9 @@ class DecodeLoop:
         self.arrival_ns = array("q", bytes(8 * count)) if self.closed_loop else arrival_ns
         self.released = min(count, concurrency) if concurrency is not None else count
         self.received = 0
-        self.ended = 0
-        self.scheduled_ns = array("q", [-1]) * count
-        self.first_token_ns = array("q", [-1]) * count
-        self.finish_ns = array("q", [-1]) * count
-        self.preemptions = array("i", [0]) * count
-        self.status = array("b", [Status.UNFINISHED]) * count
-        self.reasons: dict[int, str] = {}
-        self.recorder = StepRecorder()
+        self.ledger = Ledger(count)
         self.stops: list[tuple[int, int, Running]] = []  # when each answer will end: the world's knowledge
         self.joins = 0
-        self.cohorts: dict[int, int] = {}  # time of the newest token -> how many decoding requests had it
-        self.last_token_ns: dict[int, int] = {}  # of preempted requests
-        self.last_decode_ns = -1
         self.least_free_blocks = batching.kv_cache.total
         self.env = simpy.Environment()
         self.wake: simpy.Event | None = None
@@ -102,7 +92,7 @@ class DecodeLoop:
         self.interrupt = HeldInterrupt()
         self.stopped: list[Running] = []  # finished, their slots and blocks not yet given back
         self.room_made = False  # after the decision: the next one may admit who could not join in this
-        batching.on_preempt = self._preempted
+        batching.on_preempt = self.ledger.preempt
 
     def run(self) -> Run:
         """Serve every request and return the records; an executor's failure or Ctrl-C ends it early."""
@@ -118,10 +108,10 @@ class DecodeLoop:
         except KeyboardInterrupt:
             failure = "interrupted"
         return Run(
-            self._request_records(),
-            self.recorder.step_records(),
-            self.recorder.token_gaps(),
-            self.recorder.kv_use(),
+            self.ledger.request_records(self.arrival_ns, self.prompt_tokens, self.output_tokens),
+            self.ledger.steps.step_records(),
+            self.ledger.steps.token_gaps(),
+            self.ledger.steps.kv_use(),
             self.batching.kv_cache.total - self.least_free_blocks,
             failure,
         )
@@ -151,7 +141,7 @@ class DecodeLoop:
             self.interrupt.raise_if_any()
             plan = self._decide()
             if plan is None:
-                if self.ended == len(self.prompt_tokens):
+                if self.ledger.ended == len(self.prompt_tokens):
                     return
                 if self.batching.waiting or self.closed_loop:
                     raise RuntimeError("requests wait and nothing can run")
@@ -194,8 +184,8 @@ class DecodeLoop:
             if reason is None:
                 self.batching.waiting.append(index)
             else:
-                self.reasons[index] = reason
-                self._end_request(index, Status.REJECTED)
+                self.ledger.reject(index, reason)
+                self._release_next()
 
     def _release_stopped(self) -> None:
         for request in self.stopped:
@@ -205,11 +195,12 @@ class DecodeLoop:
     def _execute(self, plan: StepPlan, now: int) -> tuple[int, int, int]:
         """Execute the step and those that surely follow; return (steps, first step's ns, total ns)."""
         for request in self.batching.joined:
-            if self.scheduled_ns[request.index] < 0:
-                self.scheduled_ns[request.index] = self.known_until_ns
+            self.ledger.schedule(request, self.known_until_ns)
             if request.is_decoding:
+                if self.batching.generated_by(request):
+                    self.ledger.rejoin(request)
                 self._expect_stop(request)
-        durations = self.recorder.durations
+        durations = self.ledger.steps.durations
         before = len(durations)
         most_steps = self._steps_ahead(plan)
         if most_steps > 1 and self.ahead is not None:
@@ -237,64 +228,43 @@ class DecodeLoop:
 
     def _end_steps(self, plan: StepPlan, start_ns: int, steps: int, first_end_ns: int) -> None:
         """Hand out the tokens of the step (or run of equal steps) that ends now."""
-        batching = self.batching
+        batching, ledger = self.batching, self.ledger
         now = self.now
-        self.recorder.add(start_ns, plan, steps, batching.kv_cache.used)
-        emitted = 0
+        ledger.steps.add(start_ns, plan, steps, batching.kv_cache.used)
         if plan.batch_size:
-            for token_ns, count in self.cohorts.items():
-                self.recorder.add_gap(first_end_ns - token_ns, count)
-            self.cohorts = {}
-            if batching.joined and plan.kind is DECODE:
-                for request in batching.joined:
-                    if self.first_token_ns[request.index] < 0 and request.is_decoding:
-                        self.first_token_ns[request.index] = first_end_ns
-            emitted = plan.batch_size
+            ledger.decode(plan, batching.joined, first_end_ns, now)
             batching.advance(steps)
-            self.last_decode_ns = now
         if batching.kv_cache.free < self.least_free_blocks:
             self.least_free_blocks = batching.kv_cache.free
         stops = self.stops
         finished = self._pop_finished() if stops and stops[0][0] <= batching.decode_steps else ()
-        emitted -= len(finished)
+        going_on = plan.batch_size - len(finished)
         for chunk in plan.prefill:
             if chunk.is_last:
-                emitted += self._end_prefill(batching.running[chunk.request])
-        if emitted:
-            self.cohorts[now] = self.cohorts.get(now, 0) + emitted
+                going_on += self._end_prefill(batching.running[chunk.request])
+        ledger.go_on(going_on, now)
         for request in finished:
             self._finish(request)
-        self.known_until_ns = now - self.recorder.durations[-1] if self.async_scheduling else now
+        self.known_until_ns = now - ledger.steps.durations[-1] if self.async_scheduling else now
         if self.stopped and not self.async_scheduling:
             self._release_stopped()
 
     def _end_prefill(self, request: Running) -> int:
         """Emit the token that a prompt's last chunk yields; return 1 if the request goes on to decode."""
-        now = self.now
-        index = request.index
-        if self.first_token_ns[index] < 0:
-            self.first_token_ns[index] = now
-        else:
-            self.recorder.add_gap(now - self.last_token_ns.pop(index), 1)
+        self.ledger.prefill_token(request, self.now)
         request.generated += 1
-        if request.generated == self.output_tokens[index]:
+        if request.generated == self.output_tokens[request.index]:
             self._finish(request)
             return 0
-        request.joined_ns = now
         self.batching.join_decoding(request, request.target)
         self._expect_stop(request)
         return 1
 
     def _expect_stop(self, request: Running) -> None:
-        generated = self.batching.generated_by(request)
-        if generated and request.joined_ns < 0:  # decode_only, back after a preemption
-            token_ns = self.last_token_ns.pop(request.index)
-            self.cohorts[token_ns] = self.cohorts.get(token_ns, 0) + 1
-            request.joined_ns = token_ns
-        stop_step = self.batching.decode_steps + self.output_tokens[request.index] - generated
-        request.stop_step = stop_step
+        remaining = self.output_tokens[request.index] - self.batching.generated_by(request)
+        request.stop_step = self.batching.decode_steps + remaining
         self.joins += 1  # first to join ends first, and no two entries compare equal
-        heapq.heappush(self.stops, (stop_step, self.joins, request))
+        heapq.heappush(self.stops, (request.stop_step, self.joins, request))
 
     def _pop_finished(self) -> list[Running]:
         finished: list[Running] = []
@@ -306,39 +276,16 @@ class DecodeLoop:
                 finished.append(request)
         return finished
 
-    def _preempted(self, request: Running) -> None:
-        self.preemptions[request.index] += 1
-        if request.is_decoding:
-            token_ns = max(request.joined_ns, self.last_decode_ns)
-            self.last_token_ns[request.index] = token_ns
-            self.cohorts[token_ns] -= 1
-            request.is_decoding = False
-
     def _finish(self, request: Running) -> None:
         self.batching.stop(request)
         self.stopped.append(request)
-        self._end_request(request.index, Status.COMPLETED)
+        self.ledger.complete(request.index, self.now)
+        self._release_next()
 
-    def _end_request(self, index: int, status: Status) -> None:
-        self.status[index] = status
-        self.ended += 1
-        if status is Status.COMPLETED:
-            self.finish_ns[index] = self.now
+    def _release_next(self) -> None:
+        """In a closed loop a request that ended lets the next one arrive at this instant."""
         if self.closed_loop and self.released < len(self.prompt_tokens):
             self.arrival_ns[self.released] = self.now
             self.released += 1
-        if self.progress is not None and self.ended % 1024 == 0:
-            self.progress(self.ended)
-
-    def _request_records(self) -> RequestRecords:
-        return RequestRecords(
-            np.array(self.arrival_ns, np.int64),
-            np.array(self.scheduled_ns, np.int64),
-            np.array(self.first_token_ns, np.int64),
-            np.array(self.finish_ns, np.int64),
-            np.array(self.prompt_tokens, np.int64),
-            np.array(self.output_tokens, np.int64),
-            np.array(self.preemptions, np.int32),
-            np.array(self.status, np.int8),
-            self.reasons,
-        )
+        if self.progress is not None and self.ledger.ended % 1024 == 0:
+            self.progress(self.ledger.ended)

@@ -57,7 +57,9 @@ def profile_of(grid: Grid, *, name: str, whole_steps: bool) -> Profile:
         note = "graph replay: whole step less the time between CUDA events, median over cells"
         provenance["host"] = Provenance(origin="measured", note=note)
         decode = Decode(
-            graph=DecodeMode(gpu=_table(grid, "graph", whole=False), padding_attends=not _follows_lengths(grid)),
+            graph=DecodeMode(
+                gpu=_table(grid, "graph", whole=False), padding_attends=not _follows_lengths(grid)
+            ),
             eager=_eager_by_launches(grid, host_ms),
         )
         note = "whole eager steps less host time: p10 and p90 over the cells bound by launching"

@@ -39,6 +39,12 @@ class Execution:
         write_step_log(path, self.sections)
 
     @property
+    def failed_sizes(self) -> dict[int, str]:
+        """The capture sizes whose recording failed, with the first error of each."""
+        failed: dict[str, str] = self.facts.get("graphs_failed", {})
+        return {int(size): error for size, error in failed.items()}
+
+    @property
     def line(self) -> str:
         """One line on what executed the steps, for the card."""
         facts = self.facts

@@ -8,10 +8,10 @@ prefill_tokens], with capture_size 0 for a step without a graph. No torch is nee
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from scheduler.engine.executor import Admission, Executor, ExecutorError, StepPlan
 from scheduler.errors import InputError
@@ -19,6 +19,7 @@ from scheduler.files import replacing
 
 FORMAT = "graphpool step log 1"
 LONGEST_LINE = 100_000
+Answer = TypeVar("Answer")
 
 
 class LoggedStep(NamedTuple):
@@ -56,24 +57,38 @@ class Section:
 
 @dataclass(slots=True)
 class RecordingExecutor:
-    """Passes every call on to another executor and keeps what each step took."""
+    """Passes every call on to another executor and keeps what each step took.
+
+    Whatever goes wrong behind it (a device that is lost, memory that runs out in any library) is an
+    ExecutorError from here on: the run ends with what it has, marked as partial. Bad input stays that.
+    """
 
     inner: Executor
     section: Section
 
     def admit(self, slot: int, admission: Admission) -> None:
         """See Executor."""
-        self.inner.admit(slot, admission)
+        _or_executor_error(lambda: self.inner.admit(slot, admission))
 
     def release(self, slot: int) -> None:
         """See Executor."""
-        self.inner.release(slot)
+        _or_executor_error(lambda: self.inner.release(slot))
 
     def run(self, plan: StepPlan) -> int:
         """See Executor."""
-        duration_ns = self.inner.run(plan)
+        duration_ns = _or_executor_error(lambda: self.inner.run(plan))
         self.section.steps.append(LoggedStep.of(plan, duration_ns))
         return duration_ns
+
+
+def _or_executor_error(call: Callable[[], Answer]) -> Answer:
+    try:
+        return call()
+    except (ExecutorError, InputError):
+        raise
+    except Exception as error:
+        lines = str(error).strip().splitlines()
+        raise ExecutorError(": ".join([type(error).__name__, *lines[:1]])) from error
 
 
 @dataclass(slots=True)

@@ -56,11 +56,18 @@ class TorchSession:
             "dtype": str(static.decoder.dtype).removeprefix("torch."),
             "torch": torch.__version__,
             "graphs": len(self.captured.captured),
-            "graphs_failed": {str(tuple(key)): error for key, error in self.captured.failed.items()},
+            "graphs_failed": {str(size): error for size, error in sorted(self.failed_sizes().items())},
             "warm_up_s": round(warm_up_s, 3),
             "capture_s": round(capture_s, 3),
             "graph_bytes": memory_bytes,
         }
+
+    def failed_sizes(self) -> dict[int, str]:
+        """Return the capture sizes that were not recorded at every context bucket, with the first error."""
+        failed: dict[int, str] = {}
+        for key, error in self.captured.failed.items():
+            failed.setdefault(key.batch, error)
+        return failed
 
     def close(self) -> None:
         """Drop the recordings and give their memory back."""

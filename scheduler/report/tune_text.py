@@ -79,6 +79,10 @@ def _pools(answer: Mapping[str, Any]) -> list[str]:
     ]
     if seen["note"]:
         lines.append(f"  note           {seen['note']}")
+    if not answer["steady_state"]:
+        lines.append(
+            "  note           NO STEADY STATE even with these graphs: numbers describe this finite run"
+        )
     fewest, powers = answer["fewest"], answer["powers_of_two"]
     if fewest is not None:
         lines.append(

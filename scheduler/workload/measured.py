@@ -75,7 +75,7 @@ def _text(path: Path) -> str:
 
 
 def _from_json_lines(path: Path, text: str) -> Measured:
-    """Each line: input_toks, output_toks, queued_ts (else arrival_time), first_token_ts, last_token_ts in s."""
+    """Read input_toks, output_toks, queued_ts (else arrival_time), first_token_ts, last_token_ts (s) per line."""
     rows: list[tuple[float, float, float, float, float]] = []
     problems: list[str] = []
     for number, line in enumerate(text.splitlines(), 1):
@@ -105,8 +105,8 @@ def _from_bench_serve(path: Path, text: str) -> Measured:
     missing = [key for key in keys if not isinstance(result, dict) or not isinstance(result.get(key), list)]
     if missing:
         raise InputError(
-            f"{path}: expected the lists {', '.join(keys)} of `vllm bench serve --save-result --save-detailed`; "
-            f"missing: {', '.join(missing)}"
+            f"{path}: expected the lists {', '.join(keys)} of "
+            f"`vllm bench serve --save-result --save-detailed`; missing: {', '.join(missing)}"
         )
     lists = [result[key] for key in keys]
     if len({len(values) for values in lists}) > 1:
@@ -182,10 +182,14 @@ def _tokens(row: dict[str, Any], key: str) -> float:
     return value
 
 
-def _checked(path: Path, rows: list[tuple[float, float, float, float, float]], problems: list[str]) -> Measured:
-    for row in rows:
-        if row[3] < 0 or row[4] < row[3] or not all(map(math.isfinite, row)):
-            problems.append(f"{path}: a request that arrived at {row[0]:g} s: expected 0 ≤ TTFT ≤ E2EL")
+def _checked(
+    path: Path, rows: list[tuple[float, float, float, float, float]], problems: list[str]
+) -> Measured:
+    problems += [
+        f"{path}: a request that arrived at {row[0]:g} s: expected 0 ≤ TTFT ≤ E2EL"
+        for row in rows
+        if row[3] < 0 or row[4] < row[3] or not all(map(math.isfinite, row))
+    ]
     if problems:
         further = [f"{path}: and {len(problems) - 20} more"] if len(problems) > 20 else []
         raise InputError([*problems[:20], *further])
@@ -194,5 +198,7 @@ def _checked(path: Path, rows: list[tuple[float, float, float, float, float]], p
     columns = np.array(sorted(rows, key=lambda row: row[0]), np.float64).T
     arrival_ns = np.rint((columns[0] - columns[0][0]) * 1e9).astype(np.int64)
     tokens = columns[1:3].astype(np.int64)
-    requests = Requests(arrival_ns, tokens[0], tokens[1], notes=(f"measured run {path.name}: {len(rows):,} requests",))
+    requests = Requests(
+        arrival_ns, tokens[0], tokens[1], notes=(f"measured run {path.name}: {len(rows):,} requests",)
+    )
     return Measured(requests, columns[3], columns[4])

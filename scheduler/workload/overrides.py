@@ -33,7 +33,13 @@ def use_engine_preset(document: Document) -> None:
         document.problems.append(Problem(place, ("engine", "preset"), str(error)))
         return
     policy = engine.setdefault("policy", preset.policy)
-    for key in ("max_num_seqs", "max_num_batched_tokens", "block_size", "prefix_caching", "reserve_full_prompt"):
+    for key in (
+        "max_num_seqs",
+        "max_num_batched_tokens",
+        "block_size",
+        "prefix_caching",
+        "reserve_full_prompt",
+    ):
         engine.setdefault(key, getattr(preset, key))
     if policy == "prefill_first":
         engine.setdefault("max_prefill_tokens", preset.max_prefill_tokens)

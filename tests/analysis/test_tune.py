@@ -9,8 +9,9 @@ import pytest
 
 from scheduler.analysis.choose import Load
 from scheduler.analysis.objectives import objective
+from scheduler.analysis.pool_runs import Evaluator, Sample
 from scheduler.analysis.statistics import Verdict
-from scheduler.analysis.tune import Evaluator, Sample, tune
+from scheduler.analysis.tune import tune
 from scheduler.analysis.tune_answer import curve_points, knee, tune_answer
 from scheduler.analysis.tune_budgets import Budgets, SizeRules, size_rules
 from scheduler.analysis.tune_checks import Confirmation, FreshRequests, drifts
@@ -282,11 +283,20 @@ def test_an_objective_a_run_does_not_have_is_explained():
         objective("speed")
 
 
+def test_overload_is_named_as_such():
+    workload = workload_of(rate=200, requests=600)
+    tuning, _, verdict = judged(workload, Budgets(3), fresh=2)
+    fresh = FreshRequests(tuning.evaluator, search_and_fresh(workload, 2)[1], "2 fresh replications")
+    answer = tune_answer(tuning, fresh, [], verdict)
+    assert answer["steady_state"] is False
+
+
 def test_the_answer_holds_every_pool_tried_and_what_it_costs():
     workload = workload_of("decode_only", DEFAULT_PROFILE, {"preset": "vllm"}, seqs=16, requests=80)
     tuning, _, verdict = judged(workload, Budgets(4), fresh=3)
     fresh = FreshRequests(tuning.evaluator, search_and_fresh(workload, 3)[1], "3 fresh replications")
     answer = tune_answer(tuning, fresh, drifts(tuning, tuning.samples[0]), verdict)
+    assert answer["steady_state"] is True
     assert answer["fewest"]["graphs"] <= answer["own"]["graphs"]
     assert len(answer["powers_of_two"]["sizes"]) <= len(answer["powers_of_two"]["powers"])
     assert answer["sizes"] == list(tuning.best.pool.sizes)

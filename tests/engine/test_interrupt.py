@@ -9,12 +9,13 @@ from array import array
 import numpy as np
 import pytest
 
-from scheduler.engine.batching import Limits, Mixed
+from scheduler.engine.batching import Limits
 from scheduler.engine.executor import ExecutorError, StepPlan
 from scheduler.engine.graph_pool import GraphPool
 from scheduler.engine.interrupt import HeldInterrupt
 from scheduler.engine.kv_cache import KVCache
 from scheduler.engine.loop import DecodeLoop, Run
+from scheduler.engine.policies import Mixed
 from scheduler.engine.records import Status
 
 REQUESTS, PROMPT, ANSWER, STEP_NS = 6, 5, 8, 10
