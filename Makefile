@@ -31,6 +31,7 @@ nightly:  ## property tests on fresh examples, thousands each
 benchmark:  ## speed figures; never a gate
 	$(PYTHON) tests/benchmarks/loop_speed.py
 	$(PYTHON) tests/benchmarks/cli_speed.py
+	$(PYTHON) tests/benchmarks/memory.py
 
 golden:  ## renew the golden cards, README's card and the list of modules after a change that is meant
 	GRAPHPOOL_REWRITE_GOLDEN=1 $(PYTHON) -m pytest -q tests/test_golden.py tests/test_docs.py tests/test_readme.py

@@ -18,6 +18,7 @@ app = App(
     help="Which decode batch sizes to capture as CUDA graphs, and what users gain over eager execution.",
     version=__version__,
     result_action="return_value",
+    suppress_keyboard_interrupt=False,  # main() tells of it
 )
 
 Repeated = Annotated[tuple[str, ...], Parameter(negative=(), consume_multiple=False)]

@@ -54,16 +54,21 @@ class PoolCost:
     kv_blocks: int | None
 
 
-def pool_cost(engine: Engine, profile: AnyProfile, pool: GraphPool) -> PoolCost:
+def pool_cost(engine: Engine, profile: AnyProfile, pool: GraphPool, name: str = "graphs") -> PoolCost:
     """Return the start-up cost of a pool; `kv_blocks` is None where the KV cache is unlimited.
 
     With `kv_blocks: auto` what weights, activations and graphs leave of the GPU goes to KV blocks.
-    Raises InputError where the profile has no memory data or not one block is left.
+    Raises InputError, with the pool's `name`, where not one block is left, and where the profile lacks what
+    `kv_blocks: auto` or `delay_start_by_capture` need.
     """
     capture_s = graph_bytes = None
     if isinstance(profile, Profile) and profile.pool is not None:
         capture_s = profile.pool.startup_s(pool.captures(engine.max_num_seqs))
         graph_bytes = profile.pool.memory_bytes(pool.sizes)
+    if engine.delay_start_by_capture and capture_s is None:
+        raise InputError(
+            "engine.delay_start_by_capture: expected false; the profile does not say what capturing takes"
+        )
     if engine.kv_blocks == "unlimited":
         return PoolCost(capture_s, graph_bytes, None)
     if engine.kv_blocks == "auto":
@@ -72,8 +77,21 @@ def pool_cost(engine: Engine, profile: AnyProfile, pool: GraphPool) -> PoolCost:
                 "engine.kv_blocks: expected a number or unlimited, got auto: an inline profile "
                 "knows no memory"
             )
-        return PoolCost(capture_s, graph_bytes, profile.kv_blocks(engine.block_size, graph_bytes or 0))
+        return PoolCost(capture_s, graph_bytes, _blocks_beside(pool, graph_bytes or 0, engine, profile, name))
     return PoolCost(capture_s, graph_bytes, int(engine.kv_blocks))
+
+
+def _blocks_beside(pool: GraphPool, graph_bytes: int, engine: Engine, profile: Profile, name: str) -> int:
+    """Return the KV blocks that fit beside a pool; raises InputError with what to do where none does."""
+    try:
+        return profile.kv_blocks(engine.block_size, graph_bytes)
+    except InputError:
+        profile.kv_blocks(engine.block_size)  # raises where it is not the pool's fault
+        raise InputError(
+            f"pool {name}: its {len(pool.sizes)} graphs up to size {pool.sizes[-1]} take "
+            f"{graph_bytes / 2**20:,.0f} MiB, which leaves no KV block with engine.kv_blocks auto: capture "
+            "fewer or smaller sizes, or raise memory.utilization of the profile"
+        ) from None
 
 
 def limits_of(engine: Engine, kv_blocks: int | None) -> Limits:
@@ -104,7 +122,7 @@ def simulate(
     the profile cannot mean together; an executor's failure gives a partial run.
     """
     engine = workload.engine
-    cost = pool_cost(engine, profile, variant.pool)
+    cost = pool_cost(engine, profile, variant.pool, variant.name)
     if executor is None:
         executor = cost_model(workload, profile, variant, replication)
     batching = POLICIES[engine.policy](

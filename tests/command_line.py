@@ -7,6 +7,7 @@ import io
 import os
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,3 +68,14 @@ def spawn(*words: str | Path, **environment: str) -> Outcome:
     with start(*words, **environment) as process:
         stdout, stderr = process.communicate(timeout=120)
     return Outcome(process.returncode, stdout, stderr)
+
+
+def wait_until_busy(process: subprocess.Popen[str]) -> bool:
+    """Wait until the process has used 1.5 CPU seconds: well past start-up and drawing, far from its end."""
+    ticks_per_s = os.sysconf("SC_CLK_TCK")
+    while process.poll() is None:
+        fields = Path(f"/proc/{process.pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+        if int(fields[11]) / ticks_per_s > 1.5:
+            return True
+        time.sleep(0.02)
+    return False

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
 import subprocess
@@ -13,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from command_line import ROOT, call, spawn, start
+from command_line import ROOT, call, spawn, start, wait_until_busy
 from workload.test_bad_traces import BAD as BAD_TRACES
 from workload.test_bad_workloads import CORPUS, NO_YAML
 from workload_text import GOOD, INLINE
@@ -229,17 +228,6 @@ def test_ctrl_c_ends_with_130_within_two_seconds_and_marks_what_is_there(tmp_pat
     assert all(r["completed"] + r["rejected"] + r["unfinished"] == r["num_prompts"] for r in records)
     assert json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))["failure"] == "interrupted"
     assert not [path for path in tmp_path.iterdir() if ".tmp" in path.name or path.suffix == ".png"]
-
-
-def wait_until_busy(process: subprocess.Popen[str]) -> bool:
-    """Wait until the process has used 1.5 CPU seconds: well past start-up and drawing, far from its end."""
-    ticks_per_s = os.sysconf("SC_CLK_TCK")
-    while process.poll() is None:
-        fields = Path(f"/proc/{process.pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
-        if int(fields[11]) / ticks_per_s > 1.5:
-            return True
-        time.sleep(0.02)
-    return False
 
 
 def test_ctrl_c_while_starting_up_ends_without_a_traceback(tmp_path):

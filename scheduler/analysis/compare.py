@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -38,6 +38,11 @@ class Column:
     def name(self) -> str:
         """The name in files and on the card; the high end of a range has a suffix."""
         return self.variant.name + ("_high" if self.variant.bound == "high" else "")
+
+    @property
+    def title(self) -> str:
+        """The name in sentences and tables for people."""
+        return self.variant.name + (", slow host" if self.variant.bound == "high" else "")
 
     def values(self, key: str) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
         """Return one metric over the replications; empty where a replication lacks it."""
@@ -88,8 +93,8 @@ def compare(
     """Run every pool and pure eager on the same requests.
 
     `open_execution` opens real execution or a step log for the drawn requests; without it the profile's
-    cost model runs. Where the profile gives eager host time as a range, eager and each pool with steps
-    that ran without a graph are run at both ends. A failure ends the comparison with what there is.
+    cost model runs. Where the profile gives eager host time as a range, eager and each pool with other
+    steps than decode steps in a graph are run at both ends. A failure ends the comparison with what there is.
     """
     requests = [draw_requests(workload, replication) for replication in range(replications)]
     warmup_requests = int(len(requests[0]) * warmup_share)
@@ -97,7 +102,7 @@ def compare(
         Column(
             Variant(named.name, named.pool, "fallback"),
             named.origin,
-            pool_cost(workload.engine, profile, named.pool),
+            pool_cost(workload.engine, profile, named.pool, named.name),
         )
         for named in pools
     ]
@@ -107,16 +112,26 @@ def compare(
     comparison = Comparison(workload, profile, requests, warmup_requests, columns, eager, {})
     if open_execution is not None:
         comparison.execution = open_execution(requests)
+        _without_failed_captures(columns, comparison.execution)
     for column in (*columns, eager):
         _run_column(comparison, column, progress)
     if _has_range(comparison):
         for column in (*columns, eager):
-            if comparison.failure is None and any(_ran_without_graph(run) for run in column.runs):
+            if comparison.failure is None and any(_meets_range(run) for run in column.runs):
                 variant = column.variant
                 high = Variant(variant.name, variant.pool, variant.without_graph, "high")
                 comparison.high[variant.name] = Column(high, column.origin, column.cost)
                 _run_column(comparison, comparison.high[variant.name], progress)
     return comparison
+
+
+def _without_failed_captures(columns: Sequence[Column], execution: Execution) -> None:
+    """Let no step be routed to a graph that the device could not capture."""
+    for column in columns:
+        pool = column.variant.pool
+        failed = tuple(size for size in pool.sizes if size in execution.failed_sizes)
+        if failed:
+            column.variant = replace(column.variant, pool=replace(pool, failed=failed))
 
 
 def _has_range(comparison: Comparison) -> bool:
@@ -153,10 +168,10 @@ def _run_column(comparison: Comparison, column: Column, progress: Progress | Non
         comparison.failure = run.failure
 
 
-def _ran_without_graph(run: Run) -> bool:
-    """Return whether any step that decodes ran without a graph."""
+def _meets_range(run: Run) -> bool:
+    """Return whether any step was not a decode step in a graph: prompts are issued by the host, too."""
     steps = run.steps
-    return bool(((steps.kind != StepKind.PREFILL) & (steps.capture_size == 0)).any())
+    return bool(((steps.kind != StepKind.DECODE) | (steps.capture_size == 0)).any())
 
 
 def without_graph_share(run: Run) -> float:

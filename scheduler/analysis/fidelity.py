@@ -75,7 +75,7 @@ def predict_and_execute(
 
 
 def _compared(executed: Run, predicted: Run, again: Run, section: Section) -> dict[str, Any]:
-    measured, modelled = compared_metrics(executed), _metrics(predicted)
+    measured, modelled = compared_metrics(executed), compared_metrics(predicted)
     return {
         "executed": measured,
         "predicted": modelled,

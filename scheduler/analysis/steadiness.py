@@ -33,11 +33,11 @@ def load_warnings(comparison: Comparison, column: Column) -> list[str]:
     where = "" if len(found) == len(column.runs) else f" in {len(found)} of {len(column.runs)} replications"
     if not any(load.overloaded for load in found):
         return [
-            f"{column.name}: NO STEADY STATE{where}: the run is too short against one request's service to "
+            f"{column.title}: NO STEADY STATE{where}: the run is too short against one request's service to "
             "tell filling from overload; run more requests."
         ]
     return [
-        f"{column.name}: NO STEADY STATE{where}: {np.mean(offered):.2f} requests/s arrive, "
+        f"{column.title}: NO STEADY STATE{where}: {np.mean(offered):.2f} requests/s arrive, "
         f"{np.mean(delivered):.2f}/s are served, the queue grows by {np.mean(growths):.2f} requests/s. "
         "The numbers describe this finite run only."
     ]

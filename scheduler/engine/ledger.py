@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from array import array
 
-import numpy as np
-
 from scheduler.engine.executor import StepPlan
-from scheduler.engine.records import RequestRecords, Status, StepRecorder
+from scheduler.engine.records import RequestRecords, Status, StepRecorder, uncopied
 from scheduler.engine.request import Running
 
 
@@ -90,15 +88,15 @@ class Ledger:
     def request_records(
         self, arrival_ns: array[int], prompt_tokens: array[int], output_tokens: array[int]
     ) -> RequestRecords:
-        """Return the books as arrays, one row per request."""
+        """Return the books as arrays, one row per request; nothing can be written afterwards."""
         return RequestRecords(
-            np.array(arrival_ns, np.int64),
-            np.array(self.scheduled_ns, np.int64),
-            np.array(self.first_token_ns, np.int64),
-            np.array(self.finish_ns, np.int64),
-            np.array(prompt_tokens, np.int64),
-            np.array(output_tokens, np.int64),
-            np.array(self.preemptions, np.int32),
-            np.array(self.status, np.int8),
+            uncopied(arrival_ns),
+            uncopied(self.scheduled_ns),
+            uncopied(self.first_token_ns),
+            uncopied(self.finish_ns),
+            uncopied(prompt_tokens),
+            uncopied(output_tokens),
+            uncopied(self.preemptions),
+            uncopied(self.status),
             self.reasons,
         )

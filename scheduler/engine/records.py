@@ -5,6 +5,7 @@ from __future__ import annotations
 from array import array
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -73,6 +74,11 @@ class TokenGaps:
     step: NDArray[np.int32]
 
 
+def uncopied(values: array[int]) -> NDArray[Any]:
+    """Return an array's memory as a NumPy array; the array can grow no more as long as that lives."""
+    return np.frombuffer(values, values.typecode) if values else np.empty(0, values.typecode)
+
+
 class StepRecorder:
     """Appends steps as runs of equal plans; a run of k decode steps costs one row and k durations."""
 
@@ -111,48 +117,55 @@ class StepRecorder:
         self._gap_run.append(len(self._steps) - 1)
 
     def step_records(self) -> StepRecords:
-        """Expand the runs to one row per step."""
+        """Expand the runs to one row per step, once: what is expanded is dropped, to hold nothing twice."""
         steps = np.array(self._steps, np.int64)
         duration = self._recorded_durations()
         batch = np.array(self._batch, np.int32)
         first = np.cumsum(steps) - steps
-        before = np.cumsum(duration) - duration
-        start = before - np.repeat(before[first] if len(first) else first, steps)
-        start += np.repeat(np.array(self._start, np.int64), steps)
-        offset = np.arange(len(duration), dtype=np.int64) - np.repeat(first, steps)
-        offset *= np.repeat(batch, steps)
-        offset += np.repeat(np.array(self._kv, np.int64), steps)
-        return StepRecords(
+        # In place where it can be: a run of many millions of steps is mostly these arrays.
+        start = np.cumsum(duration)
+        start -= duration
+        start -= np.repeat(start[first] - np.array(self._start, np.int64), steps)
+        kv_tokens = np.arange(len(duration), dtype=np.int64)
+        kv_tokens -= np.repeat(first, steps)
+        kv_tokens *= np.repeat(batch, steps)
+        kv_tokens += np.repeat(np.array(self._kv, np.int64), steps)
+        expanded = StepRecords(
             start,
             duration,
             np.repeat(np.array(self._kind, np.int8), steps),
             np.repeat(batch, steps),
             np.repeat(np.array(self._capture, np.int32), steps),
-            offset,
+            kv_tokens,
             np.repeat(np.array(self._prefill, np.int32), steps),
         )
+        for runs in (self._kind, self._capture, self._kv, self._prefill):
+            del runs[:]
+        return expanded
 
     def _recorded_durations(self) -> Int64:
-        """Return the durations of recorded steps; an interrupted step left one without a row."""
-        return np.array(self.durations[: sum(self._steps)], np.int64)
+        """Return the durations of recorded steps, uncopied; an interrupted step left one without a row."""
+        return uncopied(self.durations)[: sum(self._steps)]
 
     def kv_use(self) -> KVUse:
         """Return the KV blocks in use at the start of each run of steps."""
-        return KVUse(np.array(self._start, np.int64), np.array(self._kv_blocks, np.int64))
+        return KVUse(uncopied(self._start), uncopied(self._kv_blocks))
 
     def token_gaps(self) -> TokenGaps:
         """Collect every gap: those recorded one by one, and the steps that continue a run."""
-        steps = np.array(self._steps, np.int64)
+        steps = uncopied(self._steps)
+        duration = self._recorded_durations()
         first = np.cumsum(steps) - steps
-        continues = np.ones(int(steps.sum()), bool)
+        continues = np.ones(len(duration), bool)
         continues[first] = False
-        later = np.flatnonzero(continues)
-        batch = np.repeat(np.array(self._batch, np.int32), steps)
-        return TokenGaps(
-            np.concatenate([np.array(self._gap, np.int64), self._recorded_durations()[later]]),
-            np.concatenate([np.array(self._gap_count, np.int32), batch[later]]),
-            np.concatenate([first[np.array(self._gap_run, np.int64)], later]).astype(np.int32),
-        )
+        alone = len(self._gap)
+        total = alone + len(duration) - len(first)
+        gap_ns, count, step = np.empty(total, np.int64), np.empty(total, np.int32), np.empty(total, np.int32)
+        gap_ns[:alone], gap_ns[alone:] = self._gap, duration[continues]
+        count[:alone], count[alone:] = self._gap_count, np.repeat(uncopied(self._batch), steps - 1)
+        step[:alone] = first[uncopied(self._gap_run)]
+        step[alone:] = np.arange(len(duration), dtype=np.int32)[continues]
+        return TokenGaps(gap_ns, count, step)
 
 
 def duration_by_kind(steps: StepRecords, kind: StepKind) -> int:

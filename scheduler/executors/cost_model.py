@@ -218,7 +218,7 @@ class CostModel:
             # At the first knot the KV tokens hardly count: what is left is the rows' own work.
             without_kv_ms = points[0][1]
             points = decode_points(table, live_rows)
-            rows_ms = max(without_kv_ms - points[0][1], 0.0)
+            rows_ms = without_kv_ms - points[0][1]
             points = [(kv, ms + rows_ms) for kv, ms in points]
         points = [(kv, ms + data.gpu_extra_ms) for kv, ms in points]
         issue_ms = data.issue_ms.at(self.bound)

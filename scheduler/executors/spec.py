@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from scheduler.engine.executor import Executor
+from scheduler.errors import InputError
 from scheduler.executors.step_log import (
     RecordingExecutor,
     Section,
@@ -41,8 +42,10 @@ class Execution:
     @property
     def failed_sizes(self) -> dict[int, str]:
         """The capture sizes whose recording failed, with the first error of each."""
-        failed: dict[str, str] = self.facts.get("graphs_failed", {})
-        return {int(size): error for size, error in failed.items()}
+        failed = self.facts.get("graphs_failed")
+        if not isinstance(failed, dict):  # a step log may hold anything
+            return {}
+        return {int(size): str(error) for size, error in failed.items() if size.isascii() and size.isdigit()}
 
     @property
     def line(self) -> str:
@@ -77,13 +80,17 @@ def torch_execution(
     require_device(device)
     from scheduler.executors.torch_session import open_session
 
-    session = open_session(
-        model=model,
-        device=device,
-        max_num_seqs=max_num_seqs,
-        max_context=max_context,
-        capture_sizes=capture_sizes,
-        prefilled=prefilled,
-        progress=lambda key: progress(str(key)),
-    )
+    try:
+        session = open_session(
+            model=model,
+            device=device,
+            max_num_seqs=max_num_seqs,
+            max_context=max_context,
+            capture_sizes=capture_sizes,
+            prefilled=prefilled,
+            progress=lambda key: progress(str(key)),
+        )
+    except RuntimeError as error:  # torch's errors, of memory and of devices, are RuntimeErrors
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise InputError(f"--device {device}: {model} could not be set up: {reason[0]}") from error
     return Execution(lambda variant, replication: session.executor(), session.describe())

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from scheduler.analysis.compare import Column, Comparison, without_graph_share
+from scheduler.analysis.compare import Column, Comparison
 from scheduler.analysis.differences import Difference, differences, verdict_of_range
 from scheduler.analysis.statistics import Verdict, mean_interval
-from scheduler.analysis.steadiness import is_steady, load_warnings, warmup_warnings
+from scheduler.analysis.steadiness import is_steady
+from scheduler.catalog.engine_presets import engine_preset
 from scheduler.catalog.profile import Profile
+from scheduler.report.cautions import warnings_of
 from scheduler.report.wording import (
     arrivals_text,
     count_text,
     length_text,
     number_text,
     percent_text,
-    ranges_text,
     sizes_text,
 )
 from scheduler.workload.schema import Workload
@@ -38,6 +39,7 @@ def card_text(comparison: Comparison) -> str:
         *_setting(comparison),
         "",
         *_table(comparison),
+        *_preemptions(comparison),
         "",
         *_verdicts(comparison),
     ]
@@ -63,21 +65,33 @@ def _headline(comparison: Comparison, pool: Column) -> str:
         return f"{graphs}; nothing was completed that could be compared with eager."
     what, found = next((item for item in known if item[1][0].interval is not None), known[0])
     change = change_text(found)
-    return f"{graphs}. Against eager, {what} changes by {change} ({_certainty(comparison, found)})."
+    return f"{graphs}. Against eager, {what} changes by {change} ({_certainty(comparison, pool, found)})."
 
 
-def _certainty(comparison: Comparison, found: Sequence[Difference]) -> str:
+def _certainty(comparison: Comparison, pool: Column, found: Sequence[Difference]) -> str:
     first = found[0]
-    parts = [str(verdict_of_range(found))] if first.interval is not None else []
-    if first.within_trace and first.interval is not None:
-        parts.append(f"within this trace, {first.interval.samples} blocks of time")
-    elif first.interval is not None:
-        parts.append(f"paired over {comparison.replications} replications")
-    else:
+    parts = []
+    if not _are_steady(comparison, pool):  # a longer run would change by another amount
+        parts.append("NO STEADY STATE, true of this finite run only")
+    elif first.interval is None:
         parts.append("no interval")
+    else:
+        parts.append(str(verdict_of_range(found)))
+        parts.append(
+            f"within this trace, {first.interval.samples} blocks of time"
+            if first.within_trace
+            else f"paired over {comparison.replications} replications"
+        )
     if len(found) > 1:
         parts.append("the range is eager's host time, ASSUMED")
     return "; ".join(parts)
+
+
+def _are_steady(comparison: Comparison, pool: Column) -> bool:
+    """Tell whether the pool and eager have a steady state, at both ends of the profile's range."""
+    low = (pool, comparison.eager)
+    high = [comparison.high[column.variant.name] for column in low if column.variant.name in comparison.high]
+    return all(is_steady(comparison, column) for column in (*low, *high))
 
 
 def change_text(found: Sequence[Difference]) -> str:
@@ -99,8 +113,7 @@ def change_text(found: Sequence[Difference]) -> str:
 def _setting(comparison: Comparison) -> list[str]:
     workload = comparison.workload
     engine = workload.engine
-    requests = len(comparison.requests[0])
-    runs = f"{count_text(requests, 'request')} × {count_text(comparison.replications, 'replication')}"
+    runs = f"{_requests_text(comparison)} × {count_text(comparison.replications, 'replication')}"
     dropped = (
         f", first {comparison.warmup_requests:,} dropped as warm-up" if comparison.warmup_requests else ""
     )
@@ -109,17 +122,29 @@ def _setting(comparison: Comparison) -> list[str]:
         "unlimited KV" if kv_blocks is None else f"{kv_blocks:,} KV blocks of {engine.block_size} tokens"
     )
     budget = "" if engine.policy == "decode_only" else f", {_budget(workload):,} tokens per step"
+    preset = "" if engine.preset is None else f", preset {engine.preset} ({_release(engine.preset)})"
     lines = [
         f"workload  {workload.name}, seed {workload.seed}: {runs}{dropped}",
         f"          {arrivals_text(workload)}; prompt {length_text(workload.prompt_tokens)}; "
         f"output {length_text(workload.output_tokens)}",
         *(f"          {note}" for note in comparison.requests[0].notes),
-        f"engine    {engine.policy}, max_num_seqs {engine.max_num_seqs}{budget}, {kv_text}",
+        f"engine    {engine.policy}, max_num_seqs {engine.max_num_seqs}{budget}, {kv_text}{preset}",
         *_profile_lines(comparison),
     ]
     for pool in comparison.pools:
         lines += _pool_lines(comparison, pool)
     return lines
+
+
+def _requests_text(comparison: Comparison) -> str:
+    """Return how many requests a replication has; with `duration_s` not all have as many."""
+    counts = [len(requests) for requests in comparison.requests]
+    least, most = min(counts), max(counts)
+    return count_text(most, "request") if least == most else f"{least:,}–{most:,} requests"
+
+
+def _release(preset: str) -> str:
+    return engine_preset(preset).release
 
 
 def _budget(workload: Workload) -> int:
@@ -157,7 +182,8 @@ def _pool_lines(comparison: Comparison, column: Column) -> list[str]:
     if cost.graph_memory_bytes is not None:
         costs.append(f"{cost.graph_memory_bytes / 2**20:,.0f} MiB")
     if cost.capture_s is not None:
-        costs.append(f"{cost.capture_s:.1f} s to capture")
+        delays = comparison.workload.engine.delay_start_by_capture
+        costs.append(f"{cost.capture_s:.1f} s to capture{', serving starts after' if delays else ''}")
     used = used_graphs(column)
     what = f"{count_text(len(pool.sizes), 'graph')} {sizes_text(pool.sizes)}" if pool.sizes else "no graphs"
     padding = "" if pool.padding or not pool.sizes else ", exact sizes only"
@@ -181,11 +207,7 @@ def used_graphs(column: Column) -> int:
 def _table(comparison: Comparison) -> list[str]:
     eager_high = comparison.high.get("eager")
     columns = [comparison.eager, *([eager_high] if eager_high else []), *comparison.pools]
-    titles = [
-        "eager",
-        *(["eager, slow host"] if eager_high else []),
-        *(pool.name for pool in comparison.pools),
-    ]
+    titles = [column.title for column in columns]
     single = comparison.pools[0] if len(comparison.pools) == 1 else None
     if single is not None:
         titles.append("change")
@@ -202,8 +224,21 @@ def _table(comparison: Comparison) -> list[str]:
         rows.append(_row(comparison, "SLO attainment", "slo_attainment", columns, None))
     rows.append(_row(comparison, "Mean decode batch size", "mean_batch_size", columns, None))
     rows.append(_row(comparison, "Replay share", "replay_share", columns, None))
+    if any(pool.variant.pool.piecewise for pool in comparison.pools):
+        rows.append(_row(comparison, "Replay share, steps with prompts", "mixed_replay_share", columns, None))
     rows.append(_row(comparison, "Padding share", "padding_share", columns, None))
     return aligned(rows)
+
+
+def _preemptions(comparison: Comparison) -> list[str]:
+    """Return one line where requests lost their KV blocks and were computed again, else none."""
+    texts = []
+    for column in (comparison.eager, *comparison.pools):
+        in_all = sum(summary["preemptions"] for summary in column.summaries)
+        most = max((summary["max_preemptions"] for summary in column.summaries), default=0)
+        texts.append(f"{column.name} {in_all:,} in all, at most {most:,} of one request" if in_all else "")
+    shown = [text for text in texts if text]
+    return ["", f"preemptions: {'; '.join(shown)}"] if shown else []
 
 
 def _row(
@@ -243,16 +278,17 @@ def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
 def _verdicts(comparison: Comparison) -> list[str]:
     lines = []
     for pool in comparison.pools:
-        if not is_steady(comparison, pool):
+        if not _are_steady(comparison, pool):
             continue  # a mean of a run without a steady state describes its length
         for key, label in (("mean_tpot_ms", "mean TPOT"), ("mean_e2el_ms", "mean E2EL")):
             found = differences(comparison, pool, key)
             if found:
-                lines.append(f"{pool.name} against eager, {label}: {_difference_text(found)}")
+                lines.append(f"{pool.name} against eager, {label}: {difference_text(found)}")
     return lines
 
 
-def _difference_text(found: Sequence[Difference]) -> str:
+def difference_text(found: Sequence[Difference]) -> str:
+    """Return the differences in milliseconds, with their intervals and the verdict they agree on."""
     texts = []
     for difference in found:
         text = f"{difference.difference:+.3f} ms"
@@ -263,58 +299,8 @@ def _difference_text(found: Sequence[Difference]) -> str:
     if first.interval is None:
         return f"{' … '.join(texts)} (no interval)"
     verdict = str(verdict_of_range(found))
-    if verdict == Verdict.NO_DIFFERENCE_SHOWN and first.more_replications:
-        verdict += f" (about {first.more_replications:,} more replications to resolve 1 %)"
+    more = max(difference.more_replications or 0 for difference in found)  # the end that needs most
+    if verdict == Verdict.NO_DIFFERENCE_SHOWN and more:
+        verdict += f" (about {more:,} more replications to resolve 1 %)"
     where = ", within this trace" if first.within_trace else ""
     return f"{' … '.join(texts)}  {verdict} (95 %{where})"
-
-
-# What to beware of.
-
-
-def warnings_of(comparison: Comparison) -> list[str]:
-    """Return what a reader must know before believing the card, most important first."""
-    warnings = []
-    if comparison.failure is not None:
-        warnings.append(f"PARTIAL RESULT: the run ended early ({comparison.failure}).")
-    for pool in comparison.pools:
-        warnings += _pool_warnings(comparison, pool)
-    for column in comparison.columns:
-        warnings += load_warnings(comparison, column)
-    warnings += warmup_warnings(comparison)
-    for pool in comparison.pools:
-        found = differences(comparison, pool, "mean_e2el_ms")
-        reasons = [difference.why_no_interval for difference in found if difference.why_no_interval]
-        warnings += [f"{pool.name}: no interval: {reason}." for reason in reasons[:1]]
-    for column in (*comparison.pools, comparison.eager):
-        remarks = dict.fromkeys(remark for run in column.runs for remark in run.remarks)
-        if remarks:
-            warnings.append(f"{column.name}: step times beyond the measured range: {'; '.join(remarks)}.")
-        rejected = sum(summary["rejected"] for summary in column.summaries)
-        if rejected:
-            warnings.append(
-                f"{column.name}: {count_text(rejected, 'request')} rejected ({_reasons(column)})."
-            )
-    return warnings
-
-
-def _reasons(column: Column) -> str:
-    reasons: dict[str, int] = {}
-    for run in column.runs:
-        for reason in run.requests.reasons.values():
-            reasons[reason] = reasons.get(reason, 0) + 1
-    return "; ".join(f"{count:,} × {reason}" for reason, count in sorted(reasons.items()))
-
-
-def _pool_warnings(comparison: Comparison, column: Column) -> list[str]:
-    pool = column.variant.pool
-    largest = comparison.workload.engine.max_num_seqs
-    unserved = pool.unserved(largest)
-    if not unserved or not pool.sizes:
-        return []
-    share = sum(without_graph_share(run) for run in column.runs) / max(1, len(column.runs))
-    fix = f"capture {largest}" if pool.padding else "turn padding on"
-    return [
-        f"{column.name}: batch sizes {ranges_text(unserved)} have no graph; {100 * share:.1f} % of decode "
-        f"steps ran without one because of it ({fix}, or lower max_num_seqs)."
-    ]

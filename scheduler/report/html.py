@@ -20,7 +20,8 @@ from scheduler.analysis.step_times import saved_s
 from scheduler.catalog.inline_profile import InlineProfile
 from scheduler.catalog.profile import Profile
 from scheduler.files import write_text
-from scheduler.report.card import card_text, headlines, warnings_of
+from scheduler.report.card import card_text, headlines
+from scheduler.report.cautions import warnings_of
 from scheduler.report.summary import summary_records
 from scheduler.report.views import GraphUse, graph_use, view_of
 from scheduler.report.wording import number_text

@@ -12,7 +12,7 @@ from scheduler import __version__
 from scheduler.analysis.compare import Column, Comparison
 from scheduler.analysis.steadiness import is_steady
 from scheduler.catalog.inline_profile import InlineProfile
-from scheduler.report.card import warnings_of
+from scheduler.report.cautions import rejections, warnings_of
 from scheduler.report.views import graph_use, view_of
 from scheduler.workload.arrivals_schema import (
     ClosedLoopArrivals,
@@ -128,22 +128,20 @@ def profile_identity(comparison: Comparison) -> dict[str, Any]:
 
 def _variant(comparison: Comparison, column: Column) -> dict[str, Any]:
     variant = column.variant
-    reasons: dict[str, int] = {}
-    for run in column.runs:
-        for reason in run.requests.reasons.values():
-            reasons[reason] = reasons.get(reason, 0) + 1
     return {
         "name": column.name,
         "origin": column.origin,
         "low_name": variant.name if variant.bound == "high" else None,
         "without_graph": variant.without_graph,
         "capture_sizes": list(variant.pool.sizes),
+        "failed_captures": list(variant.pool.failed),
+        "batch_sizes_without_graph": variant.pool.unserved(comparison.workload.engine.max_num_seqs),
         "padding": variant.pool.padding,
         "piecewise": variant.pool.piecewise,
         "capture_time_s": column.cost.capture_s,
         "graph_memory_bytes": column.cost.graph_memory_bytes,
         "kv_blocks": column.cost.kv_blocks,
-        "rejections": reasons,
+        "rejections": rejections(column),
         "graph_use": [
             {
                 "capture_size": use.size,

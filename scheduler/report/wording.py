@@ -43,9 +43,11 @@ def count_text(count: int, noun: str) -> str:
 
 
 def ranges_text(ranges: Sequence[tuple[int, int]]) -> str:
-    """Return inclusive ranges as `5–7, 9`; many are cut short."""
+    """Return inclusive ranges as `5–7, 9`; of many, the rest is left to results.json."""
     shown = [f"{low}" if low == high else f"{low}–{high}" for low, high in ranges[:6]]
-    return ", ".join(shown) + (f" and {len(ranges) - 6} more ranges" if len(ranges) > 6 else "")
+    return ", ".join(shown) + (
+        f" and {len(ranges) - 6} more ranges (results.json)" if len(ranges) > 6 else ""
+    )
 
 
 def sizes_text(sizes: Sequence[int]) -> str:

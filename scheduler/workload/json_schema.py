@@ -20,6 +20,10 @@ def json_schema() -> dict[str, Any]:
     """Return the draft-07 JSON schema of a workload file."""
     schema: dict[str, Any] = _draft_07(Workload.model_json_schema())
     schema["properties"]["pool"]["default"] = {"preset": "vllm"}
+    # The loader fills in the policy of an engine preset before the model asks for it.
+    engine = schema["definitions"]["Engine"]
+    engine["required"].remove("policy")
+    engine["anyOf"] = [{"required": ["policy"]}, {"required": ["preset"]}]
     return {"$schema": "http://json-schema.org/draft-07/schema#", "title": "graphpool workload", **schema}
 
 

@@ -28,9 +28,8 @@ def use_engine_preset(document: Document) -> None:
         return
     try:
         preset = engine_preset(engine["preset"])
-    except InputError as error:
-        place = document.place_of(("engine", "preset"))
-        document.problems.append(Problem(place, ("engine", "preset"), str(error)))
+    except InputError:  # the schema tells of it, and a policy that is missing because of it is no news
+        document.unread.add(("engine", "policy"))
         return
     policy = engine.setdefault("policy", preset.policy)
     for key in (
@@ -45,8 +44,10 @@ def use_engine_preset(document: Document) -> None:
         engine.setdefault("max_prefill_tokens", preset.max_prefill_tokens)
     if policy == "mixed":
         engine.setdefault("async_scheduling", preset.overlap)
-    if document.data.get("pool") is None:
-        document.data["pool"] = {"preset": preset.pool, "mode": preset.pool_mode}
+    pool = document.data["pool"] = {} if document.data.get("pool") is None else document.data["pool"]
+    if isinstance(pool, dict) and not pool.keys() & {"preset", "sizes"}:
+        pool["preset"] = preset.pool
+        pool.setdefault("mode", preset.pool_mode)
 
 
 def override(document: Document, settings: Sequence[str]) -> None:

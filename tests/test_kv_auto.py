@@ -1,0 +1,145 @@
+"""`kv_blocks: auto`: the graph pool takes its memory from the KV cache and its seconds from the start."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from command_line import call
+
+from scheduler.catalog.profile import Profile
+from scheduler.catalog.profile_file import load_profile
+from scheduler.engine.graph_pool import GraphPool
+from scheduler.errors import InputError
+from scheduler.files import write_text
+from scheduler.simulate import Variant, pool_cost, simulate
+from scheduler.workload.draw import draw_requests
+from scheduler.workload.schema import Engine, Workload
+
+POOLS = [GraphPool(), GraphPool((1,)), GraphPool((1, 2, 4, 8)), GraphPool((1, 256)), GraphPool((1, 512))]
+FILE = """\
+name: auto
+requests: 5
+arrivals: {process: constant, rate_per_s: 10}
+prompt_tokens: {distribution: fixed, value: 20}
+output_tokens: {distribution: fixed, value: 4}
+engine: {policy: mixed, profile: PROFILE}
+"""
+
+
+@pytest.fixture(scope="module")
+def h100() -> Profile:
+    return load_profile("h100-llama-3.1-8b-bf16")
+
+
+def with_room_for(profile: Profile, kv_bytes: int) -> Profile:
+    """Return the profile of a GPU that leaves `kv_bytes` beside weights and activations."""
+    memory, weights = profile.memory, profile.model.weight_bytes
+    assert weights is not None
+    assert memory.activation_bytes is not None
+    changed = {"gpu_bytes": weights + memory.activation_bytes + kv_bytes, "utilization": 1.0}
+    return profile.model_copy(update={"memory": memory.model_copy(update=changed)})
+
+
+def workload(**engine: object) -> Workload:
+    return Workload.model_validate(
+        {
+            "name": "auto",
+            "requests": 5,
+            "arrivals": {"process": "constant", "rate_per_s": 1},
+            "prompt_tokens": {"distribution": "fixed", "value": 20},
+            "output_tokens": {"distribution": "fixed", "value": 4},
+            "engine": {"policy": "mixed", "profile": "h100-llama-3.1-8b-bf16", **engine},
+        }
+    )
+
+
+def test_blocks_are_what_weights_activations_and_graphs_leave(h100):
+    memory, costs = h100.memory, h100.pool
+    block_bytes = 16 * h100.model.kv_bytes_per_token
+    for pool in POOLS:
+        graphs = 0
+        if pool.sizes:
+            graphs = costs.fixed_bytes + pool.sizes[-1] * costs.bytes_per_largest_row
+            graphs += (len(pool.sizes) - 1) * costs.bytes_per_graph
+        left = int(memory.gpu_bytes * memory.utilization) - h100.model.weight_bytes - memory.activation_bytes
+        assert pool_cost(workload().engine, h100, pool).kv_blocks == (left - graphs) // block_bytes
+
+
+def test_a_larger_pool_leaves_fewer_blocks(h100):
+    many = [GraphPool(tuple(range(1, n + 1))) for n in (1, 8, 64, 512)]
+    blocks = [pool_cost(workload().engine, h100, pool).kv_blocks for pool in [GraphPool(), *many]]
+    assert blocks == sorted(set(blocks), reverse=True)
+
+
+def test_a_pool_that_leaves_no_block_is_an_error_naming_it_and_what_to_do(h100):
+    block_bytes = 16 * h100.model.kv_bytes_per_token
+    pool = GraphPool((1, 2, 4, 512))
+    graph_bytes = h100.pool.memory_bytes(pool.sizes)
+    exactly = with_room_for(h100, graph_bytes + block_bytes)
+    assert pool_cost(workload().engine, exactly, pool, "mine").kv_blocks == 1
+    with pytest.raises(InputError) as caught:
+        pool_cost(workload().engine, with_room_for(h100, graph_bytes + block_bytes - 1), pool, "mine")
+    (line,) = caught.value.lines
+    assert line.startswith("pool mine: its 4 graphs up to size 512 take ")
+    assert "capture fewer or smaller sizes" in line
+
+
+def test_a_gpu_too_small_without_any_graphs_does_not_blame_the_pool(h100):
+    with pytest.raises(InputError, match="leaves 7 bytes for the KV cache") as caught:
+        pool_cost(workload().engine, with_room_for(h100, 7), GraphPool((1, 2)), "mine")
+    assert "pool mine" not in caught.value.lines[0]
+
+
+def test_the_command_line_names_the_pool_that_is_too_large_and_writes_nothing(tmp_path: Path, h100):
+    large = h100.pool.memory_bytes(tuple(range(1, 513)))
+    profile = with_room_for(h100, large)
+    write_text(tmp_path / "small.json", profile.model_dump_json(exclude_unset=True))
+    (tmp_path / "w.yaml").write_text(FILE.replace("PROFILE", "small.json"), encoding="utf-8")
+    fits = call(tmp_path / "w.yaml", "--no-plots", "--replications", "1", "--out", tmp_path / "fits")
+    assert fits.status == 0, fits.stderr
+    outcome = call(tmp_path / "w.yaml", "--no-plots", "--pool", "all", "--set", "engine.max_num_seqs=512",
+                   "--out", tmp_path / "out")  # fmt: skip
+    assert (outcome.status, len(outcome.errors)) == (2, 1)
+    assert outcome.stderr.startswith("error: pool all: its 512 graphs")
+    assert not (tmp_path / "out").exists()
+
+
+def test_capture_seconds_are_on_the_card_and_delay_the_first_step_by_exactly_that(tmp_path: Path, h100):
+    """Requests at 0 s, 1 s, …; 51 graphs take seconds to capture, so that the first ones wait."""
+    pool = GraphPool((1, 2, 4, *range(8, 513, 8)))
+    for delayed in (False, True):
+        spec = workload(delay_start_by_capture=delayed)
+        requests = draw_requests(spec)
+        run = simulate(spec, requests, h100, Variant("graphs", pool, "fallback"))
+        capture_s = pool_cost(spec.engine, h100, pool).capture_s
+        assert capture_s > 2
+        capture_ns = round(capture_s * 1e9)
+        first_arrival = int(requests.arrival_ns[0])
+        assert run.steps.start_ns[0] == max(first_arrival, capture_ns if delayed else 0)
+        waiting = requests.arrival_ns <= capture_ns
+        if delayed:
+            assert waiting.sum() >= 2
+            assert (run.requests.scheduled_ns[waiting] == capture_ns).all()
+        eager = simulate(spec, requests, h100, Variant("eager", GraphPool(), "eager"))
+        assert eager.steps.start_ns[0] == first_arrival, "pure eager has nothing to capture"
+    (tmp_path / "w.yaml").write_text(FILE.replace("PROFILE", "h100-llama-3.1-8b-bf16"), encoding="utf-8")
+    for words, said in (
+        ((), " s to capture; "),
+        (("--set", "engine.delay_start_by_capture=true"), "starts after;"),
+    ):
+        outcome = call(
+            tmp_path / "w.yaml", "--no-plots", "--replications", "1", "--out", tmp_path / "o", *words
+        )
+        assert said in outcome.stdout
+
+
+def test_a_delay_by_unknown_capture_seconds_is_refused():
+    inline = {
+        key: {"base": 1, "per_request": 0} for key in ("decode_eager_ms", "decode_graph_ms")
+    } | {"prefill_ms": {"base": 1, "per_token": 0}}  # fmt: skip
+    engine = Engine.model_validate(
+        {"policy": "mixed", "kv_blocks": "unlimited", "delay_start_by_capture": True, "profile": inline}
+    )
+    with pytest.raises(InputError, match=r"engine\.delay_start_by_capture: expected false"):
+        pool_cost(engine, engine.profile, GraphPool((1,)))
