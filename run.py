@@ -1,6 +1,12 @@
-"""Hand over to the command line of graphpool."""
+"""Hand over to the command line of graphpool; Ctrl-C ends it with 130 even while it loads."""
 
-from scheduler.cli import main
+import sys
 
 if __name__ == "__main__":
-    main()
+    try:
+        from scheduler.cli import main
+
+        main()
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
-from cyclopts import App, CycloptsError, Parameter
+from cyclopts import App, CycloptsError, Parameter, Token
 
 from scheduler import __version__
 from scheduler.errors import InputError
@@ -24,10 +28,21 @@ app = App(
 Repeated = Annotated[tuple[str, ...], Parameter(negative=(), consume_multiple=False)]
 
 
+def _folder(_: object, tokens: Sequence[Token]) -> Path:
+    if not tokens[0].value.strip():
+        raise InputError("--out: expected a folder, got nothing")
+    return Path(tokens[0].value)
+
+
+Folder = Annotated[Path | None, Parameter(converter=_folder)]
+
+
 def main() -> None:
     """Run one command; exit 0, 2 for bad input, 3 for an executor's failure, 130 for Ctrl-C."""
     try:
+        _require_output()
         status = app(sys.argv[1:], print_error=False, exit_on_error=False)
+        sys.stdout.flush()
     except InputError as error:
         for line in error.lines:
             print(f"error: {line}", file=sys.stderr)
@@ -37,11 +52,39 @@ def main() -> None:
         status = BAD_INPUT
     except BrokenPipeError:
         status = 0
-        sys.stderr.close()
+        _drop_output()
+    except OSError as error:  # of a full disk, mostly; bad files are InputErrors
+        reason = error.strerror or type(error).__name__
+        print(f"error: {error.filename or 'standard output'}: {reason}", file=sys.stderr)
+        status = BAD_INPUT
+        _drop_output()
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         status = INTERRUPTED
     sys.exit(status if isinstance(status, int) else 0)
+
+
+def _require_output() -> None:
+    """Print UTF-8 whatever the locale says, as the files are; raises InputError without standard output."""
+    if sys.stdout is None:
+        raise InputError("standard output: expected an open file or terminal, got none")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
+
+
+def _drop_output() -> None:
+    """Let what is still to be written to a broken standard output go nowhere, without another error."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _settings(settings: tuple[str, ...], seed: int | None) -> tuple[str, ...]:
+    """Return the `--set` values with `--seed` as the last of them; raises InputError for what is no seed."""
+    if seed is None:
+        return settings
+    if not 0 <= seed < 2**63:
+        raise InputError(f"--seed: expected 0 to 2^63 − 1, got {seed}")
+    return (*settings, f"seed={seed}")
 
 
 @app.default
@@ -56,14 +99,14 @@ def run(
     replications: int | None = None,
     warmup: float | None = None,
     executor: Literal["model", "torch", "log"] = "model",
-    device: Literal["cpu", "cuda"] = "cpu",
+    device: Literal["cpu", "cuda"] | None = None,
     model: str | None = None,
     step_log: Path | None = None,
     timeline: Path | None = None,
     window: str | None = None,
     plots: Annotated[bool, Parameter(negative="--no-plots")] = True,
     json: bool = False,
-    out: Path | None = None,
+    out: Folder = None,
 ) -> int:
     """Compare the workload's graph pool with pure eager execution on the same requests.
 
@@ -86,7 +129,7 @@ def run(
     executor
         What a step takes: the profile's model, real execution through torch, or a recorded step log.
     device
-        Where the torch executor runs.
+        Where the torch executor runs (default cpu).
     model
         Decoder shape of the torch executor (tiny, 125m, qwen3-0.6b, llama-1b, llama-8b, mlp; random weights).
     step_log
@@ -106,7 +149,7 @@ def run(
 
     options = Options(
         workload=workload,
-        overrides=(*set_, *(() if seed is None else (f"seed={seed}",))),
+        overrides=_settings(set_, seed),
         pools=pool,
         trace=trace,
         replications=replications,
@@ -134,7 +177,7 @@ def validate(
     set_: Annotated[Repeated, Parameter(name="--set")] = (),
     plots: Annotated[bool, Parameter(negative="--no-plots")] = True,
     json: bool = False,
-    out: Path | None = None,
+    out: Folder = None,
 ) -> int:
     """Compare a simulation with a measured run of the same requests.
 
@@ -161,7 +204,7 @@ def validate(
 
 
 @app.command
-def plot(folders: list[Path], /, *, out: Path | None = None) -> int:
+def plot(folders: list[Path], /, *, out: Folder = None) -> int:
     """Redraw a saved run, or overlay several in one set of plots.
 
     Parameters
@@ -198,7 +241,7 @@ def tune(
     workers: int | None = None,
     plots: Annotated[bool, Parameter(negative="--no-plots")] = True,
     json: bool = False,
-    out: Path | None = None,
+    out: Folder = None,
 ) -> int:
     """Find the best graphs for a workload, or for the batches in a server's log, ready to paste.
 
@@ -253,7 +296,7 @@ def tune(
             workload=workload,
             from_log=from_log,
             profile=profile,
-            overrides=(*set_, *(() if seed is None else (f"seed={seed}",))),
+            overrides=_settings(set_, seed),
             trace=trace,
             objective=objective,
             max_memory_mib=max_memory_mib,
@@ -289,7 +332,7 @@ def sweep(
     dask: str | None = None,
     plots: Annotated[bool, Parameter(negative="--no-plots")] = True,
     json: bool = False,
-    out: Path | None = None,
+    out: Folder = None,
 ) -> int:
     """Run every combination of some keys in parallel; find the highest rate that meets the SLO.
 
@@ -338,7 +381,7 @@ def sweep(
         find_max_rate=find_max_rate,
         slo_share=slo_share,
         pools=pool,
-        overrides=(*set_, *(() if seed is None else (f"seed={seed}",))),
+        overrides=_settings(set_, seed),
         trace=trace,
         replications=replications,
         warmup=warmup,
@@ -366,7 +409,7 @@ def profile_show(
     *,
     context: int = 1024,
     plots: Annotated[bool, Parameter(negative="--no-plots")] = True,
-    out: Path | None = None,
+    out: Folder = None,
 ) -> int:
     """Print a profile with its residuals and the origin of every field; plot step time against batch.
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+import secrets
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,13 @@ from scheduler.errors import InputError
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it over `path` on success, remove it on failure.
 
+    The temporary file is new and its name cannot be foreseen: no link that others planted is followed.
     Raises InputError where the file cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp{path.suffix}")
+        temporary.touch(exist_ok=False)
         try:
             yield temporary
             temporary.replace(path)
@@ -30,18 +33,35 @@ def replacing(path: Path) -> Iterator[Path]:
         raise InputError(f"{path}: cannot be written: {error.strerror or error}") from None
 
 
-def check_folder(folder: Path) -> None:
-    """Raise InputError where no file can be written to `folder`; make nothing yet.
+def check_folder(folder: Path, files: Sequence[str] = ()) -> None:
+    """Raise InputError where `files`, or any file, cannot be written to `folder`; leave nothing behind.
 
-    Called before hours of work, not after.
+    Called before hours of work, not after: the folder and a file in it are made for a moment.
     """
-    place = folder.absolute()
-    while not place.exists():
-        place = place.parent
-    if not place.is_dir():
-        raise InputError(f"{folder}: expected a folder to write to; {place} is a file")
-    if not os.access(place, os.W_OK | os.X_OK):
-        raise InputError(f"{folder}: expected a folder to write to; no permission in {place}")
+    made: list[Path] = []
+    try:
+        for place in (*reversed(folder.absolute().parents), folder.absolute()):
+            if place.is_file():
+                raise InputError(f"{folder}: expected a folder to write to; {place} is a file")
+            if not place.exists():
+                place.mkdir()
+                made.append(place)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+        for name in files:
+            if (folder / name).is_dir():
+                raise InputError(f"{folder / name}: expected a file that may be replaced, got a folder")
+    except OSError as error:
+        raise InputError(f"{folder}: expected a folder to write to: {error.strerror or error}") from None
+    finally:
+        with suppress(OSError):  # someone else began to use it
+            for place in reversed(made):
+                place.rmdir()
+
+
+def check_file(path: Path) -> None:
+    """Raise InputError where `path` cannot be written; leave nothing behind."""
+    check_folder(path.parent, [path.name])
 
 
 def write_text(path: Path, text: str) -> None:

@@ -8,13 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from scheduler.analysis.eager_range import has_range, meets_range
 from scheduler.analysis.metrics import summarize
 from scheduler.analysis.pools import NamedPool
-from scheduler.catalog.profile import Profile
 from scheduler.engine.executor import StepKind
 from scheduler.engine.graph_pool import GraphPool
 from scheduler.engine.loop import Run
-from scheduler.executors.cost_model import CostModel
 from scheduler.executors.spec import Execution
 from scheduler.simulate import AnyProfile, PoolCost, Variant, pool_cost, simulate
 from scheduler.workload.draw import draw_requests
@@ -55,6 +54,14 @@ class Column:
         return float(values.mean()) if len(values) else None
 
 
+@dataclass(frozen=True, slots=True)
+class SmallerPool:
+    """A pool of some of `own`'s sizes, and how it served the same requests."""
+
+    own: Column
+    column: Column
+
+
 @dataclass(slots=True)
 class Comparison:
     """Everything a card, a plot or a report needs to know about one invocation."""
@@ -67,6 +74,7 @@ class Comparison:
     eager: Column
     high: dict[str, Column]  # the columns at the high end of the profile's range, by variant name
     execution: Execution | None = None  # None: the cost model
+    smaller: SmallerPool | None = None
     failure: str | None = None
 
     @property
@@ -114,14 +122,14 @@ def compare(
         comparison.execution = open_execution(requests)
         _without_failed_captures(columns, comparison.execution)
     for column in (*columns, eager):
-        _run_column(comparison, column, progress)
-    if _has_range(comparison):
+        run_column(comparison, column, progress)
+    if comparison.execution is None and has_range(profile):
         for column in (*columns, eager):
-            if comparison.failure is None and any(_meets_range(run) for run in column.runs):
+            if comparison.failure is None and any(meets_range(run) for run in column.runs):
                 variant = column.variant
                 high = Variant(variant.name, variant.pool, variant.without_graph, "high")
                 comparison.high[variant.name] = Column(high, column.origin, column.cost)
-                _run_column(comparison, comparison.high[variant.name], progress)
+                run_column(comparison, comparison.high[variant.name], progress)
     return comparison
 
 
@@ -134,14 +142,8 @@ def _without_failed_captures(columns: Sequence[Column], execution: Execution) ->
             column.variant = replace(column.variant, pool=replace(pool, failed=failed))
 
 
-def _has_range(comparison: Comparison) -> bool:
-    profile = comparison.profile
-    if comparison.execution is not None or not isinstance(profile, Profile):
-        return False
-    return CostModel(profile, "eager").has_range
-
-
-def _run_column(comparison: Comparison, column: Column, progress: Progress | None) -> None:
+def run_column(comparison: Comparison, column: Column, progress: Progress | None) -> None:
+    """Run a column over all replications, up to the first failure."""
     workload = comparison.workload
     slo_ms = workload.slo.limits_ms if workload.slo else {}
     for replication, requests in enumerate(comparison.requests):
@@ -168,10 +170,9 @@ def _run_column(comparison: Comparison, column: Column, progress: Progress | Non
         comparison.failure = run.failure
 
 
-def _meets_range(run: Run) -> bool:
-    """Return whether any step was not a decode step in a graph: prompts are issued by the host, too."""
-    steps = run.steps
-    return bool(((steps.kind != StepKind.DECODE) | (steps.capture_size == 0)).any())
+def decoded_without_graph(run: Run) -> bool:
+    """Return whether any step with decodes ran without a graph."""
+    return bool(((run.steps.batch_size > 0) & (run.steps.capture_size == 0)).any())
 
 
 def without_graph_share(run: Run) -> float:

@@ -50,7 +50,7 @@ def differences(comparison: Comparison, pool: Column, key: str) -> list[Differen
     if comparison.eager.variant.name in comparison.high:
         eager_high = comparison.high[comparison.eager.variant.name]
         pairs.append((eager_high, comparison.high.get(pool.variant.name, pool)))
-    found = (_difference(eager, column, key, comparison.warmup_requests) for eager, column in pairs)
+    found = (column_difference(eager, column, key, comparison.warmup_requests) for eager, column in pairs)
     return [difference for difference in found if difference is not None]
 
 
@@ -60,7 +60,8 @@ def verdict_of_range(found: Sequence[Difference]) -> Verdict:
     return verdicts.pop() if len(verdicts) == 1 else Verdict.NO_DIFFERENCE_SHOWN
 
 
-def _difference(eager: Column, pool: Column, key: str, warmup_requests: int) -> Difference | None:
+def column_difference(eager: Column, pool: Column, key: str, warmup_requests: int) -> Difference | None:
+    """Return pool − eager (any two columns) of one metric; None where either lacks it."""
     before, after = eager.values(key), pool.values(key)
     if not len(before) or len(before) != len(after):
         return None

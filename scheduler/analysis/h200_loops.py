@@ -1,8 +1,8 @@
 """Predicted against executed loops of the H200: `python -m scheduler.analysis.h200_loops`.
 
 Reads docs/data/h200_loops.json: workloads, pools and the metrics of loops executed step by step on one GPU.
-Redraws every workload's requests, predicts it with the shipped profile, and prints the Markdown tables of
-docs/fidelity.md; also with the two earlier states of the cost model, so that each change is seen.
+Redraws every workload's requests, predicts them with the shipped profile, and prints the Markdown tables of
+docs/fidelity.md; also with two earlier states of the cost model, so that each change is seen.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from scheduler.workload.schema import Workload
 
 LOOPS = Path(__file__).parents[2] / "docs" / "data" / "h200_loops.json"
 STATES = ("equal rows", "unlike rows", "shipped")
-"""States of the cost model: calibrated on rows of one length; of unlike lengths; and pads without KV."""
+"""Cost models: calibrated on rows of equal length; the shipped table, pads charged like rows; as shipped."""
 METRICS = {
     "output_throughput": "throughput",
     "median_tpot_ms": "TPOT p50",
@@ -39,20 +39,19 @@ BASE = {"light": "vllm", "near_saturation": "vllm", "bursty": "vllm", "ceiling":
 
 @dataclass(frozen=True, slots=True)
 class Loop:
-    """One workload under one pool, as executed; `predicted_steps` is the session's own prediction."""
+    """One workload under one pool, as executed; `foretold` is the prediction that its session printed."""
 
-    session: int
     model: str
     workload: Workload
     pool: str
     sizes: tuple[int, ...]
     executed: Mapping[str, float]
-    predicted_steps: int
+    foretold: Mapping[str, float]
 
     @property
     def name(self) -> str:
-        """The loop's model, session and workload, as in the tables."""
-        return f"{self.model} {self.session} | {self.workload.name.replace('_', ' ')}"
+        """The loop's model and workload, as in the tables."""
+        return f"{self.model} | {self.workload.name.replace('_', ' ')}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,9 +80,10 @@ def read_loops(path: Path = LOOPS) -> list[Loop]:
     for row in data["loops"]:
         workload = _workload(row)
         for pool, result in row["pools"].items():
-            sizes, executed = tuple(data["pools"][pool]), result["executed"]
-            steps = result["predicted_steps"]
-            loops.append(Loop(row["session"], row["model"], workload, pool, sizes, executed, steps))
+            sizes = tuple(data["pools"][pool])
+            loops.append(
+                Loop(row["model"], workload, pool, sizes, result["executed"], result["predicted"])
+            )
     return loops
 
 
@@ -133,16 +133,17 @@ def predict(loop: Loop, state: str = "shipped") -> Prediction:
 
 def loop_lines(predictions: Sequence[Prediction]) -> Iterator[str]:
     """Yield a line per loop: the signed errors; of eager steps at the low and the high host time."""
-    yield f"| shape, session | workload | pool | {' | '.join(METRICS.values())} |"
-    yield "|---" * (3 + len(METRICS)) + "|"
+    yield f"| shape | workload | pool | steps | {' | '.join(METRICS.values())} |"
+    yield "|---" * (4 + len(METRICS)) + "|"
     for one in predictions:
         errors = [_ends_text(*one.errors(metric)) for metric in METRICS]
-        yield f"| {one.loop.name} | {one.loop.pool} | {' | '.join(errors)} |"
+        steps = f"{one.loop.executed['steps']:,.0f}"
+        yield f"| {one.loop.name} | {one.loop.pool} | {steps} | {' | '.join(errors)} |"
 
 
 def difference_lines(predictions: Sequence[Prediction]) -> Iterator[str]:
     """Yield, per workload, how much longer mean ITL is than under the first pool: measured, predicted."""
-    yield "| shape, session | workload | pools | measured | predicted | sign | off by |"
+    yield "| shape | workload | pools | measured | predicted | sign | off by |"
     yield "|---|---|---|---|---|---|---|"
     for base, other in pairs(predictions):
         measured, predicted, high = mean_itl_differences(base, other)
@@ -158,12 +159,12 @@ def difference_lines(predictions: Sequence[Prediction]) -> Iterator[str]:
 def pairs(predictions: Sequence[Prediction]) -> Iterator[tuple[Prediction, Prediction]]:
     """Yield each pool beside the first one of its workload: vLLM's, or the one with the high ceiling."""
     bases = {
-        (one.loop.session, one.loop.model, one.loop.workload.name): one
+        (one.loop.model, one.loop.workload.name): one
         for one in predictions
         if one.loop.pool == BASE[one.loop.workload.name]
     }
     for one in predictions:
-        base = bases[one.loop.session, one.loop.model, one.loop.workload.name]
+        base = bases[one.loop.model, one.loop.workload.name]
         if one is not base:
             yield base, one
 
@@ -180,7 +181,7 @@ def mean_itl_differences(base: Prediction, other: Prediction) -> tuple[float, fl
 
 def state_lines(loops: Sequence[Loop]) -> Iterator[str]:
     """Yield the error of mean ITL of every all-graphs loop in the three states of the cost model."""
-    yield f"| shape, session | workload | pool | {' | '.join(STATES)} |"
+    yield f"| shape | workload | pool | {' | '.join(STATES)} |"
     yield "|---" * (3 + len(STATES)) + "|"
     for loop in loops:
         found = [predict(loop, state) for state in STATES]

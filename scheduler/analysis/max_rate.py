@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from math import sqrt
 from typing import Any, Literal
 
+from scheduler.analysis.eager_range import has_range, meets_range
 from scheduler.analysis.metrics import summarize
 from scheduler.analysis.simulation_task import (
     Record,
@@ -21,8 +22,6 @@ from scheduler.analysis.simulation_task import (
     at_high_end,
     column_name,
     drawn,
-    has_range,
-    ran_without_graph,
 )
 from scheduler.analysis.steady_state import load_of
 from scheduler.errors import InputError
@@ -82,7 +81,7 @@ class RateSearch(Simulation):
             workload = at_scale(self.setting.workload, scale)
             requests = drawn(workload, self.replication)
             run = self.run(workload, requests, variant)
-            without_graph = without_graph or ran_without_graph(run)
+            without_graph = without_graph or meets_range(run)
             warmup = self.warmup_requests(requests)
             summary = summarize(run, slo_ms, warmup)
             good = summary.get("slo_attainment", 0.0) * summary["measured_requests"]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from scheduler.catalog.pool_presets import PoolPreset, pool_preset
 from scheduler.catalog.profile import Profile
+from scheduler.catalog.profile_file import without_repeats
 from scheduler.engine.graph_pool import GraphPool
 from scheduler.errors import InputError
 from scheduler.simulate import AnyProfile
@@ -45,9 +47,10 @@ def named_pool(text: str, engine: Engine, profile: AnyProfile, piecewise: bool =
     """
     parts = text.replace(",", " ").split()
     if parts and all(part.isascii() and part.isdigit() for part in parts):
-        sizes = tuple(sorted({int(part[:8]) for part in parts}))  # a longer number is too large as it is
+        sizes = tuple(sorted(int(part[:8]) for part in parts))  # a longer number is too large as it is
         if sizes[0] < 1 or sizes[-1] > 1_000_000 or max(map(len, parts)) > 7:
             raise InputError(f"--pool {text[:40]}: expected capture sizes from 1 to 1,000,000")
+        _require_once(sizes, f"--pool {text[:40]}")
         return NamedPool("pool-" + "-".join(map(str, sizes)), GraphPool(sizes, True, piecewise), "--pool")
     path = Path(text)
     if path.suffix == ".json" or _is_file(path):
@@ -82,12 +85,21 @@ def _sizes_in(path: Path) -> tuple[int, ...]:
     try:
         if path.stat().st_size > MAX_POOL_FILE_BYTES:
             raise InputError(f"{path}: expected a pool file of at most 1 MiB")
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=without_repeats)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
-    except (ValueError, RecursionError):
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError):
         raise InputError(f'{path}: expected JSON such as {{"sizes": [1, 2, 4]}}') from None
+    except ValueError as error:  # a key twice
+        raise InputError(f"{path}: {error}") from None
     sizes = content.get("sizes") if isinstance(content, dict) else content
     if not isinstance(sizes, list) or not all(type(size) is int and 0 < size <= 1_000_000 for size in sizes):
         raise InputError(f"{path}: sizes: expected a list of capture sizes from 1 to 1,000,000")
-    return tuple(sorted(set(sizes)))
+    _require_once(sizes, f"{path}: sizes")
+    return tuple(sorted(sizes))
+
+
+def _require_once(sizes: Sequence[int], where: str) -> None:
+    twice = next((size for size in sizes if sizes.count(size) > 1), None)
+    if twice is not None:
+        raise InputError(f"{where}: expected each capture size once, got {twice} twice")

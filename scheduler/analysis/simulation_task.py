@@ -10,14 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from scheduler import __version__
+from scheduler.analysis.eager_range import has_range, meets_range
 from scheduler.analysis.metrics import summarize
 from scheduler.analysis.steady_state import load_of
 from scheduler.catalog.inline_profile import InlineProfile
-from scheduler.catalog.profile import Profile
-from scheduler.engine.executor import StepKind
 from scheduler.engine.loop import Run
 from scheduler.errors import InputError
-from scheduler.executors.cost_model import CostModel
 from scheduler.simulate import AnyProfile, Variant, pool_cost, simulate
 from scheduler.workload.arrivals_schema import ClosedLoopArrivals, TraceArrivals
 from scheduler.workload.draw import draw_requests
@@ -30,6 +28,7 @@ _PACKAGE = Path(__file__).parents[1]
 # What a simulated number depends on; a change to any of these files makes stored numbers stale.
 _SOURCES = (
     "__init__.py",
+    "analysis/eager_range.py",
     "analysis/max_rate.py",
     "analysis/metrics.py",
     "analysis/simulation_task.py",
@@ -107,7 +106,7 @@ class Simulation:
         requests = drawn(self.setting.workload, self.replication)
         run = self.run(self.setting.workload, requests, self.variant)
         records = [self._record(run, requests, self.variant)]
-        if has_range(self.setting.profile) and ran_without_graph(run):
+        if has_range(self.setting.profile) and meets_range(run):
             high = at_high_end(self.variant)
             records.append(self._record(self.run(self.setting.workload, requests, high), requests, high))
         return records
@@ -173,17 +172,6 @@ def column_name(variant: Variant) -> str:
 def at_high_end(variant: Variant) -> Variant:
     """Return the variant with the slow end of what the profile gives as a range."""
     return Variant(variant.name, variant.pool, variant.without_graph, "high")
-
-
-def has_range(profile: AnyProfile) -> bool:
-    """Tell whether the profile gives eager host time as a range."""
-    return isinstance(profile, Profile) and CostModel(profile, "eager").has_range
-
-
-def ran_without_graph(run: Run) -> bool:
-    """Tell whether any step that decodes ran without a graph."""
-    steps = run.steps
-    return bool(((steps.kind != StepKind.PREFILL) & (steps.capture_size == 0)).any())
 
 
 def drawn(workload: Workload, replication: int) -> Requests:

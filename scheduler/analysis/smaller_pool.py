@@ -7,41 +7,24 @@ percent of all of them; that pool then serves the same requests, and the paired 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 
 import numpy as np
 
 from scheduler.analysis.choose import best_by_count, size_problem
-from scheduler.analysis.compare import Column, Comparison, run_column
-from scheduler.analysis.differences import Difference, column_difference
+from scheduler.analysis.compare import Column, Comparison, Progress, SmallerPool, run_column
 from scheduler.analysis.step_loads import decode_load, mixed_load, step_histogram
-from scheduler.engine.graph_pool import GraphPool
 from scheduler.executors.cost_model import CostModel
-from scheduler.simulate import Variant, pool_cost
+from scheduler.simulate import pool_cost
 
 TOLERANCE = 0.005
 
 
-@dataclass(frozen=True, slots=True)
-class SmallerPool:
-    """A subset of a pool's sizes that served the same requests; `changes` maps a summary key to it − own."""
-
-    own: Column
-    column: Column
-    changes: dict[str, Difference]
-
-    @property
-    def sizes(self) -> tuple[int, ...]:
-        """The capture sizes that are kept."""
-        return self.column.variant.pool.sizes
-
-
-def smaller_pool(comparison: Comparison, progress: Callable[[str, int, int], None] | None = None) -> SmallerPool | None:
+def smaller_pool(comparison: Comparison, progress: Progress | None = None) -> SmallerPool | None:
     """Return a smaller version of the first pool, simulated on the same requests, or None.
 
     None where steps are executed for real, the run is partial, or no smaller pool costs as little. The
-    sizes 1 and the one that holds max_num_seqs are always kept, so that no batch loses its graph.
+    smallest size and the one that holds max_num_seqs are always kept, so that no batch loses its graph.
     """
     own = comparison.pools[0] if comparison.pools else None
     if own is None or comparison.execution is not None or comparison.failure is not None:
@@ -49,17 +32,12 @@ def smaller_pool(comparison: Comparison, progress: Callable[[str, int, int], Non
     sizes = _fewest_sizes(comparison, own)
     if sizes is None or len(sizes) >= len(own.variant.pool.sizes):
         return None
-    pool = GraphPool(sizes, own.variant.pool.padding, own.variant.pool.piecewise)
-    variant = Variant(f"{own.variant.name}_smaller", pool, own.variant.without_graph)
-    cost = pool_cost(comparison.workload.engine, comparison.profile, pool)
+    name = f"{own.variant.name}_smaller"
+    variant = replace(own.variant, name=name, pool=replace(own.variant.pool, sizes=sizes))
+    cost = pool_cost(comparison.workload.engine, comparison.profile, variant.pool, name)
     column = Column(variant, f"{len(sizes)} of the sizes of {own.name}", cost)
     run_column(comparison, column, progress)
-    changes = {}
-    for key in ("mean_tpot_ms", "p99_itl_ms", "mean_e2el_ms"):
-        found = column_difference(own, column, key, comparison.warmup_requests)
-        if found is not None:
-            changes[key] = found
-    return SmallerPool(own, column, changes) if changes else None
+    return SmallerPool(own, column)
 
 
 def _fewest_sizes(comparison: Comparison, own: Column) -> tuple[int, ...] | None:

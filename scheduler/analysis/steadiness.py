@@ -9,6 +9,8 @@ from scheduler.analysis.steady_state import Load, averaged_series, load_of, mser
 from scheduler.engine.records import Status
 from scheduler.workload.arrivals_schema import ClosedLoopArrivals, TraceArrivals
 
+TOO_FEW = "too few requests to tell a steady state; run at least 100."
+
 
 def loads(comparison: Comparison, column: Column) -> list[Load]:
     """Return the load of every replication; none in a closed loop, where nothing can pile up."""
@@ -23,8 +25,14 @@ def is_steady(comparison: Comparison, column: Column) -> bool:
 
 
 def load_warnings(comparison: Comparison, column: Column) -> list[str]:
-    """Name an overload: how fast the queue grows and what the server delivers."""
-    found = [load for load in loads(comparison, column) if not load.steady_state]
+    """Name an overload: how fast the queue grows and what the server delivers.
+
+    Where too few requests arrived to tell, the comparison's first column says so for all.
+    """
+    every = loads(comparison, column)
+    if any(load.too_few for load in every):
+        return [TOO_FEW] if column is comparison.columns[0] else []
+    found = [load for load in every if not load.steady_state]
     if not found:
         return []
     growths = [load.growth_per_s.mean for load in found if load.growth_per_s is not None]

@@ -70,7 +70,8 @@ class Load:
     `growth_per_s` is how fast requests in the system (waiting or running) add up: offered − delivered.
     `overloaded`: they pile up steadily; the delivered rate is then the capacity. `too_short`: they add up
     because the run is short against one request's service and the system still fills for the first time.
-    The rates are None for fewer than two arrival times.
+    `too_few`: fewer than 100 arrived, so that neither can be told. The rates are None for fewer than two
+    arrival times.
     """
 
     offered_per_s: float | None
@@ -78,6 +79,7 @@ class Load:
     growth_per_s: Interval | None
     overloaded: bool
     too_short: bool
+    too_few: bool
 
     @property
     def steady_state(self) -> bool:
@@ -101,7 +103,7 @@ def load_of(requests: RequestRecords) -> Load:
     finish = requests.finish_ns[chosen]
     done = requests.status[chosen] == Status.COMPLETED
     if len(arrival) < 2 or arrival[-1] == arrival[0]:
-        return Load(None, None, None, overloaded=False, too_short=False)
+        return Load(None, None, None, overloaded=False, too_short=False, too_few=True)
     start = arrival[0] + _IGNORED_START * (arrival[-1] - arrival[0])
     edges = np.linspace(start, arrival[-1], _BLOCKS + 1)
     window_s = float(edges[-1] - edges[0]) / 1e9
@@ -110,8 +112,9 @@ def load_of(requests: RequestRecords) -> Load:
     offered, delivered = (float(count[-1] - count[0]) / window_s for count in (arrived, left))
     growth = np.diff(arrived - left) / (window_s / _BLOCKS)
     interval = mean_interval(growth.tolist())
+    too_few = len(arrival) < _LEAST_ARRIVALS
     adds_up = bool(
-        len(arrival) >= _LEAST_ARRIVALS
+        not too_few
         and interval is not None
         and interval.low > 0
         and (growth > 0).mean() >= _LEAST_GROWING_BLOCKS
@@ -124,6 +127,7 @@ def load_of(requests: RequestRecords) -> Load:
         interval,
         overloaded=adds_up and bool(piled_up),
         too_short=adds_up and not piled_up and window_s < _WINDOW_TO_SERVICE * service_s,
+        too_few=too_few,
     )
 
 

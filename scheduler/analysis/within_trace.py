@@ -75,7 +75,7 @@ def within_trace_difference(
             Verdict.NO_DIFFERENCE_SHOWN,
             blocks,
             span / max(blocks, 1),
-            f"the trace spans {span:.4g} s and its longest request takes {longest_request_s:.4g} s: "
+            f"the arrivals span {span:.4g} s and the longest request takes {longest_request_s:.4g} s: "
             f"{LEAST_BLOCKS} blocks of {BLOCK_TO_LONGEST_REQUEST} times that need "
             f"{LEAST_BLOCKS * BLOCK_TO_LONGEST_REQUEST * longest_request_s:.4g} s",
         )

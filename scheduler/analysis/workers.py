@@ -9,6 +9,7 @@ import importlib
 import multiprocessing
 import os
 import signal
+import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import (
@@ -153,6 +154,9 @@ def _dask(address: str) -> Iterator[Workers]:
             "--dask: expected the package distributed; install it with: pip install 'graphpool[cluster]'"
         ) from None
     try:
+        # A client that never connects leaves a traceback behind when it is collected: ask the address first.
+        place = distributed.comm.get_address_host_port(address)
+        socket.create_connection(place, timeout=DASK_PATIENCE_S).close()
         client = distributed.Client(address, timeout=DASK_PATIENCE_S, set_as_default=False)
     except (OSError, ValueError, TypeError) as error:  # TimeoutError is an OSError
         reason = " ".join(str(error).split()) or type(error).__name__

@@ -85,7 +85,7 @@ def _read_bounded(path: Path) -> bytes:
 def _parse(data: bytes, label: str) -> Any:
     try:
         text = data.decode("utf-8-sig")
-        return json.loads(text, object_pairs_hook=_no_repeats, parse_constant=_no_constant)
+        return json.loads(text, object_pairs_hook=without_repeats, parse_constant=_no_constant)
     except UnicodeDecodeError as error:
         raise InputError(f"{label}: not UTF-8 text (byte {error.start})") from None
     except json.JSONDecodeError as error:
@@ -96,7 +96,8 @@ def _parse(data: bytes, label: str) -> Any:
         raise InputError(f"{label}: {error}") from None
 
 
-def _no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a JSON object's keys and values (json's object_pairs_hook); ValueError for a key given twice."""
     result: dict[str, Any] = {}
     for key, value in pairs:
         if key in result:

@@ -22,10 +22,13 @@ from scheduler.report.profile_text import profile_text
 from scheduler.workload.yaml_reader import read_yaml
 
 LARGEST_SHOWN = 512
+MOST_CONTEXT_TOKENS = 10_000_000
 
 
 def run_show(name_or_path: str, *, context_tokens: int, plots: bool, out: Path | None) -> int:
     """Print a profile; draw step time against batch size into `out` (or results/profile-NAME); return 0."""
+    if not 1 <= context_tokens <= MOST_CONTEXT_TOKENS:
+        raise InputError(f"--context: expected 1 to {MOST_CONTEXT_TOKENS:,} tokens, got {context_tokens}")
     profile = load_profile(name_or_path)
     _show(profile, context_tokens)
     if plots:

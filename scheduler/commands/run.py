@@ -13,12 +13,13 @@ from pathlib import Path
 
 from scheduler.analysis.compare import Comparison, compare
 from scheduler.analysis.pools import NamedPool, named_pool, workload_pool
+from scheduler.analysis.smaller_pool import smaller_pool
 from scheduler.catalog.inline_profile import InlineProfile
 from scheduler.catalog.profile_file import load_profile
 from scheduler.errors import InputError
 from scheduler.executors.availability import require_device
 from scheduler.executors.spec import Execution, logged_execution, torch_execution
-from scheduler.files import check_folder, write_text
+from scheduler.files import check_file, check_folder, write_text
 from scheduler.report.card import card_text
 from scheduler.report.outputs import write_results
 from scheduler.report.progress import progress_bar
@@ -31,6 +32,7 @@ from scheduler.workload.schema import Workload
 
 SYNTHETIC_REPLICATIONS = 5
 SYNTHETIC_WARMUP = 0.1
+MOST_DRAWN = 10**8
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +46,7 @@ class Options:
     replications: int | None = None
     warmup: float | None = None
     executor: str = "model"
-    device: str = "cpu"
+    device: str | None = None
     model: str | None = None
     step_log: Path | None = None
     timeline: Path | None = None
@@ -57,12 +59,15 @@ class Options:
 def run_main_job(options: Options) -> int:
     """Compare, write the result folder, print the card (or summary.json); return the exit status."""
     started = time.monotonic()
+    require_partners(options)
     workload = load_workload(options.workload, options.overrides, options.trace)
     profile = workload_profile(workload)
     pools = chosen_pools(workload, profile, options.pools)
     replications, warmup = sampling(workload, options)
     folder = options.out or Path("results") / workload.name
-    check_folder(folder)
+    check_folder(folder, ("results.json", "summary.json", "requests.npz", "steps.npz", "run.log"))
+    if options.timeline is not None:
+        check_file(options.timeline)
     window_s = None if options.window is None else window_of(options.window)
     with progress_bar() as progress:
         comparison = compare(
@@ -74,6 +79,7 @@ def run_main_job(options: Options) -> int:
             open_execution=execution_opener(workload, pools, options),
             progress=progress,
         )
+        comparison.smaller = smaller_pool(comparison, progress)
     command, executor = command_line(options), options.executor
     execution = comparison.execution
     if execution is not None:
@@ -93,6 +99,22 @@ def run_main_job(options: Options) -> int:
     return exit_status(comparison)
 
 
+def require_partners(options: Options) -> None:
+    """Raise InputError for options that would do nothing without another one."""
+    lines = [
+        f"{name}: expected only with {partner}"
+        for name, value, partner, is_there in (
+            ("--window", options.window, "--timeline FILE", options.timeline is not None),
+            ("--device", options.device, "--executor torch", options.executor == "torch"),
+            ("--model", options.model, "--executor torch", options.executor == "torch"),
+            ("--step-log", options.step_log, "--executor torch or log", options.executor != "model"),
+        )
+        if value is not None and not is_there
+    ]
+    if lines:
+        raise InputError(lines)
+
+
 def command_line(options: Options) -> str:
     """Return the command that repeats the run, without the result folder."""
     words = ["python", "run.py", str(options.workload)]
@@ -108,7 +130,7 @@ def command_line(options: Options) -> str:
     if options.executor != "model":
         words += ["--executor", options.executor]
     if options.executor == "torch":
-        words += ["--device", options.device, *(["--model", options.model] if options.model else [])]
+        words += ["--device", options.device or "cpu", *(["--model", options.model] if options.model else [])]
     return shlex.join(words)
 
 
@@ -150,12 +172,13 @@ def execution_opener(
         return lambda requests: logged_execution(path)
     if options.executor == "model":
         return None
-    require_device(options.device)
+    device = options.device or "cpu"
+    require_device(device)
     engine = workload.engine
-    model = options.model or ("tiny" if options.device == "cpu" else "qwen3-0.6b")
+    model = options.model or ("tiny" if device == "cpu" else "qwen3-0.6b")
     return lambda requests: torch_execution(
         model=model,
-        device=options.device,
+        device=device,
         max_num_seqs=engine.max_num_seqs,
         max_context=max(int((drawn.prompt_tokens + drawn.output_tokens).max()) for drawn in requests),
         capture_sizes=sorted({size for pool in pools for size in pool.pool.sizes}),
@@ -175,6 +198,11 @@ def sampling(workload: Workload, options: Options) -> tuple[int, float]:
     if is_trace and replications > 1 and all(workload.lengths_from_trace):
         raise InputError(
             f"--replications: expected 1 with a trace (it is the same in every one), got {replications}"
+        )
+    if replications * (workload.requests or 1) > MOST_DRAWN:
+        raise InputError(
+            f"--replications: expected at most {MOST_DRAWN:,} requests in all, "
+            f"got {workload.requests:,} × {replications:,}"
         )
     warmup = options.warmup if options.warmup is not None else (0.0 if is_trace else SYNTHETIC_WARMUP)
     if not 0 <= warmup < 1:

@@ -20,7 +20,7 @@ from scheduler.analysis.workers import Workers, WorkersLostError, open_workers
 from scheduler.commands.run import Options, chosen_pools, sampling, workload_profile
 from scheduler.engine.graph_pool import GraphPool
 from scheduler.errors import InputError
-from scheduler.files import write_json, write_text
+from scheduler.files import check_folder, write_json, write_text
 from scheduler.report.flat_csv import csv_text
 from scheduler.report.progress import progress_bar
 from scheduler.report.sweep_text import max_rate_text, sweep_text
@@ -84,6 +84,7 @@ def run_sweep(options: SweepOptions) -> int:
             if point.setting is not None:
                 require_searchable(point.setting.workload)
     folder = options.out or Path("results") / _name([*points, *searched])
+    check_folder(folder, ("sweep.json", "sweep.csv", "max_rate.json"))
     answer = _answer(points, searched, axes, options, folder)
     _write(answer, axes, folder)
     if options.plots and not answer.failure:

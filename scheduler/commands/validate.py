@@ -8,12 +8,14 @@ from pathlib import Path
 
 from scheduler.analysis.validate import STATISTICS, Validation, read_ticks, validate
 from scheduler.commands.run import chosen_pools, workload_profile
-from scheduler.files import write_json
+from scheduler.files import check_folder, write_json
 from scheduler.report.card import aligned
 from scheduler.report.wording import number_text, percent_text
 from scheduler.simulate import Variant
 from scheduler.workload.loader import load_workload
 from scheduler.workload.measured import read_measured
+
+ENOUGH_FOR_P99 = 1_000  # ten samples beyond it
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,11 +35,12 @@ def run_validate(options: Options) -> int:
     """Simulate the measured requests, print and write measured | simulated | error; return 0."""
     measured = read_measured(options.measured)
     workload = load_workload(options.workload, options.overrides, options.measured)
+    folder = options.out or Path("results") / f"{workload.name}-validate"
+    check_folder(folder, ("validate.json", "validate.png"))
     profile = workload_profile(workload)
     pool = chosen_pools(workload, profile, ())[0]
     ticks = None if options.ticks is None else read_ticks(options.ticks)
     validation = validate(workload, profile, Variant(pool.name, pool.pool, "fallback"), measured, ticks)
-    folder = options.out or Path("results") / f"{workload.name}-validate"
     result = {
         "workload": workload.name,
         "profile": workload.engine.profile if isinstance(workload.engine.profile, str) else "inline",
@@ -67,7 +70,9 @@ def validation_text(validation: Validation, pool_origin: str) -> str:
             if statistic in validation.metrics[name]:
                 label = f"{name.removesuffix('_ms').upper()} {statistic} ms"
                 numbers = _numbers(validation.metrics[name][statistic])
-                rows.append([label, *numbers, str(validation.samples[name])])
+                samples = validation.samples[name]
+                few = statistic == "p99" and samples < ENOUGH_FOR_P99
+                rows.append([label, *numbers, f"{'only ' if few else ''}{samples:,}"])
     rows.append(["Makespan s", *_numbers(validation.metrics["makespan_s"]), ""])
     rows.append(["Output throughput tok/s", *_numbers(validation.metrics["output_throughput"]), ""])
     lines = [

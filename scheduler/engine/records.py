@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from scheduler.engine.executor import StepKind, StepPlan
+from scheduler.engine.executor import StepPlan
 
 Int64 = NDArray[np.int64]
 
@@ -166,8 +166,3 @@ class StepRecorder:
         step[:alone] = first[uncopied(self._gap_run)]
         step[alone:] = np.arange(len(duration), dtype=np.int32)[continues]
         return TokenGaps(gap_ns, count, step)
-
-
-def duration_by_kind(steps: StepRecords, kind: StepKind) -> int:
-    """Return the total nanoseconds spent in steps of one kind."""
-    return int(steps.duration_ns[steps.kind == kind].sum())

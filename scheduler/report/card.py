@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from scheduler.analysis.compare import Column, Comparison
-from scheduler.analysis.differences import Difference, differences, verdict_of_range
+from scheduler.analysis.differences import Difference, column_difference, differences, verdict_of_range
 from scheduler.analysis.statistics import Verdict, mean_interval
 from scheduler.analysis.steadiness import is_steady
 from scheduler.catalog.engine_presets import engine_preset
 from scheduler.catalog.profile import Profile
 from scheduler.report.cautions import warnings_of
+from scheduler.report.engine_flags import PastedPool, paste_line
 from scheduler.report.wording import (
     arrivals_text,
     count_text,
@@ -19,6 +20,7 @@ from scheduler.report.wording import (
     percent_text,
     sizes_text,
 )
+from scheduler.workload.arrivals_schema import TraceArrivals
 from scheduler.workload.schema import Workload
 
 WIDTH = 108
@@ -55,7 +57,38 @@ def card_text(comparison: Comparison) -> str:
 
 def headlines(comparison: Comparison) -> list[str]:
     """Return one sentence per pool: what it changes against eager, and how sure that is."""
-    return [_headline(comparison, pool) for pool in comparison.pools]
+    return [*(_headline(comparison, pool) for pool in comparison.pools), *smaller_lines(comparison)]
+
+
+def smaller_lines(comparison: Comparison) -> list[str]:
+    """Return which of the first pool's graphs would do, what that changes, and the flag; often nothing."""
+    smaller = comparison.smaller
+    if smaller is None:
+        return []
+    own, column = smaller.own, smaller.column
+    sizes = column.variant.pool.sizes
+    changes = [
+        f"{what} changes by {change_text([found])}"
+        for key, what in (("mean_tpot_ms", "mean TPOT"), ("p99_itl_ms", "p99 ITL"))
+        if (found := column_difference(own, column, key, comparison.warmup_requests)) is not None
+    ]
+    if not changes:
+        return []
+    gains = []
+    if column.cost.kv_blocks is not None and own.cost.kv_blocks is not None:
+        tokens = (column.cost.kv_blocks - own.cost.kv_blocks) * comparison.workload.engine.block_size
+        gains.append(f"{tokens:+,} KV tokens")
+    if column.cost.capture_s is not None and own.cost.capture_s is not None:
+        gains.append(f"{column.cost.capture_s - own.cost.capture_s:+.1f} s".replace("-", "−") + " start-up")
+    gain = f"; {', '.join(gains)}" if gains else ""
+    limit = comparison.workload.engine.max_num_seqs
+    pasted = PastedPool(sizes, piecewise=column.variant.pool.piecewise, max_num_seqs=limit)
+    return [
+        f"Of its {len(own.variant.pool.sizes)} graphs {len(sizes)} would do: {' and '.join(changes)} against "
+        f"{own.name}{gain}.",
+        f"  {paste_line(pasted, comparison.workload.pool.preset)}",
+        "  (some of its own sizes, checked on these requests; run.py tune searches every size in the loop)",
+    ]
 
 
 def _headline(comparison: Comparison, pool: Column) -> str:
@@ -78,13 +111,24 @@ def _certainty(comparison: Comparison, pool: Column, found: Sequence[Difference]
     else:
         parts.append(str(verdict_of_range(found)))
         parts.append(
-            f"within this trace, {first.interval.samples} blocks of time"
+            f"within {_within(comparison)}, {first.interval.samples} blocks of time"
             if first.within_trace
             else f"paired over {comparison.replications} replications"
         )
     if len(found) > 1:
-        parts.append("the range is eager's host time, ASSUMED")
+        parts.append(f"the range is eager's host time, {_origin_of_range(comparison)}")
     return "; ".join(parts)
+
+
+def _origin_of_range(comparison: Comparison) -> str:
+    """Return whether the range was measured, derived or assumed, and what an end lacks."""
+    profile = comparison.profile
+    entry = profile.origin_of("decode.eager.issue_ms") if isinstance(profile, Profile) else None
+    return entry.origin.upper() if entry is not None else "ASSUMED"
+
+
+def _within(comparison: Comparison) -> str:
+    return "this trace" if isinstance(comparison.workload.arrivals, TraceArrivals) else "this run"
 
 
 def _are_steady(comparison: Comparison, pool: Column) -> bool:
@@ -205,8 +249,11 @@ def used_graphs(column: Column) -> int:
 
 
 def _table(comparison: Comparison) -> list[str]:
-    eager_high = comparison.high.get("eager")
-    columns = [comparison.eager, *([eager_high] if eager_high else []), *comparison.pools]
+    eager_high = comparison.high.get(comparison.eager.variant.name)
+    columns = [comparison.eager, *([eager_high] if eager_high else [])]
+    for pool in comparison.pools:
+        high = comparison.high.get(pool.variant.name)
+        columns += [pool, *([high] if high else [])]
     titles = [column.title for column in columns]
     single = comparison.pools[0] if len(comparison.pools) == 1 else None
     if single is not None:
@@ -283,11 +330,12 @@ def _verdicts(comparison: Comparison) -> list[str]:
         for key, label in (("mean_tpot_ms", "mean TPOT"), ("mean_e2el_ms", "mean E2EL")):
             found = differences(comparison, pool, key)
             if found:
-                lines.append(f"{pool.name} against eager, {label}: {difference_text(found)}")
+                text = difference_text(found, _within(comparison))
+                lines.append(f"{pool.name} against eager, {label}: {text}")
     return lines
 
 
-def difference_text(found: Sequence[Difference]) -> str:
+def difference_text(found: Sequence[Difference], within: str = "this trace") -> str:
     """Return the differences in milliseconds, with their intervals and the verdict they agree on."""
     texts = []
     for difference in found:
@@ -302,5 +350,7 @@ def difference_text(found: Sequence[Difference]) -> str:
     more = max(difference.more_replications or 0 for difference in found)  # the end that needs most
     if verdict == Verdict.NO_DIFFERENCE_SHOWN and more:
         verdict += f" (about {more:,} more replications to resolve 1 %)"
-    where = ", within this trace" if first.within_trace else ""
+    where = f", within {within}" if first.within_trace else ""
+    if any(difference.interval is None for difference in found):
+        where += ", one end of the range without interval"
     return f"{' … '.join(texts)}  {verdict} (95 %{where})"

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from scheduler.analysis.compare import Column, Comparison, without_graph_share
+import re
+
+from scheduler.analysis.compare import Column, Comparison, decoded_without_graph, without_graph_share
 from scheduler.analysis.differences import differences
 from scheduler.analysis.steadiness import load_warnings, warmup_warnings
+from scheduler.executors.cost_model import CostModel
 from scheduler.report.wording import count_text, ranges_text, sizes_text
 
 
@@ -22,16 +25,36 @@ def warnings_of(comparison: Comparison) -> list[str]:
         found = differences(comparison, pool, "mean_e2el_ms")
         reasons = [difference.why_no_interval for difference in found if difference.why_no_interval]
         warnings += [f"{pool.name}: no interval: {reason}." for reason in reasons[:1]]
+    warnings += _fallback_warnings(comparison)
     for column in (*comparison.pools, comparison.eager):
-        remarks = dict.fromkeys(remark for run in column.runs for remark in run.remarks)
+        # Replications differ in the figures alone: one of each kind is enough.
+        remarks = {re.sub(r"[0-9,]+", "", remark): remark for run in column.runs for remark in run.remarks}
         if remarks:
-            warnings.append(f"{column.name}: step times beyond the measured range: {'; '.join(remarks)}.")
+            texts = "; ".join(remarks.values())
+            warnings.append(f"{column.name}: step times beyond the measured range: {texts}.")
         refused = rejections(column)
         if refused:
             texts = "; ".join(f"{count:,} × {reason}" for reason, count in refused.items())
             rejected = count_text(sum(refused.values()), "request")
             warnings.append(f"{column.name}: {rejected} rejected ({texts}).")
     return warnings
+
+
+def _fallback_warnings(comparison: Comparison) -> list[str]:
+    """Say whose times steps without a graph take, where a pool had any and the profile knows no better."""
+    if comparison.execution is not None or not CostModel(comparison.profile, "fallback").fallback_is_eager:
+        return []
+    names = [
+        pool.name
+        for pool in comparison.pools
+        if pool.variant.pool.sizes and any(decoded_without_graph(run) for run in pool.runs)
+    ]
+    if not names:
+        return []
+    return [
+        f"{', '.join(names)}: decodes in steps without a graph take eager's times, for the profile has no "
+        "fallback curve."
+    ]
 
 
 def rejections(column: Column) -> dict[str, int]:

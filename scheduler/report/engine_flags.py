@@ -46,6 +46,13 @@ def engine_flags(pool: PastedPool) -> list[EngineFlags]:
     return [_vllm(pool), _sglang(pool), _trtllm(pool), _lmdeploy(pool), _tgi(pool)]
 
 
+def paste_line(pool: PastedPool, preset: str | None) -> str:
+    """Return one command that captures this pool, for the engine whose preset is named (else vLLM)."""
+    name = (preset or "").split("-")[0]
+    makers = {"sglang": _sglang, "lmdeploy": _lmdeploy, "tgi": _tgi}
+    return makers.get(name, _vllm)(pool).commands[0]
+
+
 def flags_text(pool: PastedPool) -> str:
     """Return all engines' flags as one text: commands as they are, notes as comments."""
     blocks = []

@@ -20,6 +20,14 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MAX_JSON_BYTES = 64 << 20
+PICTURES = (
+    "latency.png",
+    "batch_sizes.png",
+    "over_time.png",
+    "graph_use.png",
+    "step_time.png",
+    "report.html",
+)
 
 
 def write_results(
@@ -36,6 +44,8 @@ def write_results(
     the others are. Who pressed Ctrl-C does not wait for pictures: none are begun after it, and when it comes
     while they are drawn, the numbers are written and KeyboardInterrupt goes on.
     """
+    for name in PICTURES if not draw else ():
+        (folder / name).unlink(missing_ok=True)  # of an earlier run, with other numbers
     write_tables(folder, {column.name: column.runs for column in comparison.columns if column.runs})
     try:
         if draw and comparison.failure != "interrupted":

@@ -68,7 +68,10 @@ def _record(comparison: Comparison, column: Column, executor: str) -> dict[str, 
 
 
 def mean_record(summaries: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Return the mean of every number that all replications have; other values as in the first."""
+    """Return the mean of every number that all replications have; other values as in the first.
+
+    Counts stay whole numbers, as readers of these keys expect.
+    """
     record: dict[str, Any] = {}
     for key, first in summaries[0].items():
         values = [summary[key] for summary in summaries if key in summary]
@@ -76,7 +79,11 @@ def mean_record(summaries: Sequence[dict[str, Any]]) -> dict[str, Any]:
             continue
         is_number = isinstance(first, int | float) and not isinstance(first, bool)
         same = all(value == first for value in values)
-        record[key] = first if same or not is_number else sum(values) / len(values)
+        if same or not is_number:
+            record[key] = first
+        else:
+            mean = sum(values) / len(values)
+            record[key] = round(mean) if all(isinstance(value, int) for value in values) else mean
     return record
 
 
@@ -108,6 +115,13 @@ def nested_results(comparison: Comparison, command: str, executor: str = "model"
         "warnings": warnings_of(comparison),
         "variants": [_variant(comparison, column) for column in comparison.columns if column.runs],
     }
+    if comparison.smaller is not None:
+        column = comparison.smaller.column
+        found["smaller_pool"] = {
+            "of": comparison.smaller.own.name,
+            "capture_sizes": list(column.variant.pool.sizes),
+            "replications": column.summaries,
+        }
     if comparison.failure is not None:
         found |= {"partial": True, "failure": comparison.failure}
     return found

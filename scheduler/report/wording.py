@@ -31,10 +31,10 @@ def number_text(value: float) -> str:
 
 
 def percent_text(share: float | None) -> str:
-    """Return a signed relative change in percent, with a true minus sign."""
+    """Return a signed relative change in percent, with a true minus sign; no change is +0.0 %."""
     if share is None:
         return "–"
-    return f"{100 * share:+.1f} %".replace("-", "−")
+    return f"{100 * share:+z.1f} %".replace("-", "−")
 
 
 def count_text(count: int, noun: str) -> str:

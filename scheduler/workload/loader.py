@@ -49,7 +49,7 @@ def load_workload(path: Path, overrides: Sequence[str] = (), trace: Path | None 
         profile_folder=path.parent if document.place_of(PROFILE_KEY).startswith(in_file) else Path(),
     )
     _raise_for(
-        Problem(document.place_of(key), key, _not_a_file(file))
+        Problem(document.place_of(key), key, f"{_named(file)}: {_not_a_file(file)}")
         for key, file in ((TRACE_KEY, workload.trace_path), (PROFILE_KEY, workload.profile_path))
         if file is not None and not file.is_file()
     )

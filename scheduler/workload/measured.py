@@ -75,7 +75,7 @@ def _text(path: Path) -> str:
 
 
 def _from_json_lines(path: Path, text: str) -> Measured:
-    """Read input_toks, output_toks, queued_ts (else arrival_time), first_token_ts, last_token_ts (s) per line."""
+    """Read input_toks, output_toks, queued_ts or arrival_time, first_token_ts, last_token_ts (s) a line."""
     rows: list[tuple[float, float, float, float, float]] = []
     problems: list[str] = []
     for number, line in enumerate(text.splitlines(), 1):

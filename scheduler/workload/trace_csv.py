@@ -21,7 +21,8 @@ from scheduler.workload.trace_values import shown
 
 def read_csv(feed: LineFeed, rows: TraceRows, problems: Problems) -> None:
     """Read a header and the rows below it; bad rows are noted in `problems`, a bad header is raised."""
-    cells_of_rows = csv.reader(feed.texts(), strict=True, skipinitialspace=True)
+    # With its line end, a cell whose quotes span two lines is not mistaken for one number.
+    cells_of_rows = csv.reader((f"{text}\n" for text in feed.texts()), strict=True, skipinitialspace=True)
     try:
         header = [name.strip() for name in next(cells_of_rows)]
         _read_below(header, cells_of_rows, feed, rows, problems)

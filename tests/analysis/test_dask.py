@@ -104,6 +104,17 @@ def test_a_cluster_that_loses_a_worker_midway_gives_the_same_file(tmp_path):
         assert (out / name).read_bytes() == (tmp_path / "local" / name).read_bytes()
 
 
+def test_a_dead_address_is_told_at_once_and_leaves_no_traceback(tmp_path):
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        address = f"tcp://127.0.0.1:{unused.getsockname()[1]}"
+        begun = time.monotonic()
+        words = (write_workload(tmp_path, SMALL), *SWEEP, "--dask", address, "--out", tmp_path / "out")
+        status, stdout, stderr = run_sweep_command(*words, cwd=tmp_path)
+    assert time.monotonic() - begun < 10
+    assert (status, stdout, stderr.count("\n")) == (2, "", 1), stderr
+
+
 def test_an_address_where_no_scheduler_answers_is_one_line(monkeypatch):
     monkeypatch.setattr("scheduler.analysis.workers.DASK_PATIENCE_S", 0.3)
     with socket.socket() as unused:

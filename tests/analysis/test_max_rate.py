@@ -198,4 +198,13 @@ def test_a_range_of_the_profile_is_searched_at_both_ends(tmp_path):
     assert (low["variant"], high["variant"]) == ("eager", "eager_high")
     assert high["max_rate_per_s"] < low["max_rate_per_s"]
     full = replace(task, variant=replace(GRAPHS, pool=GraphPool(tuple(range(1, 9)))))
+    # Prompts are issued by the host, too, so that a pool with a graph for every batch still meets the range.
+    assert [record["variant"] for record in full.records()] == ["graphs", "graphs_high"]
+
+
+def test_a_pool_whose_every_step_is_a_decode_step_in_a_graph_has_one_end(tmp_path):
+    text = SMALL[: SMALL.index("  profile:")] + "  profile: h100-llama-3.1-8b-bf16\n" + "slo: {tpot_ms: 30}\n"
+    workload = load_workload(write_workload(tmp_path, text), ["engine.policy=decode_only"])
+    task = RateSearch(setting_of(workload, workload_profile(workload), 0.1), GRAPHS, 0)
+    full = replace(task, variant=replace(GRAPHS, pool=GraphPool(tuple(range(1, 9)))))
     assert [record["variant"] for record in full.records()] == ["graphs"]

@@ -138,3 +138,10 @@ def test_requests_that_all_arrive_at_once_have_no_rate():
 def test_capacity_of_full_batches():
     # Eight requests of 16 tokens in steps of 13.6 ms: 36.76 per second.
     assert decode_capacity_per_s(8, 13_600_000, 16) == pytest.approx(36.7647, rel=1e-5)
+
+
+@pytest.mark.parametrize(("count", "too_few"), [(1, True), (99, True), (100, False)])
+def test_fewer_than_100_arrivals_are_called_too_few_and_claim_no_overload(count, too_few):
+    load = load_of(single_server(np.arange(count, dtype=float), np.full(count, 3.0)))
+    assert load.too_few == too_few
+    assert load.steady_state == too_few

@@ -53,7 +53,7 @@ def test_blocks_much_longer_than_the_longest_request_are_needed():
     refused = within_trace_difference(arrival, baseline, candidate, longest_s * 1.001)
     assert refused.interval is None
     assert refused.verdict is Verdict.NO_DIFFERENCE_SHOWN
-    assert f"its longest request takes {longest_s * 1.001:.4g} s" in refused.reason
+    assert f"the longest request takes {longest_s * 1.001:.4g} s" in refused.reason
 
 
 def test_a_trace_that_is_mostly_silence_is_refused():

@@ -28,6 +28,7 @@ BAD = {
     # name: (content, line of the problem or None, what is said)
     "empty": ("", None, "an empty file"),
     "blank": ("\n \r\n\n", None, "an empty file"),
+    "quotes over two lines": (VIDUR + '0,"1\n2",1\n', 3, "num_prefill_tokens: expected"),
     "header without rows": (AZURE, 1, "expected rows below the header"),
     "unknown header": ("a,b,c\n1,2,3\n", 1, "expected a header of an Azure, BurstGPT"),
     "no header": ("2023-11-16 18:15:46.68,374,44\n", 1, "expected a header of an Azure, BurstGPT"),

@@ -125,7 +125,8 @@ def test_a_missing_trace_names_the_line_and_a_close_neighbour(tmp_path: Path) ->
     (tmp_path / "trace.csv").write_text("x")
     text = GOOD.replace("{process: poisson, rate_per_s: 8}", "{process: trace, path: trase.csv}")
     (line,) = problems(tmp_path, text)
-    assert line == f"w.yaml:4: arrivals.path: no such file; did you mean {tmp_path}/trace.csv?"
+    missing = f"{tmp_path}/trase.csv: no such file"
+    assert line == f"w.yaml:4: arrivals.path: {missing}; did you mean {tmp_path}/trace.csv?"
 
 
 def test_a_trace_option_replaces_arrivals_lengths_and_requests(tmp_path: Path) -> None:
