@@ -81,9 +81,7 @@ def read_loops(path: Path = LOOPS) -> list[Loop]:
         workload = _workload(row)
         for pool, result in row["pools"].items():
             sizes = tuple(data["pools"][pool])
-            loops.append(
-                Loop(row["model"], workload, pool, sizes, result["executed"], result["predicted"])
-            )
+            loops.append(Loop(row["model"], workload, pool, sizes, result["executed"], result["predicted"]))
     return loops
 
 
