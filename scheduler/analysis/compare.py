@@ -11,7 +11,6 @@ import numpy as np
 from scheduler.analysis.eager_range import has_range, meets_range
 from scheduler.analysis.metrics import summarize
 from scheduler.analysis.pools import NamedPool
-from scheduler.engine.executor import StepKind
 from scheduler.engine.graph_pool import GraphPool
 from scheduler.engine.loop import Run
 from scheduler.executors.spec import Execution
@@ -173,9 +172,3 @@ def run_column(comparison: Comparison, column: Column, progress: Progress | None
 def decoded_without_graph(run: Run) -> bool:
     """Return whether any step with decodes ran without a graph."""
     return bool(((run.steps.batch_size > 0) & (run.steps.capture_size == 0)).any())
-
-
-def without_graph_share(run: Run) -> float:
-    """Return the share of decode steps that ran without a graph."""
-    decode = run.steps.kind == StepKind.DECODE
-    return float((run.steps.capture_size[decode] == 0).mean()) if decode.any() else 0.0

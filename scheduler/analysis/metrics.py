@@ -17,6 +17,8 @@ from scheduler.analysis.statistics import may_state, weighted_percentile
 from scheduler.engine.executor import StepKind
 from scheduler.engine.loop import Run
 from scheduler.engine.records import RequestRecords, Status
+from scheduler.workload.arrivals_schema import ClosedLoopArrivals, TraceArrivals
+from scheduler.workload.schema import Workload
 
 Float = NDArray[np.float64]
 PERCENTILES = (50.0, 90.0, 95.0, 99.0, 99.9)
@@ -187,3 +189,20 @@ def pool_use(run: Run, start_ns: int = 0) -> dict[str, Any]:
         record["time_mean_batch_size"] = float((batch * duration).sum() / busy_ns)
         record["decode_time_share"] = float(duration[decode].sum() / busy_ns)
     return record
+
+
+def without_graph_share(run: Run) -> float:
+    """Return the share of decode steps that ran without a graph."""
+    decode = run.steps.kind == StepKind.DECODE
+    return float((run.steps.capture_size[decode] == 0).mean()) if decode.any() else 0.0
+
+
+def request_rate(workload: Workload, record: Mapping[str, Any]) -> float | str:
+    """Return the rate asked for; of a trace or of stages the rate that came; "inf": all at once."""
+    arrivals = workload.arrivals
+    if isinstance(arrivals, ClosedLoopArrivals):
+        return "inf"
+    if not isinstance(arrivals, TraceArrivals) and arrivals.rate_per_s is not None:
+        return arrivals.rate_per_s
+    offered: float | str = record.get("offered_request_rate", "inf")
+    return offered

@@ -10,12 +10,11 @@ from typing import Any
 import numpy as np
 
 from scheduler.analysis.choose import Load
-from scheduler.analysis.metrics import summarize
+from scheduler.analysis.metrics import summarize, without_graph_share
 from scheduler.analysis.objectives import Objective
 from scheduler.analysis.step_loads import StepHistogram, decode_load, mixed_load, step_histogram
 from scheduler.analysis.tune_budgets import SizeRules
 from scheduler.analysis.workers import Workers, as_completed
-from scheduler.engine.executor import StepKind
 from scheduler.engine.graph_pool import GraphPool
 from scheduler.engine.loop import Run
 from scheduler.errors import InputError
@@ -65,7 +64,7 @@ def _detail(task: _Task) -> Detail:
     runs = [run for run, _ in results]
     return Detail(
         [task.objective.value(summary) for _, summary in results],
-        float(np.mean([_without_graph_share(run) for run in runs])),
+        float(np.mean([without_graph_share(run) for run in runs])),
         step_histogram(runs, task.workload.engine.max_num_seqs, task.largest_total),
     )
 
@@ -157,9 +156,3 @@ def loads_of(profile: AnyProfile, histogram: StepHistogram, pool: GraphPool, rul
     if pool.piecewise:
         loads.append(mixed_load(histogram, model, rules.candidates))
     return loads
-
-
-def _without_graph_share(run: Run) -> float:
-    """Return the share of decode steps without a graph."""
-    decode = run.steps.kind == StepKind.DECODE
-    return float((run.steps.capture_size[decode] == 0).mean()) if decode.any() else 0.0

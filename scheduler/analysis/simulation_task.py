@@ -11,13 +11,13 @@ from typing import Any
 
 from scheduler import __version__
 from scheduler.analysis.eager_range import has_range, meets_range
-from scheduler.analysis.metrics import summarize
+from scheduler.analysis.metrics import request_rate, summarize
 from scheduler.analysis.steady_state import load_of
 from scheduler.catalog.inline_profile import InlineProfile
 from scheduler.engine.loop import Run
 from scheduler.errors import InputError
 from scheduler.simulate import AnyProfile, Variant, pool_cost, simulate
-from scheduler.workload.arrivals_schema import ClosedLoopArrivals, TraceArrivals
+from scheduler.workload.arrivals_schema import ClosedLoopArrivals
 from scheduler.workload.draw import draw_requests
 from scheduler.workload.requests import Requests
 from scheduler.workload.schema import Workload
@@ -160,7 +160,7 @@ class Simulation:
         record |= {key: value for key, value in costs.items() if value is not None}
         record |= summarize(run, slo_ms, self.warmup_requests(requests))
         record |= _load(workload, run)
-        record["request_rate"] = _request_rate(workload, record)
+        record["request_rate"] = request_rate(workload, record)
         return record
 
 
@@ -231,14 +231,3 @@ def _load(workload: Workload, run: Run) -> Record:
     if load.growth_per_s is not None:
         record["queue_growth_per_s"] = load.growth_per_s.mean
     return record
-
-
-def _request_rate(workload: Workload, record: Record) -> float | str:
-    """Return the rate asked for; of a trace or of stages the rate that came; "inf": all at once."""
-    arrivals = workload.arrivals
-    if isinstance(arrivals, ClosedLoopArrivals):
-        return "inf"
-    if not isinstance(arrivals, TraceArrivals) and arrivals.rate_per_s is not None:
-        return arrivals.rate_per_s
-    offered: float | str = record.get("offered_request_rate", "inf")
-    return offered

@@ -10,15 +10,14 @@ from typing import Any
 
 from scheduler import __version__
 from scheduler.analysis.compare import Column, Comparison
+from scheduler.analysis.metrics import request_rate
 from scheduler.analysis.steadiness import is_steady
 from scheduler.catalog.inline_profile import InlineProfile
 from scheduler.report.cautions import rejections, warnings_of
 from scheduler.report.views import graph_use, view_of
 from scheduler.workload.arrivals_schema import (
-    ClosedLoopArrivals,
     GammaArrivals,
     PoissonArrivals,
-    TraceArrivals,
 )
 
 SCHEMA_VERSION = 1
@@ -63,7 +62,7 @@ def _record(comparison: Comparison, column: Column, executor: str) -> dict[str, 
     if comparison.failure is not None:
         record["partial"] = True
     record |= mean_record(column.summaries)
-    record["request_rate"] = _request_rate(comparison, record)
+    record["request_rate"] = request_rate(workload, record)
     return record
 
 
@@ -85,17 +84,6 @@ def mean_record(summaries: Sequence[dict[str, Any]]) -> dict[str, Any]:
             mean = sum(values) / len(values)
             record[key] = round(mean) if all(isinstance(value, int) for value in values) else mean
     return record
-
-
-def _request_rate(comparison: Comparison, record: dict[str, Any]) -> float | str:
-    """Return the rate asked for; of a trace or of stages the rate that came; "inf": all at once."""
-    arrivals = comparison.workload.arrivals
-    if isinstance(arrivals, ClosedLoopArrivals):
-        return "inf"
-    if not isinstance(arrivals, TraceArrivals) and arrivals.rate_per_s is not None:
-        return arrivals.rate_per_s
-    offered: float | str = record.get("offered_request_rate", "inf")
-    return offered
 
 
 def nested_results(comparison: Comparison, command: str, executor: str = "model") -> dict[str, Any]:
