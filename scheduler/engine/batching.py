@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from scheduler.engine.executor import Admission, Executor, StepKind, StepPlan
+from scheduler.engine.executor import Admission, SlotWatcher, StepKind, StepPlan
 from scheduler.engine.graph_pool import GraphPool
 from scheduler.engine.kv_cache import KVCache
 from scheduler.engine.request import Running
@@ -43,7 +43,7 @@ class Batching:
         limits: Limits,
         pool: GraphPool,
         kv_cache: KVCache,
-        executor: Executor,
+        executor: SlotWatcher,
         prompt_tokens: Sequence[int],
         cached_tokens: Sequence[int] | None,
     ) -> None:
@@ -192,4 +192,6 @@ class Batching:
         self.kv_tokens += self.decoding * steps
 
     def _decode_step(self) -> StepPlan:
-        return StepPlan(DECODE, self.decoding, self._routes[self.decoding], self.kv_tokens)
+        return StepPlan(
+            DECODE, self.decoding, self._routes[self.decoding], self.kv_tokens, (), len(self.joined)
+        )

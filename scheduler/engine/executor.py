@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from array import array
 from enum import IntEnum
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 
 class StepKind(IntEnum):
@@ -29,7 +29,8 @@ class StepPlan(NamedTuple):
 
     `batch_size` counts the sequences decoded (0 in a pure prefill step); `capture_size` is the graph
     (rows for a decode step, total tokens for a piecewise mixed step) or None; `kv_tokens` is the number
-    of tokens in the KV cache of the decoded sequences when the step starts.
+    of tokens in the KV cache of the decoded sequences when the step starts. `new_requests` joined the batch
+    in this decision, for the first time or again.
     """
 
     kind: StepKind
@@ -37,6 +38,7 @@ class StepPlan(NamedTuple):
     capture_size: int | None
     kv_tokens: int
     prefill: tuple[PrefillChunk, ...] = ()
+    new_requests: int = 0
 
     @property
     def prefill_tokens(self) -> int:
@@ -56,14 +58,18 @@ class ExecutorError(Exception):
     """A step could not be executed; the run ends with a partial, marked result and exit status 3."""
 
 
-class Executor(Protocol):
-    """Executes steps. `admit` and `release` name the batch slot a request occupies."""
+class SlotWatcher(Protocol):
+    """Is told which request occupies which slot of the batch."""
 
     def admit(self, slot: int, admission: Admission) -> None:
         """Take note that a request starts to occupy a slot of the batch."""
 
     def release(self, slot: int) -> None:
         """Take note that the slot's request finished or was preempted."""
+
+
+class Executor(SlotWatcher, Protocol):
+    """Executes steps one after the other: a step's whole duration is all that the loop learns of it."""
 
     def run(self, plan: StepPlan) -> int:
         """Execute one step and return its duration in whole nanoseconds; raises ExecutorError."""
@@ -80,4 +86,60 @@ class PredictableExecutor(Executor, Protocol):
         Stop after `most_steps`, or after the first step that ends at or beyond `horizon_ns` from the
         start. Append each duration to `durations`; return their sum.
         """
+        ...
+
+
+class StepParts(NamedTuple):
+    """What one step asks of the host and of the GPU, in whole nanoseconds.
+
+    The GPU's work ends at max(start + `gpu_ns`, end of launching + `tail_ns`), where it starts when the step
+    before it has ended, but no earlier than `gpu_after_ns` after launching began.
+    """
+
+    schedule_ns: int
+    """Host: from the decision until launching begins."""
+    launch_ns: int
+    """The launching thread is busy so long."""
+    gpu_after_ns: int
+    """From the beginning of launching until the GPU may begin."""
+    gpu_ns: int
+    """The GPU's work."""
+    tail_ns: int
+    """From the end of launching until the GPU is done, at least (kernels launched one by one); −1 where the
+    end of launching does not bind (one graph)."""
+    update_ns: int
+    """Host: from the handing over of the step's tokens until the next decision may be made."""
+
+
+Topology = Literal["uniproc", "multiproc"]
+
+
+@runtime_checkable
+class PipelinedExecutor(SlotWatcher, Protocol):
+    """An executor that tells host and GPU apart, so that the loop can overlap them as the engine does.
+
+    `topology` says who launches: the scheduler's own thread (`uniproc`) or a worker's (`multiproc`).
+    The front end stands between client and scheduler: a request is visible to the scheduler `front_in_ns`
+    after it arrived; the tokens of a step that yields `rows` of them reach the client `front_out_ns(rows)`
+    after they were handed over, each further row `front_out_row_ns` later than the row before it.
+    All are whole nanoseconds, 0 or more.
+    """
+
+    topology: Topology
+    front_out_row_ns: int
+
+    def parts(self, plan: StepPlan, decided_ns: int) -> StepParts:
+        """Return what the step takes; `decided_ns` is the virtual time of its decision.
+
+        Called once per step, in the order of the decisions: host noise is a process in virtual time, the same
+        for every variant of a run.
+        """
+        ...
+
+    def front_in_ns(self, prompt_tokens: int) -> int:
+        """Return the time from a request's arrival until the scheduler can see it."""
+        ...
+
+    def front_out_ns(self, rows: int) -> int:
+        """Return the time from the hand-over of a step's `rows` tokens until the client has the first."""
         ...

@@ -50,7 +50,8 @@ class PrefillFirst(Batching):
         chunks = self._prefill_chunks()
         if chunks:
             tokens = sum(chunk.tokens for chunk in chunks)
-            return StepPlan(StepKind.PREFILL, 0, self.pool.route_mixed(tokens), 0, chunks)
+            capture_size = self.pool.route_mixed(tokens)
+            return StepPlan(StepKind.PREFILL, 0, capture_size, 0, chunks, len(self.joined))
         self._grow_decoding()
         return self._decode_step() if self.decoding else None
 
@@ -116,7 +117,7 @@ class Mixed(Batching):
         kind = StepKind.MIXED if self.decoding else StepKind.PREFILL
         total_tokens = self.decoding + sum(chunk.tokens for chunk in chunks)
         capture_size = self.pool.route_mixed(total_tokens)
-        return StepPlan(kind, self.decoding, capture_size, self.kv_tokens, tuple(chunks))
+        return StepPlan(kind, self.decoding, capture_size, self.kv_tokens, tuple(chunks), len(self.joined))
 
     def _admit_waiting(self, budget: int, chunks: list[PrefillChunk]) -> None:
         kv_cache = self.kv_cache
