@@ -29,23 +29,23 @@ nightly:  ## property tests on fresh examples, thousands each
 	HYPOTHESIS_PROFILE=nightly $(PYTHON) -m pytest tests/engine tests/workload
 
 benchmark:  ## speed figures; never a gate
-	$(PYTHON) tests/benchmarks/loop_speed.py
-	$(PYTHON) tests/benchmarks/cli_speed.py
-	$(PYTHON) tests/benchmarks/memory.py
+	$(PYTHON) -m evidence.benchmarks.loop_speed
+	$(PYTHON) -m evidence.benchmarks.cli_speed
+	$(PYTHON) -m evidence.benchmarks.memory
 
 golden:  ## renew the golden cards, README's card and the list of modules after a change that is meant
 	GRAPHPOOL_REWRITE_GOLDEN=1 $(PYTHON) -m pytest -q tests/test_golden.py tests/test_docs.py tests/test_readme.py
 
 schema:  ## rewrite workloads/workload.schema.json
-	$(PYTHON) -m scheduler.workload.json_schema
+	$(PYTHON) -m scheduler.workload.file.json_schema
 
 images:  ## redraw the README's picture
 	$(PYTHON) run.py workloads/chat.yaml
 	cp results/chat/latency.png docs/images/chat.png
 
 gallery:  ## redraw docs/gallery
-	$(PYTHON) docs/gallery.py
+	$(PYTHON) -m evidence.gallery
 
 ceiling:  ## print the tables of docs/pool_ceiling.md and redraw its figure
-	$(PYTHON) docs/pool_ceiling.py
-	$(PYTHON) docs/pool_ceiling.py figure
+	$(PYTHON) -m evidence.pool_ceiling.page
+	$(PYTHON) -m evidence.pool_ceiling.page figure

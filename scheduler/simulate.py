@@ -9,8 +9,8 @@ from typing import Literal
 
 import numpy as np
 
-from scheduler.catalog.inline_profile import InlineProfile
-from scheduler.catalog.profile import Profile
+from scheduler.catalog.profile.inline import InlineProfile
+from scheduler.catalog.profile.profile import Profile
 from scheduler.engine.batching import Batching, Limits
 from scheduler.engine.executor import Executor
 from scheduler.engine.graph_pool import GraphPool
@@ -18,7 +18,7 @@ from scheduler.engine.kv_cache import KVCache
 from scheduler.engine.loop import DecodeLoop, Run
 from scheduler.engine.policies import DecodeOnly, Mixed, PrefillFirst
 from scheduler.errors import InputError
-from scheduler.executors.cost_model import CostModel
+from scheduler.executors.model.cost_model import CostModel
 from scheduler.workload.draw import jitter_generator
 from scheduler.workload.requests import Requests
 from scheduler.workload.schema import Engine, Workload

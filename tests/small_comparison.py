@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from scheduler.analysis.compare import Comparison, compare
-from scheduler.analysis.pools import NamedPool
+from scheduler.analysis.comparison.compare import Comparison, compare
+from scheduler.analysis.comparison.pools import NamedPool
 from scheduler.engine.graph_pool import GraphPool
 from scheduler.workload.schema import Workload
 

@@ -231,7 +231,8 @@ def test_ctrl_c_ends_with_130_within_two_seconds_and_marks_what_is_there(tmp_pat
 
 
 def test_ctrl_c_while_starting_up_ends_without_a_traceback(tmp_path):
-    code = "import os, signal, sys; import scheduler.cli as cli; import scheduler.workload.loader as loader\n"
+    code = "import os, signal, sys; import scheduler.cli as cli\n"
+    code += "import scheduler.workload.file.loader as loader\n"
     code += "def press(*_): os.kill(os.getpid(), signal.SIGINT)\n"
     words = ["run.py", str(CHAT), "--out", str(tmp_path / "out")]
     code += f"loader.load_workload = press; sys.argv = {words!r}; cli.main()"

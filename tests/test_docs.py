@@ -1,6 +1,6 @@
-"""docs/ keeps up with the code: every module in one sentence, every key of a workload file with its default.
+"""docs/ keeps up with the code: every room in one sentence, every key of a workload file with its default.
 
-`GRAPHPOOL_REWRITE_GOLDEN=1` renews the list of modules.
+`GRAPHPOOL_REWRITE_GOLDEN=1` renews the lists of rooms and of their files.
 """
 
 from __future__ import annotations
@@ -14,15 +14,14 @@ from pathlib import Path
 import pytest
 from command_line import ROOT
 
-from scheduler.catalog.inline_profile import InlineProfile
+from scheduler.catalog.profile.inline import InlineProfile
 from scheduler.report.tables import TABLES
 from scheduler.workload import arrivals_schema
-from scheduler.workload.loader import load_workload
+from scheduler.workload.file.loader import load_workload
 from scheduler.workload.schema import Engine, Pool, Slo, Workload
 
 DOCS = ROOT / "docs"
-ROOMS = ("catalog", "workload", "engine", "executors", "analysis", "report", "commands")
-BEGIN, END = "<!-- modules", "<!-- end of modules -->"
+BEGIN, END = "<!-- rooms", "<!-- end of rooms -->"
 ARRIVALS = (
     arrivals_schema.PoissonArrivals,
     arrivals_schema.GammaArrivals,
@@ -39,33 +38,56 @@ SECTIONS = {
 }
 
 
-def first_line(path: Path) -> str:
+def docstring_of(path: Path) -> str:
     docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
     assert docstring, f"{path}: no docstring"
-    return docstring.splitlines()[0]
+    return docstring
 
 
-def module_list() -> str:
-    """Return the modules room by room, each with the first line of its docstring."""
-    package = ROOT / "scheduler"
-    lines = ["", "**scheduler/**", ""]
-    lines += [f"- `{path.name}` {first_line(path)}" for path in sorted(package.glob("*.py"))]
-    for room in ROOMS:
-        files = [path for path in sorted((package / room).rglob("*.py")) if path.name != "__init__.py"]
-        lines += ["", f"**scheduler/{room}/** {first_line(package / room / '__init__.py')}", ""]
-        lines += [f"- `{path.relative_to(package / room).as_posix()}` {first_line(path)}" for path in files]
-    return "\n".join([*lines, "", ""])
+def first_line(path: Path) -> str:
+    return docstring_of(path).splitlines()[0]
 
 
-def test_the_design_page_lists_every_module_in_its_own_words():
+def rooms() -> list[Path]:
+    """Return every folder of the package that holds modules, and those of evidence/."""
+    folders = {path.parent for top in ("scheduler", "evidence") for path in (ROOT / top).rglob("*.py")}
+    return sorted(folders - {ROOT / "scheduler"})
+
+
+def room_list() -> str:
+    """Return the rooms, each in the first line of its docstring."""
+    lines = [f"- **{room.relative_to(ROOT)}/** {first_line(room / '__init__.py')}" for room in rooms()]
+    return "\n".join(["", *lines, "", ""])
+
+
+def room_text(room: Path) -> str:
+    """Return what a room's docstring must be: its own first paragraph, then its files in their own words."""
+    first = docstring_of(room / "__init__.py").split("\n\n- `")[0]
+    files = [path for path in sorted(room.glob("*.py")) if path.name != "__init__.py"]
+    return "\n".join([first, "", *(f"- `{path.name}` {first_line(path)}" for path in files)]).rstrip()
+
+
+def test_the_design_page_lists_every_room_in_its_own_words():
     page = DOCS / "design.md"
     text = page.read_text(encoding="utf-8")
     start = text.index("\n", text.index(BEGIN)) + 1
     end = text.index(END)
     if os.environ.get("GRAPHPOOL_REWRITE_GOLDEN"):
-        page.write_text(text[:start] + module_list() + text[end:], encoding="utf-8")
+        page.write_text(text[:start] + room_list() + text[end:], encoding="utf-8")
         return
-    assert text[start:end] == module_list(), "make golden"
+    assert text[start:end] == room_list(), "make golden"
+
+
+@pytest.mark.parametrize("room", rooms(), ids=lambda room: room.relative_to(ROOT).as_posix())
+def test_a_room_lists_its_files(room):
+    wanted = room_text(room)
+    if os.environ.get("GRAPHPOOL_REWRITE_GOLDEN"):
+        door = room / "__init__.py"
+        _, _, code = door.read_text(encoding="utf-8")[3:].partition('"""')
+        text = f"{wanted}\n" if "\n" in wanted else wanted
+        door.write_text(f'"""{text}"""{code}', encoding="utf-8")
+        return
+    assert docstring_of(room / "__init__.py") == wanted, "make golden"
 
 
 def rows_of(section: str) -> dict[str, str]:

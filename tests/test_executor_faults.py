@@ -13,7 +13,7 @@ from command_line import call
 
 from scheduler.engine.executor import Admission, ExecutorError, StepPlan
 from scheduler.errors import InputError
-from scheduler.executors.spec import Execution
+from scheduler.executors.execution import Execution
 from scheduler.executors.step_log import write_step_log
 
 STEP_NS = 1_000_000
@@ -227,8 +227,8 @@ def test_a_log_of_a_run_with_failed_captures_repeats_it(run_with, tmp_path, monk
 
 def test_a_real_session_goes_on_without_the_graphs_that_failed(tmp_path, monkeypatch):
     pytest.importorskip("torch")
-    from scheduler.executors.replay import CaptureError
-    from scheduler.executors.traced_graphs import TracedGraphs
+    from scheduler.executors.real.replay import CaptureError
+    from scheduler.executors.real.traced_graphs import TracedGraphs
 
     record = TracedGraphs.capture
 
@@ -257,7 +257,7 @@ def test_a_device_that_cannot_be_set_up_is_one_line_and_no_file(tmp_path, monkey
     def lost(**_: Any) -> None:
         raise RuntimeError("CUDA error: device is busy\nCompile with TORCH_USE_CUDA_DSA")
 
-    monkeypatch.setattr("scheduler.executors.torch_session.open_session", lost)
+    monkeypatch.setattr("scheduler.executors.real.torch_session.open_session", lost)
     path = tmp_path / "few.yaml"
     path.write_text(WORKLOAD, encoding="utf-8")
     outcome = call(path, "--executor", "torch", "--model", "tiny", "--out", tmp_path / "out")

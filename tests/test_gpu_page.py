@@ -1,4 +1,4 @@
-"""docs/gpu.md says what was measured: docs/data/h200_costs.json, the shipped profiles and the H100's CSV."""
+"""docs/gpu.md says what was measured: the costs in evidence/data, the shipped profiles and the H100's CSV."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from scheduler.catalog.profile_file import load_profile
+from scheduler.catalog.profile.file import load_profile
 
 ROOT = Path(__file__).parents[1]
-DATA = ROOT / "docs" / "data"
+DATA = ROOT / "evidence" / "data"
 H100 = Path(os.environ.get("GRAPHPOOL_SHARED", ROOT.parent / "shared")) / "calibration/h100_torch_decode.csv"
 COSTS: dict[str, Any] = json.loads((DATA / "h200_costs.json").read_text(encoding="utf-8"))
 TEXT = (ROOT / "docs" / "gpu.md").read_text(encoding="utf-8")

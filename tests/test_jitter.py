@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from scheduler.catalog.profile_file import load_profile
+from scheduler.catalog.profile.file import load_profile
 from scheduler.engine.executor import StepKind, StepPlan
 from scheduler.engine.graph_pool import GraphPool
 from scheduler.errors import InputError

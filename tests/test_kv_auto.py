@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from command_line import call
 
-from scheduler.catalog.profile import Profile
-from scheduler.catalog.profile_file import load_profile
+from scheduler.catalog.profile.file import load_profile
+from scheduler.catalog.profile.profile import Profile
 from scheduler.engine.graph_pool import GraphPool
 from scheduler.errors import InputError
 from scheduler.files import write_text

@@ -29,7 +29,7 @@ ROOMS = {
 # What a laptop need not have, or what costs too long to import: (library, files that may name it).
 HEAVY = {
     "simpy": ("engine/loop.py",),
-    "torch": ("executors/",),
+    "torch": ("executors/real/", "executors/calibration/", "executors/selfcheck/"),
     "matplotlib": ("report/plots/",),
     "distributed": ("analysis/workers.py",),
     "cyclopts": ("cli.py",),

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from command_line import ROOT, call
 
-from scheduler.workload.loader import load_workload
+from scheduler.workload.file.loader import load_workload
 
 README = ROOT / "README.md"
 PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
@@ -24,7 +24,7 @@ TWO_COMMANDS = [
 ]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 OURS = re.compile(
-    r"^(?:docs|scheduler|tests|workloads|\.ci)/[\w./-]*\w$|^(?:Makefile|pyproject\.toml|run\.py)$"
+    r"^(?:docs|evidence|scheduler|tests|workloads|\.ci)/[\w./-]*\w$|^(?:Makefile|pyproject\.toml|run\.py)$"
 )
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from scheduler.errors import InputError
-from scheduler.workload.loader import load_workload
+from scheduler.workload.file.loader import load_workload
 
 GOOD = """\
 name: chat

@@ -1,1 +1,5 @@
-"""What it means: metrics, statistics, comparison, tuning, sweeps, validation."""
+"""What it means: metrics, statistics, comparison, tuning, sweeps, validation.
+
+- `metrics.py` From timestamps to numbers: one flat record per run, with the keys of vLLM's `bench serve`.
+- `workers.py` Where simulations run: in this process, in a pool of spawned processes, or on a Dask cluster.
+"""

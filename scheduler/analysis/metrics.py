@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from scheduler.analysis.statistics import may_state, weighted_percentile
+from scheduler.analysis.statistics.intervals import may_state, weighted_percentile
 from scheduler.engine.executor import StepKind
 from scheduler.engine.loop import Run
 from scheduler.engine.records import RequestRecords, Status

@@ -1,1 +1,11 @@
-"""One file per command: what `run.py COMMAND` does, from checked options to printed words."""
+"""One file per command: what `run.py COMMAND` does, from checked options to printed words.
+
+- `calibrate.py` `run.py calibrate`: measure step times, write a profile, and compare it with a run executed for real.
+- `plot.py` `run.py plot DIR [DIR …]`: redraw a saved run, or overlay several; nothing is simulated again.
+- `profile.py` `run.py profile show` and `run.py profile import FORMAT`: look at profiles, build them.
+- `run.py` `run.py WORKLOAD`: the workload's pool, further pools and pure eager on the same requests.
+- `selfcheck.py` `run.py selfcheck`: the guided demonstration and health check of graph replay on this machine.
+- `sweep.py` `run.py sweep`: many points of one workload in parallel, and the highest rate that meets the SLO.
+- `tune.py` `run.py tune`: the best graphs for a workload (closed loop) or for a server's log (open loop).
+- `validate.py` `run.py validate WORKLOAD --measured FILE`: a measured run beside the simulation of the same requests.
+"""

@@ -9,23 +9,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from scheduler.analysis.fidelity import difference_lines, fidelity_lines, predict_and_execute
-from scheduler.analysis.pools import workload_pool
+from scheduler.analysis.comparison.pools import workload_pool
+from scheduler.analysis.fidelity.executed import difference_lines, fidelity_lines, predict_and_execute
 from scheduler.engine.graph_pool import GraphPool
 from scheduler.errors import InputError
-from scheduler.executors.availability import require_device
-from scheduler.executors.model_shapes import model_shape
+from scheduler.executors.real.availability import require_device
+from scheduler.executors.real.model_shapes import model_shape
 from scheduler.files import write_json
 from scheduler.report.card import aligned
 from scheduler.report.progress import progress_bar
 from scheduler.simulate import Variant
 from scheduler.workload.draw import draw_requests
-from scheduler.workload.loader import load_workload
+from scheduler.workload.file.loader import load_workload
 from scheduler.workload.requests import Requests
 from scheduler.workload.schema import Workload
 
 if TYPE_CHECKING:
-    from scheduler.executors.calibrate import Calibration
+    from scheduler.executors.calibration.calibrate import Calibration
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ def run_calibrate(options: Options) -> int:
         raise InputError(f"--out: expected a profile's file name, ending in .json, got {options.out}")
     if options.repeats < 3 or options.passes < 1:
         raise InputError("--repeats, --passes: expected at least 3 repeats and 1 pass")
-    from scheduler.executors.calibrate import calibrate
+    from scheduler.executors.calibration.calibrate import calibrate
 
     against = None if options.against is None else _Against.of(options.against)
     batches = _sizes("--batches", options.batches) or (against.batches() if against else None)
@@ -154,14 +154,14 @@ class _Against:
         return tuple(sorted({*powers, *middles, most}))
 
     def contexts(self) -> tuple[int, ...]:
-        from scheduler.executors.static_decoder import context_buckets
+        from scheduler.executors.real.static_decoder import context_buckets
 
         return context_buckets(self.longest)
 
     def compare(self, found: Calibration, options: Options) -> tuple[dict[str, Any], list[str]]:
         """Run the workload's pool and eager for real and by the profile."""
-        from scheduler.executors.cell_check import check_cells
-        from scheduler.executors.torch_session import open_session, usable_sizes
+        from scheduler.executors.calibration.cell_check import check_cells
+        from scheduler.executors.real.torch_session import open_session, usable_sizes
 
         engine = self.workload.engine
         named = workload_pool(self.workload.pool, engine, found.profile)

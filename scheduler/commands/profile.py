@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from scheduler.analysis.step_times import profile_curves
+from scheduler.analysis.comparison.step_times import profile_curves
 from scheduler.catalog.importers.aiconfigurator import CHOICES, import_aiconfigurator
 from scheduler.catalog.importers.engine_benchmarks import (
     import_sglang_bench_one_batch,
@@ -15,11 +15,11 @@ from scheduler.catalog.importers.engine_benchmarks import (
 )
 from scheduler.catalog.importers.llmservingsim import import_llmservingsim
 from scheduler.catalog.importers.whole_steps import MODES, import_csv
-from scheduler.catalog.profile import Mode, Profile
-from scheduler.catalog.profile_file import load_profile, write_profile
+from scheduler.catalog.profile.file import load_profile, write_profile
+from scheduler.catalog.profile.profile import Mode, Profile
 from scheduler.errors import InputError
 from scheduler.report.profile_text import profile_text
-from scheduler.workload.yaml_reader import read_yaml
+from scheduler.workload.file.yaml_reader import read_yaml
 
 LARGEST_SHOWN = 512
 MOST_CONTEXT_TOKENS = 10_000_000

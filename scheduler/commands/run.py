@@ -11,14 +11,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from scheduler.analysis.compare import Comparison, compare
-from scheduler.analysis.pools import NamedPool, named_pool, workload_pool
-from scheduler.analysis.smaller_pool import smaller_pool
-from scheduler.catalog.inline_profile import InlineProfile
-from scheduler.catalog.profile_file import load_profile
+from scheduler.analysis.comparison.compare import Comparison, compare
+from scheduler.analysis.comparison.pools import NamedPool, named_pool, workload_pool
+from scheduler.analysis.tuning.smaller_pool import smaller_pool
+from scheduler.catalog.profile.file import load_profile
+from scheduler.catalog.profile.inline import InlineProfile
 from scheduler.errors import InputError
-from scheduler.executors.availability import require_device
-from scheduler.executors.spec import Execution, logged_execution, torch_execution
+from scheduler.executors.execution import Execution, logged_execution, torch_execution
+from scheduler.executors.real.availability import require_device
 from scheduler.files import check_file, check_folder, write_text
 from scheduler.report.card import card_text
 from scheduler.report.outputs import write_results
@@ -26,7 +26,7 @@ from scheduler.report.progress import progress_bar
 from scheduler.report.timeline import window_of, write_timeline
 from scheduler.simulate import AnyProfile
 from scheduler.workload.arrivals_schema import TraceArrivals
-from scheduler.workload.loader import load_workload
+from scheduler.workload.file.loader import load_workload
 from scheduler.workload.requests import Requests
 from scheduler.workload.schema import Workload
 

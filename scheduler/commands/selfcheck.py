@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from scheduler.executors.selfcheck import selfcheck
+from scheduler.executors.selfcheck.selfcheck import selfcheck
 from scheduler.files import write_json
 
 FAILED_CHECK = 1

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
-from scheduler.analysis.axes import POOL_KEY, Axis, Combination, combinations, parse_axes
-from scheduler.analysis.max_rate import SLO_SHARE, require_searchable
-from scheduler.analysis.over_replications import rate_rows
-from scheduler.analysis.pools import NamedPool, named_pool, workload_pool
-from scheduler.analysis.simulation_task import HIGH, Record, setting_of
-from scheduler.analysis.sweep import Effort, Point, carry_out, collect, failures
-from scheduler.analysis.sweep_store import Store
+from scheduler.analysis.comparison.pools import NamedPool, named_pool, workload_pool
+from scheduler.analysis.sweep.axes import POOL_KEY, Axis, Combination, combinations, parse_axes
+from scheduler.analysis.sweep.max_rate import SLO_SHARE, require_searchable
+from scheduler.analysis.sweep.over_replications import rate_rows
+from scheduler.analysis.sweep.store import Store
+from scheduler.analysis.sweep.sweep import Effort, Point, carry_out, collect, failures
+from scheduler.analysis.sweep.task import HIGH, Record, setting_of
 from scheduler.analysis.workers import Workers, WorkersLostError, open_workers
 from scheduler.commands.run import Options, chosen_pools, sampling, workload_profile
 from scheduler.engine.graph_pool import GraphPool
@@ -26,7 +26,7 @@ from scheduler.report.progress import progress_bar
 from scheduler.report.sweep_text import max_rate_text, sweep_text
 from scheduler.report.wording import count_text
 from scheduler.simulate import AnyProfile, Variant
-from scheduler.workload.loader import load_workload
+from scheduler.workload.file.loader import load_workload
 from scheduler.workload.schema import Workload
 
 PARTS = "sweep_parts"

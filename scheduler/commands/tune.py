@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from scheduler.analysis.logged_choice import log_choice, profile_of
-from scheduler.analysis.objectives import objective
-from scheduler.analysis.pool_runs import Evaluator
-from scheduler.analysis.tune import tune
-from scheduler.analysis.tune_answer import tune_answer
-from scheduler.analysis.tune_budgets import Budgets
-from scheduler.analysis.tune_checks import FreshRequests, drifts
-from scheduler.analysis.tune_samples import search_and_fresh
-from scheduler.analysis.tune_verdict import tuning_verdict
+from scheduler.analysis.tuning.answer import tune_answer
+from scheduler.analysis.tuning.budgets import Budgets
+from scheduler.analysis.tuning.checks import FreshRequests, drifts
+from scheduler.analysis.tuning.closed_loop import tune
+from scheduler.analysis.tuning.logged_choice import log_choice, profile_of
+from scheduler.analysis.tuning.objectives import objective
+from scheduler.analysis.tuning.pool_runs import Evaluator
+from scheduler.analysis.tuning.samples import search_and_fresh
+from scheduler.analysis.tuning.verdict import tuning_verdict
 from scheduler.analysis.workers import open_workers
 from scheduler.commands.run import workload_profile
 from scheduler.errors import InputError
@@ -24,8 +24,8 @@ from scheduler.files import check_folder, write_json
 from scheduler.report.engine_flags import PastedPool, flags_text
 from scheduler.report.progress import progress_bar
 from scheduler.report.tune_text import open_loop_text, tune_text
-from scheduler.workload.engine_logs import read_engine_log
-from scheduler.workload.loader import load_workload
+from scheduler.workload.file.loader import load_workload
+from scheduler.workload.server_logs.batches import read_engine_log
 
 MIB = 1 << 20
 MOST_GRAPHS = 10_000

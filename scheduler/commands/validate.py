@@ -6,14 +6,14 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from scheduler.analysis.validate import STATISTICS, Validation, read_ticks, validate
+from scheduler.analysis.fidelity.measured import STATISTICS, Validation, read_ticks, validate
 from scheduler.commands.run import chosen_pools, workload_profile
 from scheduler.files import check_folder, write_json
 from scheduler.report.card import aligned
 from scheduler.report.wording import number_text, percent_text
 from scheduler.simulate import Variant
-from scheduler.workload.loader import load_workload
-from scheduler.workload.measured import read_measured
+from scheduler.workload.file.loader import load_workload
+from scheduler.workload.server_logs.measured import read_measured
 
 ENOUGH_FOR_P99 = 1_000  # ten samples beyond it
 

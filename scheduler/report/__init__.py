@@ -1,1 +1,21 @@
-"""What people see: the card, plots, the HTML report, timelines, engine flags."""
+"""What people see: the card, plots, the HTML report, timelines, engine flags.
+
+- `card.py` The card: one page of plain text that answers the question, with how sure it is and what it assumes.
+- `cautions.py` What a reader must know before believing a result: the warnings of card, report and results.json.
+- `engine_flags.py` A graph pool as flags and files to paste into serving engines, with the rules each engine applies.
+- `flat_csv.py` Flat records as CSV: one column per key, and no cell that a spreadsheet would run as a formula.
+- `html.py` report.html: one file without scripts, fonts or addresses to fetch, in light, dark and on paper.
+- `outputs.py` The result folder: written whole or not at all, file by file, and read back to draw it again.
+- `over_time.py` A run cut into equal slices of time: batch size by route, requests waiting and running, KV blocks.
+- `profile_text.py` A profile in plain text: what it is, what a decode step takes, how well it fits, whence each field.
+- `progress.py` Progress on stderr for whatever takes over two seconds; silent where stderr is no terminal.
+- `summary.py` What the JSON result files say: summary.json's flat records and results.json's nested truth.
+- `sweep_plots.py` From a sweep's records to its pictures: curves over the first swept number, and the Pareto front.
+- `sweep_text.py` A sweep in the terminal: one line per point and variant, and the highest rates that meet the SLO.
+- `tables.py` Result tables as .npz files: one array per column, the same bytes for the same rows, no pickles.
+- `timeline.py` A run as Chrome trace events, the JSON that torch.profiler writes: Perfetto opens both side by side.
+- `tune_plot.py` The tuner's answer as the plot's view: what each further graph buys, presets as points.
+- `tune_text.py` The tuner's answer for people: the advice first, then the evidence, then what to paste.
+- `views.py` One variant as plots and report see it, whether it was just run or read back from a result folder.
+- `wording.py` How numbers, sizes, arrivals and lengths are put into words, the same everywhere.
+"""

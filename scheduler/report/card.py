@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from scheduler.analysis.compare import Column, Comparison
-from scheduler.analysis.differences import Difference, column_difference, differences, verdict_of_range
-from scheduler.analysis.statistics import Verdict, mean_interval
-from scheduler.analysis.steadiness import is_steady
+from scheduler.analysis.comparison.compare import Column, Comparison
+from scheduler.analysis.comparison.differences import (
+    Difference,
+    column_difference,
+    differences,
+    verdict_of_range,
+)
+from scheduler.analysis.comparison.steadiness import is_steady
+from scheduler.analysis.statistics.intervals import Verdict, mean_interval
 from scheduler.catalog.engine_presets import engine_preset
-from scheduler.catalog.profile import Profile
+from scheduler.catalog.profile.profile import Profile
 from scheduler.report.cautions import warnings_of
 from scheduler.report.engine_flags import PastedPool, paste_line
 from scheduler.report.wording import (

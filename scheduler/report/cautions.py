@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 
-from scheduler.analysis.compare import Column, Comparison, decoded_without_graph
-from scheduler.analysis.differences import differences
+from scheduler.analysis.comparison.compare import Column, Comparison, decoded_without_graph
+from scheduler.analysis.comparison.differences import differences
+from scheduler.analysis.comparison.steadiness import load_warnings, warmup_warnings
 from scheduler.analysis.metrics import without_graph_share
-from scheduler.analysis.steadiness import load_warnings, warmup_warnings
-from scheduler.executors.cost_model import CostModel
+from scheduler.executors.model.cost_model import CostModel
 from scheduler.report.wording import count_text, ranges_text, sizes_text
 
 

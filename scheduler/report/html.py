@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scheduler import __version__
-from scheduler.analysis.compare import Column, Comparison
-from scheduler.analysis.statistics import Verdict, paired_difference
-from scheduler.analysis.step_times import saved_s
-from scheduler.catalog.inline_profile import InlineProfile
-from scheduler.catalog.profile import Profile
+from scheduler.analysis.comparison.compare import Column, Comparison
+from scheduler.analysis.comparison.step_times import saved_s
+from scheduler.analysis.statistics.intervals import Verdict, paired_difference
+from scheduler.catalog.profile.inline import InlineProfile
+from scheduler.catalog.profile.profile import Profile
 from scheduler.files import write_text
 from scheduler.report.card import card_text, headlines
 from scheduler.report.cautions import warnings_of

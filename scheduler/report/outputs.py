@@ -8,8 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scheduler.analysis.compare import Comparison
-from scheduler.analysis.step_times import step_curves
+from scheduler.analysis.comparison.compare import Comparison
+from scheduler.analysis.comparison.step_times import step_curves
 from scheduler.errors import InputError
 from scheduler.files import write_json
 from scheduler.report.summary import SCHEMA_VERSION, nested_results, summary_records

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from scheduler.analysis.step_times import StepCurves
-from scheduler.catalog.profile import Profile
+from scheduler.analysis.comparison.step_times import StepCurves
+from scheduler.catalog.profile.profile import Profile
 from scheduler.report.card import aligned
 from scheduler.report.wording import percent_text
 

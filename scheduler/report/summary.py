@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from scheduler import __version__
-from scheduler.analysis.compare import Column, Comparison
+from scheduler.analysis.comparison.compare import Column, Comparison
+from scheduler.analysis.comparison.steadiness import is_steady
 from scheduler.analysis.metrics import request_rate
-from scheduler.analysis.steadiness import is_steady
-from scheduler.catalog.inline_profile import InlineProfile
+from scheduler.catalog.profile.inline import InlineProfile
 from scheduler.report.cautions import rejections, warnings_of
 from scheduler.report.views import graph_use, view_of
 from scheduler.workload.arrivals_schema import (

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scheduler.analysis.over_replications import Group, estimate, grouped
-from scheduler.analysis.simulation_task import HIGH, Record
+from scheduler.analysis.sweep.over_replications import Group, estimate, grouped
+from scheduler.analysis.sweep.task import HIGH, Record
 
 if TYPE_CHECKING:
     from scheduler.report.plots.decisions import Estimate, ParetoPoint, SweepCurves

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from scheduler.analysis.over_replications import estimate, grouped
-from scheduler.analysis.simulation_task import HIGH, Record
+from scheduler.analysis.sweep.over_replications import estimate, grouped
+from scheduler.analysis.sweep.task import HIGH, Record
 from scheduler.report.wording import count_text, number_text, percent_text
 
 # The first percentile of each kind that every run may state is shown.

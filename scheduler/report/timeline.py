@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from scheduler.analysis.compare import Column, Comparison
+from scheduler.analysis.comparison.compare import Column, Comparison
 from scheduler.engine.executor import StepKind
 from scheduler.engine.loop import Run
 from scheduler.engine.records import RequestRecords

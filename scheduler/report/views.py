@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from scheduler.analysis.compare import Column, Comparison
+from scheduler.analysis.comparison.compare import Column, Comparison
 from scheduler.analysis.metrics import latencies_ms, measured_requests, window_start_ns
 from scheduler.engine.executor import StepKind
 from scheduler.engine.loop import Run

@@ -25,7 +25,7 @@ from scheduler.workload.lengths_schema import (
 )
 from scheduler.workload.requests import Int64, Requests
 from scheduler.workload.schema import Workload
-from scheduler.workload.traces import Trace, read_trace
+from scheduler.workload.traces.read import Trace, read_trace
 
 PURPOSES = ("arrivals", "prompt_tokens", "output_tokens", "jitter")
 

@@ -9,7 +9,6 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, PrivateAttr, model_validator
 
 from scheduler.catalog.engine_presets import engine_preset_names
-from scheduler.catalog.inline_profile import InlineProfile
 from scheduler.catalog.numbers import (
     MOST_BLOCKS,
     Blocks,
@@ -28,6 +27,7 @@ from scheduler.catalog.numbers import (
     whole,
 )
 from scheduler.catalog.pool_presets import pool_preset, pool_preset_names
+from scheduler.catalog.profile.inline import InlineProfile
 from scheduler.catalog.slo_presets import SLO_PRESETS, SloPreset
 from scheduler.errors import InputError
 from scheduler.workload.arrivals_schema import Arrivals, TraceArrivals

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scheduler.analysis.axes import combinations, parse_axes
+from scheduler.analysis.sweep.axes import combinations, parse_axes
 from scheduler.errors import InputError
 
 

@@ -8,7 +8,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from scheduler.analysis.choose import (
+from scheduler.analysis.tuning.choose import (
     Load,
     best_by_count,
     candidate_sizes,
@@ -16,8 +16,8 @@ from scheduler.analysis.choose import (
     choose_sizes,
     size_problem,
 )
-from scheduler.analysis.choose_within import choose_within, graphs_within_memory
-from scheduler.analysis.neighbours import neighbours
+from scheduler.analysis.tuning.choose_within import choose_within, graphs_within_memory
+from scheduler.analysis.tuning.neighbours import neighbours
 from scheduler.engine.graph_pool import GraphPool
 from scheduler.errors import InputError
 

@@ -7,16 +7,16 @@ from typing import Any
 
 import pytest
 
-from scheduler.analysis.fidelity import (
+from scheduler.analysis.fidelity.executed import (
     difference_lines,
     fidelity_lines,
     predict_and_execute,
     relative_errors,
     same_steps,
 )
-from scheduler.catalog.inline_profile import InlineProfile
+from scheduler.catalog.profile.inline import InlineProfile
 from scheduler.engine.graph_pool import GraphPool
-from scheduler.executors.cost_model import CostModel
+from scheduler.executors.model.cost_model import CostModel
 from scheduler.simulate import Variant, simulate
 from scheduler.workload.draw import draw_requests
 from scheduler.workload.schema import Workload
@@ -63,7 +63,7 @@ def test_every_policy_runs_for_real_and_decides_the_same_on_the_logged_times(
     policy: str, engine: dict[str, Any]
 ) -> None:
     pytest.importorskip("torch")
-    from scheduler.executors.torch_session import open_session
+    from scheduler.executors.real.torch_session import open_session
 
     work = workload(policy, **engine)
     requests = draw_requests(work)

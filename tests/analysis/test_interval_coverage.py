@@ -1,6 +1,6 @@
 """The printed 95 % intervals hold the true mean about as often as they say (the short version).
 
-tests/benchmarks/interval_coverage.py is the long one: 200 repetitions of 5,000 requests on twelve cases.
+evidence/benchmarks/interval_coverage.py is the long one: 200 repetitions of 5,000 requests on twelve cases.
 """
 
 from __future__ import annotations
@@ -8,7 +8,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from benchmarks.interval_coverage import CASES, Repetition, covered
+
+from evidence.benchmarks.interval_coverage import CASES, Repetition, covered
 
 REPETITIONS = 40
 SHORT = {"md1_rho0.3": 150, "cb_upto4_fallback_lam12": 400}

@@ -11,16 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sweep_cases import SMALL, write_workload
 
-from scheduler.analysis.max_rate import RATIO, RateSearch, at_scale, mean_rate_per_s, search
-from scheduler.analysis.over_replications import rate_rows
-from scheduler.analysis.simulation_task import setting_of
-from scheduler.analysis.statistics import mean_interval
+from scheduler.analysis.statistics.intervals import mean_interval
+from scheduler.analysis.sweep.max_rate import RATIO, RateSearch, at_scale, mean_rate_per_s, search
+from scheduler.analysis.sweep.over_replications import rate_rows
+from scheduler.analysis.sweep.task import setting_of
 from scheduler.commands.run import workload_profile
 from scheduler.engine.graph_pool import GraphPool
 from scheduler.report.sweep_text import max_rate_text
 from scheduler.simulate import Variant
 from scheduler.workload.draw import draw_requests
-from scheduler.workload.loader import load_workload
+from scheduler.workload.file.loader import load_workload
 
 EAGER = Variant("eager", GraphPool(), "eager")
 GRAPHS = Variant("graphs", GraphPool((1, 2, 4, 8)), "fallback")

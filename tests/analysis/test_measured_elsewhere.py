@@ -8,8 +8,8 @@ from statistics import median
 
 import pytest
 
-from scheduler.analysis.decode_rows import predicted_rows, resumed_ticks, table_lines
-from scheduler.analysis.executed_loops import ceiling_loops, lines, poisson_requests, pool_loops, read_facts
+from evidence.fidelity.decode_rows import predicted_rows, resumed_ticks, table_lines
+from evidence.fidelity.executed_loops import ceiling_loops, lines, poisson_requests, pool_loops, read_facts
 
 DATA = Path(os.environ.get("GRAPHPOOL_SHARED", Path(__file__).parents[2].parent / "shared")) / "calibration"
 TICKS = "llmservingsim_rtx4090_llama31_8b_vllm_timeseries.csv"

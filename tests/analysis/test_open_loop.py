@@ -6,12 +6,12 @@ from itertools import combinations
 
 import pytest
 
-from scheduler.analysis.open_loop import StepCosts, open_loop_choice
-from scheduler.analysis.tune_budgets import Budgets, size_rules_for
-from scheduler.catalog.inline_profile import InlineProfile
+from scheduler.analysis.tuning.budgets import Budgets, size_rules_for
+from scheduler.analysis.tuning.open_loop import StepCosts, open_loop_choice
+from scheduler.catalog.profile.inline import InlineProfile
 from scheduler.errors import InputError
-from scheduler.workload.engine_logs import EngineLog
-from scheduler.workload.start_up_facts import StartUpFacts
+from scheduler.workload.server_logs.batches import EngineLog
+from scheduler.workload.server_logs.start_up import StartUpFacts
 
 INLINE = InlineProfile.model_validate(
     {"decode_eager_ms": {"base": 9, "per_request": 0.1}, "decode_graph_ms": {"base": 4, "per_request": 0.1}}

@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from scheduler.analysis.compare import compare
-from scheduler.analysis.pools import workload_pool
-from scheduler.analysis.smaller_pool import smaller_pool
+from scheduler.analysis.comparison.compare import compare
+from scheduler.analysis.comparison.pools import workload_pool
+from scheduler.analysis.tuning.smaller_pool import smaller_pool
 from scheduler.report.card import smaller_lines
 from scheduler.workload.schema import Workload
 

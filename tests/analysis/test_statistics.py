@@ -9,7 +9,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from scheduler.analysis.statistics import (
+from scheduler.analysis.statistics.intervals import (
     Interval,
     Verdict,
     may_state,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from scheduler.analysis.steady_state import (
+from scheduler.analysis.statistics.steady_state import (
     averaged_series,
     decode_capacity_per_s,
     load_of,

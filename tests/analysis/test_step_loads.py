@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from scheduler.analysis.step_loads import decode_load, mixed_load, step_histogram
-from scheduler.catalog.inline_profile import InlineProfile
-from scheduler.catalog.profile_file import DEFAULT_PROFILE, load_profile
+from scheduler.analysis.tuning.step_loads import decode_load, mixed_load, step_histogram
+from scheduler.catalog.profile.file import DEFAULT_PROFILE, load_profile
+from scheduler.catalog.profile.inline import InlineProfile
 from scheduler.engine.executor import PrefillChunk, StepKind, StepPlan
 from scheduler.engine.records import StepRecords
-from scheduler.executors.cost_model import CostModel
+from scheduler.executors.model.cost_model import CostModel
 
 DECODE, PREFILL, MIXED = StepKind.DECODE, StepKind.PREFILL, StepKind.MIXED
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from small_comparison import small_comparison
 
-from scheduler.analysis.compare import Comparison
-from scheduler.analysis.step_times import mean_kv_tokens_per_row, saved_s, step_curves
-from scheduler.catalog.profile_file import load_profile
+from scheduler.analysis.comparison.compare import Comparison
+from scheduler.analysis.comparison.step_times import mean_kv_tokens_per_row, saved_s, step_curves
+from scheduler.catalog.profile.file import load_profile
 
 
 @pytest.fixture(scope="module")

@@ -7,17 +7,17 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from scheduler.analysis.choose import Load
-from scheduler.analysis.objectives import objective
-from scheduler.analysis.pool_runs import Evaluator, Sample
-from scheduler.analysis.statistics import Verdict
-from scheduler.analysis.tune import tune
-from scheduler.analysis.tune_answer import curve_points, knee, tune_answer
-from scheduler.analysis.tune_budgets import Budgets, SizeRules, size_rules
-from scheduler.analysis.tune_checks import Confirmation, FreshRequests, drifts
-from scheduler.analysis.tune_samples import at_rate, search_and_fresh
-from scheduler.analysis.tune_verdict import Advice, tuning_verdict
-from scheduler.catalog.profile_file import DEFAULT_PROFILE, load_profile
+from scheduler.analysis.statistics.intervals import Verdict
+from scheduler.analysis.tuning.answer import curve_points, knee, tune_answer
+from scheduler.analysis.tuning.budgets import Budgets, SizeRules, size_rules
+from scheduler.analysis.tuning.checks import Confirmation, FreshRequests, drifts
+from scheduler.analysis.tuning.choose import Load
+from scheduler.analysis.tuning.closed_loop import tune
+from scheduler.analysis.tuning.objectives import objective
+from scheduler.analysis.tuning.pool_runs import Evaluator, Sample
+from scheduler.analysis.tuning.samples import at_rate, search_and_fresh
+from scheduler.analysis.tuning.verdict import Advice, tuning_verdict
+from scheduler.catalog.profile.file import DEFAULT_PROFILE, load_profile
 from scheduler.engine.graph_pool import GraphPool
 from scheduler.errors import InputError
 from scheduler.workload.draw import draw_requests

@@ -5,8 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from scheduler.analysis.statistics import Verdict
-from scheduler.analysis.within_trace import BLOCK_TO_LONGEST_REQUEST, LEAST_BLOCKS, within_trace_difference
+from scheduler.analysis.statistics.block_bootstrap import (
+    BLOCK_TO_LONGEST_REQUEST,
+    LEAST_BLOCKS,
+    within_trace_difference,
+)
+from scheduler.analysis.statistics.intervals import Verdict
 
 
 def correlated_trace(seed: int, effect: float, blocks: int = 40, per_block: int = 50):

@@ -15,11 +15,11 @@ from scheduler.catalog.importers.engine_benchmarks import (
 )
 from scheduler.catalog.importers.llmservingsim import import_llmservingsim
 from scheduler.catalog.importers.whole_steps import import_csv
-from scheduler.catalog.profile import Profile
-from scheduler.catalog.profile_file import profile_text, read_profile
+from scheduler.catalog.profile.file import profile_text, read_profile
+from scheduler.catalog.profile.profile import Profile
 from scheduler.engine.executor import PrefillChunk, StepKind, StepPlan
 from scheduler.errors import InputError
-from scheduler.executors.cost_model import CostModel
+from scheduler.executors.model.cost_model import CostModel
 
 HEADER = "mode,batch,context_tokens,step_ms,prefill_tokens\n"
 

@@ -7,8 +7,7 @@ import json
 
 import pytest
 
-from scheduler.catalog.profile import Profile
-from scheduler.catalog.profile_file import (
+from scheduler.catalog.profile.file import (
     DEFAULT_PROFILE,
     load_profile,
     profile_text,
@@ -16,6 +15,7 @@ from scheduler.catalog.profile_file import (
     shipped_profiles,
     write_profile,
 )
+from scheduler.catalog.profile.profile import Profile
 from scheduler.errors import InputError
 
 GOOD = json.loads(profile_text(load_profile(DEFAULT_PROFILE)))

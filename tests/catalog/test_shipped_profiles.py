@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from scheduler.catalog.importers.shipped import BUILDERS, POOL_COSTS, VLLM_SIZES, h100_torch
+from evidence.profiles.shipped import BUILDERS, POOL_COSTS, VLLM_SIZES, h100_torch
 from scheduler.catalog.pool_presets import pool_preset
-from scheduler.catalog.profile_file import load_profile, profile_text, shipped_profiles
+from scheduler.catalog.profile.file import load_profile, profile_text, shipped_profiles
 from scheduler.engine.executor import PrefillChunk, StepKind, StepPlan
-from scheduler.executors.cost_model import CostModel
+from scheduler.executors.model.cost_model import CostModel
 
 DATA = Path(os.environ.get("GRAPHPOOL_SHARED", Path(__file__).parents[2].parent / "shared")) / "calibration"
 PROFILES = Path(__file__).parents[2] / "scheduler" / "catalog" / "profiles"

@@ -11,7 +11,7 @@ from scheduler.engine.graph_pool import GraphPool
 from scheduler.engine.loop import Run
 from scheduler.simulate import Variant, simulate
 from scheduler.workload.draw import draw_requests
-from scheduler.workload.loader import load_workload
+from scheduler.workload.file.loader import load_workload
 
 MS = 1_000_000
 EAGER = Variant("eager", GraphPool(), "eager")

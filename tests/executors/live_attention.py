@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
 
-from scheduler.executors import static_decoder
+from scheduler.executors.real import static_decoder
 
 
 class LiveAttention:

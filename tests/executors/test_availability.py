@@ -9,7 +9,7 @@ from importlib import util
 import pytest
 
 from scheduler.errors import InputError
-from scheduler.executors import availability
+from scheduler.executors.real import availability
 
 
 def test_without_torch_one_line_names_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -35,8 +35,7 @@ def test_an_unknown_device_is_refused() -> None:
 
 
 def test_the_main_job_selfcheck_and_step_log_import_no_torch() -> None:
-    modules = (
-        "scheduler.cli, scheduler.commands.run, scheduler.executors.selfcheck, scheduler.executors.step_log"
-    )
+    checks = "scheduler.executors.selfcheck.selfcheck, scheduler.executors.step_log"
+    modules = f"scheduler.cli, scheduler.commands.run, {checks}"
     code = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

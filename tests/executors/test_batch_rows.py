@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scheduler.executors.batch_rows import BatchRows
+from scheduler.executors.real.batch_rows import BatchRows
 
 ACTIONS = st.lists(st.tuples(st.sampled_from(["add", "decode", "remove"]), st.integers(0, 7)), max_size=60)
 

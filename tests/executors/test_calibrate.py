@@ -12,16 +12,16 @@ pytest.importorskip("torch")
 
 from live_attention import use_live_attention
 
-from scheduler.catalog.profile_file import load_profile
+from scheduler.catalog.profile.file import load_profile
 from scheduler.errors import InputError
-from scheduler.executors import calibrate as module
-from scheduler.executors import calibration_cells
-from scheduler.executors.calibrate import calibrate
-from scheduler.executors.calibration_grid import Cell, Grid, Sample, read_grid, write_grid
-from scheduler.executors.calibration_profile import profile_of
-from scheduler.executors.cell_check import check_cells
-from scheduler.executors.cost_model import CostModel
-from scheduler.executors.torch_session import open_session
+from scheduler.executors.calibration import calibrate as module
+from scheduler.executors.calibration import cells as calibration_cells
+from scheduler.executors.calibration.calibrate import calibrate
+from scheduler.executors.calibration.cell_check import check_cells
+from scheduler.executors.calibration.grid import Cell, Grid, Sample, read_grid, write_grid
+from scheduler.executors.calibration.profile import profile_of
+from scheduler.executors.model.cost_model import CostModel
+from scheduler.executors.real.torch_session import open_session
 
 GRID: dict[str, Any] = {"model": "tiny", "device": "cpu", "batches": (1, 4), "contexts": (32, 64)}
 

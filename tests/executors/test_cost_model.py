@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scheduler.catalog.inline_profile import DecodeCurve, InlineProfile, PrefillLine
-from scheduler.catalog.profile import Profile
-from scheduler.catalog.profile_file import DEFAULT_PROFILE, load_profile
+from scheduler.catalog.profile.file import DEFAULT_PROFILE, load_profile
+from scheduler.catalog.profile.inline import DecodeCurve, InlineProfile, PrefillLine
+from scheduler.catalog.profile.profile import Profile
 from scheduler.engine.executor import PredictableExecutor, PrefillChunk, StepKind, StepPlan
 from scheduler.errors import InputError
-from scheduler.executors.cost_model import CostModel
+from scheduler.executors.model.cost_model import CostModel
 
 IDENTITY = dict.fromkeys(
     ("name", "gpu", "model", "engine", "engine_version", "dtype", "source", "licence", "date"), "test"

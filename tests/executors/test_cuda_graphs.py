@@ -1,4 +1,4 @@
-"""Control flow of the CUDA backend against a recording stub; tests/gpu/run_all.py asks CUDA itself."""
+"""Control flow of the CUDA backend against a recording stub; evidence/gpu/run_all.py asks CUDA itself."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from scheduler.executors import cuda_graphs  # noqa: E402
-from scheduler.executors.replay import CaptureError  # noqa: E402
+from scheduler.executors.real import cuda_graphs  # noqa: E402
+from scheduler.executors.real.replay import CaptureError  # noqa: E402
 
 
 class StubCuda:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from scheduler.executors.launch_model import asynchronous_ms, compare_launching
+from scheduler.executors.selfcheck.launch_model import asynchronous_ms, compare_launching
 
 
 def test_overhead_that_longer_kernels_hide_costs_nothing() -> None:

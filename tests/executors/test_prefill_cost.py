@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scheduler.catalog.profile import JointAttention, Prefill
-from scheduler.catalog.tables import Curve
+from scheduler.catalog.profile.profile import JointAttention, Prefill
+from scheduler.catalog.profile.tables import Curve
 from scheduler.engine.executor import PrefillChunk, StepKind, StepPlan
 from scheduler.errors import InputError
-from scheduler.executors.prefill_cost import JointTable, PrefillCost
+from scheduler.executors.model.prefill_cost import JointTable, PrefillCost
 
 AXES = ((0.0, 16.0, 64.0, 256.0), (0.0, 100.0, 1000.0), (0.0, 1.0, 8.0, 32.0), (0.0, 16.0, 256.0, 1024.0))
 

@@ -10,7 +10,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from scheduler.executors.replay import (  # noqa: E402
+from scheduler.executors.real.replay import (  # noqa: E402
     Captured,
     CapturedSteps,
     CaptureError,
@@ -19,7 +19,7 @@ from scheduler.executors.replay import (  # noqa: E402
     ReplayBackend,
     Step,
 )
-from scheduler.executors.traced_graphs import TracedGraphs  # noqa: E402
+from scheduler.executors.real.traced_graphs import TracedGraphs  # noqa: E402
 
 
 class ScriptedBackend:
@@ -52,7 +52,7 @@ class ScriptedBackend:
 
 
 def _cuda() -> ReplayBackend:
-    from scheduler.executors.cuda_graphs import CudaGraphs
+    from scheduler.executors.real.cuda_graphs import CudaGraphs
 
     return CudaGraphs()
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from scheduler.errors import InputError
-from scheduler.executors.selfcheck import selfcheck
-from scheduler.executors.selfcheck_report import MlpSettings, Report
+from scheduler.executors.selfcheck.report import MlpSettings, Report
+from scheduler.executors.selfcheck.selfcheck import selfcheck
 
 TINY = MlpSettings(
     sizes=(16, 32, 32, 16),

@@ -21,14 +21,14 @@ from scheduler.engine.executor import (  # noqa: E402
     StepPlan,
 )
 from scheduler.errors import InputError  # noqa: E402
-from scheduler.executors.attention import SlabAttention, attention_error  # noqa: E402
-from scheduler.executors.decoder import Decoder  # noqa: E402
-from scheduler.executors.model_shapes import SHAPES, model_shape  # noqa: E402
-from scheduler.executors.replay import GraphKey  # noqa: E402
-from scheduler.executors.selfcheck_decoder import greedy_tokens  # noqa: E402
-from scheduler.executors.static_decoder import START, StaticDecoder, context_buckets  # noqa: E402
-from scheduler.executors.torch_executor import TorchExecutor  # noqa: E402
-from scheduler.executors.torch_session import TorchSession, open_session, usable_sizes  # noqa: E402
+from scheduler.executors.real.attention import SlabAttention, attention_error  # noqa: E402
+from scheduler.executors.real.decoder import Decoder  # noqa: E402
+from scheduler.executors.real.model_shapes import SHAPES, model_shape  # noqa: E402
+from scheduler.executors.real.replay import GraphKey  # noqa: E402
+from scheduler.executors.real.static_decoder import START, StaticDecoder, context_buckets  # noqa: E402
+from scheduler.executors.real.torch_executor import TorchExecutor  # noqa: E402
+from scheduler.executors.real.torch_session import TorchSession, open_session, usable_sizes  # noqa: E402
+from scheduler.executors.selfcheck.decoder import greedy_tokens  # noqa: E402
 
 Tokens = dict[int, list[int]]
 
@@ -174,7 +174,7 @@ def test_replay_gives_the_bits_of_eager_at_the_captured_size() -> None:
     shape = model_shape("tiny")
     decoder = Decoder(shape, device="cpu", dtype=torch.float32, max_positions=65)
     static = StaticDecoder(decoder, rows=8, max_context=64, keep_logits=True)
-    from scheduler.executors.traced_graphs import TracedGraphs
+    from scheduler.executors.real.traced_graphs import TracedGraphs
 
     key = static.key(8, 64)
     replay = TracedGraphs().capture(key, static.step(key), static.bound).replay

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from small_comparison import small_comparison
 
-from scheduler.analysis.compare import Comparison
+from scheduler.analysis.comparison.compare import Comparison
 from scheduler.report.outputs import write_results
 
 

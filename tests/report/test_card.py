@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from small_comparison import small_comparison
 
-from scheduler.analysis.compare import Comparison, compare
-from scheduler.analysis.pools import NamedPool
+from scheduler.analysis.comparison.compare import Comparison, compare
+from scheduler.analysis.comparison.pools import NamedPool
 from scheduler.engine.graph_pool import GraphPool
 from scheduler.engine.records import Status
 from scheduler.report.card import card_text

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from small_comparison import small_comparison
 
-from scheduler.analysis.compare import Comparison, compare
-from scheduler.analysis.differences import Difference
-from scheduler.analysis.pools import NamedPool
-from scheduler.analysis.statistics import Interval, Verdict
-from scheduler.catalog.profile_file import load_profile
+from scheduler.analysis.comparison.compare import Comparison, compare
+from scheduler.analysis.comparison.differences import Difference
+from scheduler.analysis.comparison.pools import NamedPool
+from scheduler.analysis.statistics.intervals import Interval, Verdict
+from scheduler.catalog.profile.file import load_profile
 from scheduler.engine.executor import StepKind
 from scheduler.engine.graph_pool import GraphPool
 from scheduler.report.card import card_text, difference_text, headlines

@@ -12,7 +12,7 @@ from chromium import Page, chromium_path
 from matplotlib.image import imread
 from small_comparison import small_comparison
 
-from scheduler.analysis.compare import Comparison
+from scheduler.analysis.comparison.compare import Comparison
 from scheduler.report.html import CAPTIONS, best_pool, report_html, script_json
 from scheduler.report.outputs import run_figures
 from scheduler.report.views import views_of

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from small_comparison import small_comparison
 
-from scheduler.analysis.compare import Comparison
+from scheduler.analysis.comparison.compare import Comparison
 from scheduler.errors import InputError
 from scheduler.report.outputs import read_views, write_results
 from scheduler.report.summary import mean_record, summary_records

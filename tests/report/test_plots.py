@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from scheduler.analysis.compare import Comparison
-from scheduler.analysis.step_times import saved_s, step_curves
+from scheduler.analysis.comparison.compare import Comparison
+from scheduler.analysis.comparison.step_times import saved_s, step_curves
 from scheduler.report import plots
 from scheduler.report.plots.decisions import (
     Estimate,

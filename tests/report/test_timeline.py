@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from small_comparison import small_comparison
 
-from scheduler.analysis.compare import Comparison
+from scheduler.analysis.comparison.compare import Comparison
 from scheduler.errors import InputError
 from scheduler.report.timeline import ENGINE_TRACK, batch_slots, timeline_events, window_of, write_timeline
 

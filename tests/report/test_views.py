@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from scheduler.analysis.compare import Comparison
+from scheduler.analysis.comparison.compare import Comparison
 from scheduler.engine.executor import StepKind
 from scheduler.report.over_time import over_time, waiting_and_running
 from scheduler.report.views import batch_time, graph_use, measured_steps, samples, views_of

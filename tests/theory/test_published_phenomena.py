@@ -8,13 +8,13 @@ one state differ by 15 % (67 at 32/s, 77 at 31/s), so batches get 20 %. Shares o
 from __future__ import annotations
 
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pytest
-from pool_ceiling_page import TEXT, page
 
-from scheduler.analysis.metrics import summarize
-from scheduler.analysis.pool_trap import (
+from evidence.pool_ceiling import page
+from evidence.pool_ceiling.pool_trap import (
     TwoLevels,
     at_rate,
     is_trapped,
@@ -23,8 +23,10 @@ from scheduler.analysis.pool_trap import (
     trapped_runs,
     turning_rate,
 )
+from scheduler.analysis.metrics import summarize
 from scheduler.engine.loop import Run
 
+TEXT = (Path(__file__).parents[2] / "docs" / "pool_ceiling.md").read_text(encoding="utf-8")
 TIME, BATCH = 0.10, 0.20
 
 

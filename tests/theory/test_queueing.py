@@ -18,13 +18,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from scheduler.analysis.statistics import mean_interval
-from scheduler.analysis.steady_state import load_of
-from scheduler.catalog.inline_profile import InlineProfile
+from scheduler.analysis.statistics.intervals import mean_interval
+from scheduler.analysis.statistics.steady_state import load_of
+from scheduler.catalog.profile.inline import InlineProfile
 from scheduler.engine.graph_pool import GraphPool
 from scheduler.simulate import Variant, simulate
 from scheduler.workload.draw import draw_requests
-from scheduler.workload.loader import load_workload
+from scheduler.workload.file.loader import load_workload
 
 SHARED = Path(os.environ.get("GRAPHPOOL_SHARED", Path(__file__).parents[2].parent / "shared"))
 REPLICATIONS = 20

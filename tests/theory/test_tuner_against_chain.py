@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from markov_chain import loop_law, routed_times
 
-from scheduler.analysis.choose import Load, choose, size_problem
-from scheduler.analysis.neighbours import neighbours
-from scheduler.analysis.pool_search import Chooser, Evaluated, PoolSearch
+from scheduler.analysis.tuning.choose import Load, choose, size_problem
+from scheduler.analysis.tuning.neighbours import neighbours
+from scheduler.analysis.tuning.pool_search import Chooser, Evaluated, PoolSearch
 from scheduler.engine.graph_pool import GraphPool
 
 CAP = 8

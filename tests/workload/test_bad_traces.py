@@ -6,7 +6,7 @@ import zlib
 import pytest
 
 from scheduler.errors import InputError
-from scheduler.workload.traces import read_trace
+from scheduler.workload.traces.read import read_trace
 
 AZURE = "TIMESTAMP,ContextTokens,GeneratedTokens\n"
 

@@ -6,7 +6,7 @@ import pytest
 from workload_text import GOOD, INLINE, problems, write
 
 from scheduler.errors import InputError
-from scheduler.workload.loader import load_workload
+from scheduler.workload.file.loader import load_workload
 
 ARRIVALS = "{process: poisson, rate_per_s: 8}"
 OUTPUT = "{distribution: geometric, mean: 211, max: 1000}"

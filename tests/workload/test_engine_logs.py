@@ -7,7 +7,7 @@ import gzip
 import pytest
 
 from scheduler.errors import InputError
-from scheduler.workload.engine_logs import read_engine_log
+from scheduler.workload.server_logs.batches import read_engine_log
 
 VLLM_START = """\
 INFO 11-20 10:00:00 [utils.py:233] non-default args: {'model': 'M', 'max_num_seqs': 64, 'block_size': 16}

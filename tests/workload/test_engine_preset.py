@@ -11,13 +11,13 @@ from command_line import call
 from workload.test_json_schema import is_valid
 from workload_text import GOOD, INLINE, problems, write
 
-from scheduler.analysis.pools import workload_pool
+from scheduler.analysis.comparison.pools import workload_pool
 from scheduler.catalog.engine_presets import engine_preset, engine_preset_names
-from scheduler.catalog.profile_file import load_profile
+from scheduler.catalog.profile.file import load_profile
 from scheduler.engine.records import Status
 from scheduler.simulate import Variant, simulate
 from scheduler.workload.draw import draw_requests
-from scheduler.workload.loader import load_workload
+from scheduler.workload.file.loader import load_workload
 
 PRESET = """\
 name: preset

@@ -7,8 +7,8 @@ import jsonschema
 import pytest
 from workload_text import GOOD, INLINE
 
-from scheduler.workload.json_schema import json_schema, json_schema_text
-from scheduler.workload.yaml_reader import read_yaml
+from scheduler.workload.file.json_schema import json_schema, json_schema_text
+from scheduler.workload.file.yaml_reader import read_yaml
 
 WORKLOADS = Path(__file__).parents[2] / "workloads"
 
@@ -20,7 +20,7 @@ def is_valid(text: str) -> bool:
 def test_the_committed_schema_is_up_to_date() -> None:
     committed = (WORKLOADS / "workload.schema.json").read_text(encoding="utf-8")
     assert committed == json_schema_text(), (
-        "run: python -m scheduler.workload.json_schema > workloads/workload.schema.json"
+        "run: python -m scheduler.workload.file.json_schema > workloads/workload.schema.json"
     )
     assert json.loads(committed) == json_schema()
 

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from workload_text import GOOD, INLINE, problems, write
 
-from scheduler.catalog.inline_profile import InlineProfile
+from scheduler.catalog.profile.inline import InlineProfile
 from scheduler.errors import InputError
 from scheduler.workload.arrivals_schema import PoissonArrivals, TraceArrivals
-from scheduler.workload.loader import load_workload, parse_inline_yaml
+from scheduler.workload.file.loader import load_workload, parse_inline_yaml
 from scheduler.workload.schema import Workload
 
 WORKLOADS = Path(__file__).parents[2] / "workloads"

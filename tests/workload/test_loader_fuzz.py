@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from workload_text import GOOD, INLINE
 
 from scheduler.errors import InputError
-from scheduler.workload.loader import load_workload
+from scheduler.workload.file.loader import load_workload
 
 WORDS = sorted(
     {

@@ -14,7 +14,7 @@ import pytest
 from scheduler.engine.graph_pool import GraphPool
 from scheduler.simulate import Variant, simulate
 from scheduler.workload.draw import draw_requests
-from scheduler.workload.loader import load_workload
+from scheduler.workload.file.loader import load_workload
 
 WORKLOAD = Path(__file__).parents[2] / "workloads" / "pool_ceiling.yaml"
 

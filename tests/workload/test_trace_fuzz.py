@@ -13,7 +13,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from scheduler.errors import InputError
-from scheduler.workload.traces import read_trace
+from scheduler.workload.traces.read import read_trace
 
 HEADERS = [
     "TIMESTAMP,ContextTokens,GeneratedTokens",

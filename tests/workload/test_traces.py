@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from scheduler.errors import InputError
-from scheduler.workload.traces import inter_arrival_cv, rate_per_s, read_trace
+from scheduler.workload.traces.read import inter_arrival_cv, rate_per_s, read_trace
 
 AZURE = "TIMESTAMP,ContextTokens,GeneratedTokens\n"
 SHARED = Path(os.environ.get("GRAPHPOOL_SHARED", Path(__file__).parents[2].parent / "shared"))

@@ -15,7 +15,7 @@ from scheduler.catalog.importers.llmservingsim import EAGER_ISSUE_MS, ISSUE_NOTE
 from scheduler.catalog.importers.overrides import with_overrides
 from scheduler.catalog.importers.rows import number_at, read_rows
 from scheduler.catalog.importers.whole_steps import imported_identity
-from scheduler.catalog.profile import Decode, DecodeMode, Host, Profile, Provenance
+from scheduler.catalog.profile.profile import Decode, DecodeMode, Host, Profile, Provenance
 from scheduler.errors import InputError
 
 COLUMNS = ("batch_size", "context_len", "decode_step_ms")

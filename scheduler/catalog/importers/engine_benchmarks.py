@@ -20,7 +20,7 @@ from typing import Any
 
 from scheduler.catalog.importers.rows import read_text
 from scheduler.catalog.importers.whole_steps import MODES, WholeStep, imported_identity, whole_step_profile
-from scheduler.catalog.profile import Mode, Profile
+from scheduler.catalog.profile.profile import Mode, Profile
 from scheduler.errors import InputError
 
 FILE_NAME = re.compile(r"(graph|fallback|eager)-b(\d{1,6})-i(\d{1,7})-o(\d{1,7})\.json")

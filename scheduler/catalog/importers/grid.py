@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from statistics import median
 
-from scheduler.catalog.profile import Fit
-from scheduler.catalog.tables import DecodeTable, decode_points, read_points
+from scheduler.catalog.profile.profile import Fit
+from scheduler.catalog.profile.tables import DecodeTable, decode_points, read_points
 from scheduler.errors import InputError
 
 Cells = Mapping[tuple[int, float], float]  # (rows, KV tokens per row) -> milliseconds

@@ -15,7 +15,7 @@ from typing import Any
 from scheduler.catalog.importers.grid import decode_table, leave_one_size_out
 from scheduler.catalog.importers.overrides import with_overrides
 from scheduler.catalog.importers.rows import columns_of, number_at, read_rows
-from scheduler.catalog.profile import (
+from scheduler.catalog.profile.profile import (
     Decode,
     DecodeMode,
     Host,
@@ -26,7 +26,7 @@ from scheduler.catalog.profile import (
     Profile,
     Provenance,
 )
-from scheduler.catalog.tables import Curve, JointAttention, Points, read_points
+from scheduler.catalog.profile.tables import Curve, JointAttention, Points, read_points
 from scheduler.errors import InputError
 
 LAYERS = 32

@@ -8,8 +8,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from scheduler.catalog.profile import Profile
-from scheduler.catalog.profile_file import error_lines
+from scheduler.catalog.profile.file import error_lines
+from scheduler.catalog.profile.profile import Profile
 from scheduler.errors import InputError
 
 SECTIONS = ("identity", "model", "memory", "host", "pool", "jitter", "decode", "prefill")

@@ -16,7 +16,7 @@ from scheduler.catalog.importers.grid import decode_table, leave_one_size_out
 from scheduler.catalog.importers.overrides import with_overrides
 from scheduler.catalog.importers.prefill_steps import PrefillStep, prefill_section
 from scheduler.catalog.importers.rows import number_at, read_rows
-from scheduler.catalog.profile import Decode, DecodeMode, Identity, Mode, Prefill, Profile, Provenance
+from scheduler.catalog.profile.profile import Decode, DecodeMode, Identity, Mode, Prefill, Profile, Provenance
 from scheduler.errors import InputError
 
 MODES: tuple[Mode, ...] = ("graph", "fallback", "eager")

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from scheduler.analysis.statistics import weighted_percentile
+from scheduler.analysis.statistics.intervals import weighted_percentile
 from scheduler.report.plots.style import (
     LIMIT,
     Look,

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from scheduler.analysis.step_times import StepCurve, StepCurves
+from scheduler.analysis.comparison.step_times import StepCurve, StepCurves
 from scheduler.report.plots.style import EAGER, GRAPH, NO_GRAPH, log_axis, log_ticks, new_figure, styled
 
 _STYLES: dict[str, dict[str, Any]] = {

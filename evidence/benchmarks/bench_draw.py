@@ -1,0 +1,65 @@
+"""How long drawing and reading 1,000,000 requests takes: python -m evidence.benchmarks.bench_draw."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from scheduler.workload import lengths
+from scheduler.workload.arrivals import RateSchedule, RateStage, draw_arrivals_ns
+from scheduler.workload.traces.read import read_trace
+
+COUNT = 1_000_000
+REPEATS = 3
+
+
+def timed(name: str, work: Callable[[], object]) -> None:
+    """Print the best of a few runs."""
+    best = min(_seconds(work) for _ in range(REPEATS))
+    print(f"{name:<46} {best * 1e3:8.1f} ms for {COUNT:,} requests")
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def main() -> None:
+    """Time arrivals, lengths and the trace readers."""
+    rng = np.random.default_rng(0)
+    flat = RateSchedule.constant(8.0)
+    ramps = RateSchedule([RateStage(2, 20, 300), RateStage(20, 2, 300), RateStage(8, 8, 60)])
+    timed("poisson arrivals", lambda: draw_arrivals_ns("poisson", flat, rng, requests=COUNT))
+    timed("gamma arrivals", lambda: draw_arrivals_ns("gamma", flat, rng, requests=COUNT, burstiness=0.5))
+    timed("poisson arrivals, ramps", lambda: draw_arrivals_ns("poisson", ramps, rng, requests=COUNT))
+    timed("lognormal lengths", lambda: lengths.lognormal(rng, COUNT, 1155, 4142))
+    timed("geometric lengths", lambda: lengths.geometric(rng, COUNT, 211))
+    with tempfile.TemporaryDirectory() as folder:
+        azure, jsonl = _write_traces(Path(folder), rng)
+        timed("read Azure CSV", lambda: read_trace(azure))
+        timed("read JSON Lines", lambda: read_trace(jsonl))
+
+
+def _write_traces(folder: Path, rng: np.random.Generator) -> tuple[Path, Path]:
+    arrival_ns = draw_arrivals_ns("poisson", RateSchedule.constant(8.0), rng, requests=COUNT)
+    start = np.datetime64("2023-11-16T18:15:46", "ns")
+    times = np.char.replace(np.datetime_as_string(start + arrival_ns // 100 * 100), "T", " ")
+    prompt, output = lengths.lognormal(rng, COUNT, 1155, 4142), lengths.geometric(rng, COUNT, 211)
+    azure, jsonl = folder / "azure.csv", folder / "requests.jsonl"
+    with azure.open("w") as file:
+        file.write("TIMESTAMP,ContextTokens,GeneratedTokens\n")
+        file.writelines(f"{t[:-2]},{p},{o}\n" for t, p, o in zip(times, prompt, output, strict=True))
+    with jsonl.open("w") as file:
+        line = '{{"arrival_time": {:.7f}, "input_toks": {}, "output_toks": {}}}\n'
+        rows = zip(arrival_ns / 1e9, prompt, output, strict=True)
+        file.writelines(line.format(*row) for row in rows)
+    return azure, jsonl
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,174 @@
+"""Eager against graph pools on the same requests, replication by replication."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from scheduler.analysis.comparison.eager_range import has_range, meets_range
+from scheduler.analysis.comparison.pools import NamedPool
+from scheduler.analysis.metrics import summarize
+from scheduler.engine.graph_pool import GraphPool
+from scheduler.engine.loop import Run
+from scheduler.executors.execution import Execution
+from scheduler.simulate import AnyProfile, PoolCost, Variant, pool_cost, simulate
+from scheduler.workload.draw import draw_requests
+from scheduler.workload.requests import Requests
+from scheduler.workload.schema import Workload
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(slots=True)
+class Column:
+    """One variant over all replications: its runs and their flat summaries, in replication order."""
+
+    variant: Variant
+    origin: str
+    cost: PoolCost
+    runs: list[Run] = field(default_factory=list)
+    summaries: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        """The name in files and on the card; the high end of a range has a suffix."""
+        return self.variant.name + ("_high" if self.variant.bound == "high" else "")
+
+    @property
+    def title(self) -> str:
+        """The name in sentences and tables for people."""
+        return self.variant.name + (", slow host" if self.variant.bound == "high" else "")
+
+    def values(self, key: str) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+        """Return one metric over the replications; empty where a replication lacks it."""
+        values = [summary[key] for summary in self.summaries if key in summary]
+        return np.array(values if len(values) == len(self.summaries) else [], np.float64)
+
+    def mean(self, key: str) -> float | None:
+        """Return a metric's mean over the replications, or None where it does not exist."""
+        values = self.values(key)
+        return float(values.mean()) if len(values) else None
+
+
+@dataclass(frozen=True, slots=True)
+class SmallerPool:
+    """A pool of some of `own`'s sizes, and how it served the same requests."""
+
+    own: Column
+    column: Column
+
+
+@dataclass(slots=True)
+class Comparison:
+    """Everything a card, a plot or a report needs to know about one invocation."""
+
+    workload: Workload
+    profile: AnyProfile
+    requests: list[Requests]
+    warmup_requests: int
+    pools: list[Column]
+    eager: Column
+    high: dict[str, Column]  # the columns at the high end of the profile's range, by variant name
+    execution: Execution | None = None  # None: the cost model
+    smaller: SmallerPool | None = None
+    failure: str | None = None
+
+    @property
+    def columns(self) -> list[Column]:
+        """Every column: pools in the order given, then eager, then the high ends."""
+        return [*self.pools, self.eager, *self.high.values()]
+
+    @property
+    def replications(self) -> int:
+        """How many replications were run."""
+        return len(self.requests)
+
+
+def compare(
+    workload: Workload,
+    profile: AnyProfile,
+    pools: Sequence[NamedPool],
+    *,
+    replications: int = 1,
+    warmup_share: float = 0.0,
+    open_execution: Callable[[list[Requests]], Execution] | None = None,
+    progress: Progress | None = None,
+) -> Comparison:
+    """Run every pool and pure eager on the same requests.
+
+    `open_execution` opens real execution or a step log for the drawn requests; without it the profile's
+    cost model runs. Where the profile gives eager host time as a range, eager and each pool with other
+    steps than decode steps in a graph are run at both ends. A failure ends the comparison with what there is.
+    """
+    requests = [draw_requests(workload, replication) for replication in range(replications)]
+    warmup_requests = int(len(requests[0]) * warmup_share)
+    columns = [
+        Column(
+            Variant(named.name, named.pool, "fallback"),
+            named.origin,
+            pool_cost(workload.engine, profile, named.pool, named.name),
+        )
+        for named in pools
+    ]
+    eager = Column(
+        Variant("eager", GraphPool(), "eager"), "no graphs", pool_cost(workload.engine, profile, GraphPool())
+    )
+    comparison = Comparison(workload, profile, requests, warmup_requests, columns, eager, {})
+    if open_execution is not None:
+        comparison.execution = open_execution(requests)
+        _without_failed_captures(columns, comparison.execution)
+    for column in (*columns, eager):
+        run_column(comparison, column, progress)
+    if comparison.execution is None and has_range(profile):
+        for column in (*columns, eager):
+            if comparison.failure is None and any(meets_range(run) for run in column.runs):
+                variant = column.variant
+                high = Variant(variant.name, variant.pool, variant.without_graph, "high")
+                comparison.high[variant.name] = Column(high, column.origin, column.cost)
+                run_column(comparison, comparison.high[variant.name], progress)
+    return comparison
+
+
+def _without_failed_captures(columns: Sequence[Column], execution: Execution) -> None:
+    """Let no step be routed to a graph that the device could not capture."""
+    for column in columns:
+        pool = column.variant.pool
+        failed = tuple(size for size in pool.sizes if size in execution.failed_sizes)
+        if failed:
+            column.variant = replace(column.variant, pool=replace(pool, failed=failed))
+
+
+def run_column(comparison: Comparison, column: Column, progress: Progress | None) -> None:
+    """Run a column over all replications, up to the first failure."""
+    workload = comparison.workload
+    slo_ms = workload.slo.limits_ms if workload.slo else {}
+    for replication, requests in enumerate(comparison.requests):
+        if comparison.failure is not None:
+            return
+        label = f"{column.name}, replication {replication + 1} of {comparison.replications}"
+
+        def report(done: int, label: str = label, total: int = len(requests)) -> None:
+            if progress is not None:
+                progress(label, done, total)
+
+        execution = comparison.execution
+        run = simulate(
+            workload,
+            requests,
+            comparison.profile,
+            column.variant,
+            replication=replication,
+            executor=None if execution is None else execution.executor(column.name, replication),
+            progress=report,
+        )
+        column.runs.append(run)
+        column.summaries.append(summarize(run, slo_ms, comparison.warmup_requests))
+        comparison.failure = run.failure
+
+
+def decoded_without_graph(run: Run) -> bool:
+    """Return whether any step with decodes ran without a graph."""
+    return bool(((run.steps.batch_size > 0) & (run.steps.capture_size == 0)).any())

@@ -1,0 +1,173 @@
+"""Simulated against measured: the same arrivals and lengths through both, and how far apart they end."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scheduler.analysis.metrics import latencies_ms
+from scheduler.engine.loop import Run
+from scheduler.engine.records import Status
+from scheduler.errors import InputError
+from scheduler.simulate import AnyProfile, PoolCost, Variant, pool_cost, simulate
+from scheduler.workload.schema import Workload
+from scheduler.workload.server_logs.measured import Measured
+
+Float = NDArray[np.float64]
+STATISTICS = ("mean", "p50", "p90", "p99")
+
+
+@dataclass(frozen=True, slots=True)
+class Validation:
+    """A measured run beside the simulation of it. `metrics` maps metric to statistic to the three numbers.
+
+    `paired` holds per-request relative errors (simulated / measured − 1) of the requests both completed.
+    """
+
+    workload: Workload
+    measured: Measured
+    run: Run
+    metrics: dict[str, Any]
+    samples: dict[str, int]
+    paired: dict[str, dict[str, float]]
+    over_time: dict[str, dict[str, float]]
+    ticks: Ticks | None
+    distributions: dict[str, tuple[Float, Float]]
+    timelines: dict[str, tuple[Float, Float]]
+
+
+@dataclass(frozen=True, slots=True)
+class Ticks:
+    """What a server printed at intervals: time since its first request, and running, waiting, KV use."""
+
+    time_s: Float
+    running: Float
+    waiting: Float
+    kv_cache_pct: Float
+
+
+def read_ticks(path: Path) -> Ticks:
+    """Read a CSV with the columns t, running, waiting, kv_cache_pct; raises InputError."""
+    names = ("t", "running", "waiting", "kv_cache_pct")
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            rows = list(csv.DictReader(file))
+        columns = [np.array([float(row[name]) for row in rows], np.float64) for name in names]
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    except (KeyError, TypeError, ValueError):
+        raise InputError(f"{path}: expected a CSV with numbers in the columns {', '.join(names)}") from None
+    if not len(columns[0]) or not all(np.isfinite(column).all() for column in columns):
+        raise InputError(f"{path}: expected at least one row of finite numbers")
+    return Ticks(*columns)
+
+
+def validate(
+    workload: Workload, profile: AnyProfile, variant: Variant, measured: Measured, ticks: Ticks | None = None
+) -> Validation:
+    """Drive the simulator with a measured run's requests and compare every latency and the throughput."""
+    run = simulate(workload, measured.requests, profile, variant)
+    completed = run.requests.status == Status.COMPLETED
+    simulated = latencies_ms(run.requests, completed)
+    metrics: dict[str, Any] = {}
+    samples: dict[str, int] = {}
+    measured_by_name = {"ttft": measured.ttft_ms, "tpot": measured.tpot_ms, "e2el": measured.e2el_ms}
+    for name, values in measured_by_name.items():
+        values = values[~np.isnan(values)]
+        metrics[f"{name}_ms"] = {
+            statistic: _errors(_statistic(values, statistic), _statistic(simulated[name], statistic))
+            for statistic in STATISTICS
+            if len(values) and len(simulated[name])
+        }
+        samples[f"{name}_ms"] = len(values)
+    makespan_s = float(run.requests.finish_ns.max(initial=0) - run.requests.arrival_ns.min(initial=0)) / 1e9
+    metrics["makespan_s"] = _errors(measured.makespan_s, makespan_s)
+    metrics["output_throughput"] = _errors(
+        int(measured.requests.output_tokens.sum()) / measured.makespan_s,
+        int(run.requests.output_tokens[completed].sum()) / makespan_s if makespan_s else 0.0,
+    )
+    cost = pool_cost(workload.engine, profile, variant.pool)
+    timelines = {} if ticks is None else _timelines(ticks, run, cost)
+    return Validation(
+        workload,
+        measured,
+        run,
+        metrics,
+        samples,
+        _paired(measured_by_name, run, completed),
+        {name: _tick_errors(*pair) for name, pair in timelines.items()},
+        ticks,
+        {name: (values[~np.isnan(values)], simulated[name]) for name, values in measured_by_name.items()},
+        timelines,
+    )
+
+
+def running_and_waiting(run: Run, time_s: Float) -> tuple[Float, Float]:
+    """Return how many requests run (hold a slot) and wait at each time; preempted ones wait again."""
+    requests, steps = run.requests, run.steps
+    time_ns = time_s * 1e9
+    served = requests.status != Status.REJECTED
+    arrived = np.searchsorted(np.sort(requests.arrival_ns[served]), time_ns, side="right")
+    finish = requests.finish_ns[requests.status == Status.COMPLETED]
+    in_system = arrived - np.searchsorted(np.sort(finish), time_ns, side="right")
+    index = np.clip(np.searchsorted(steps.start_ns, time_ns, side="right") - 1, 0, max(len(steps) - 1, 0))
+    prefilling = (steps.prefill_tokens > 0).astype(np.float64)
+    running = np.minimum((steps.batch_size + prefilling)[index], in_system) if len(steps) else 0.0 * time_s
+    return running, in_system - running
+
+
+def _timelines(ticks: Ticks, run: Run, cost: PoolCost) -> dict[str, tuple[Float, Float]]:
+    """Return (measured, simulated) at each tick."""
+    running, waiting = running_and_waiting(run, ticks.time_s)
+    pairs = {"running": (ticks.running, running), "waiting": (ticks.waiting, waiting)}
+    if cost.kv_blocks:
+        index = np.clip(np.searchsorted(run.kv_use.time_ns, ticks.time_s * 1e9, side="right") - 1, 0, None)
+        pairs["kv_cache_pct"] = (ticks.kv_cache_pct, 100.0 * run.kv_use.blocks[index] / cost.kv_blocks)
+    return pairs
+
+
+def _tick_errors(measured: Float, simulated: Float) -> dict[str, float]:
+    return {
+        "measured": float(measured.mean()),
+        "simulated": float(simulated.mean()),
+        "mean_absolute_difference": float(np.abs(simulated - measured).mean()),
+        "ticks": len(measured),
+    }
+
+
+def _statistic(values: Float, name: str) -> float:
+    return float(values.mean()) if name == "mean" else float(np.percentile(values, float(name[1:])))
+
+
+def _errors(measured: float, simulated: float) -> dict[str, float]:
+    error = simulated / measured - 1 if measured else 0.0
+    return {"measured": measured, "simulated": simulated, "error": error}
+
+
+def _paired(
+    measured: dict[str, Float], run: Run, completed: NDArray[np.bool_]
+) -> dict[str, dict[str, float]]:
+    """Return median, mean absolute and 90 % absolute relative error per request."""
+    requests = run.requests
+    later = requests.output_tokens - 1
+    ttft = (requests.first_token_ns - requests.arrival_ns) / 1e6
+    e2el = (requests.finish_ns - requests.arrival_ns) / 1e6
+    simulated = {"ttft": ttft, "e2el": e2el, "tpot": (e2el - ttft) / np.where(later > 0, later, np.nan)}
+    result = {}
+    for name, values in measured.items():
+        usable = completed & (values > 0) & ~np.isnan(simulated[name])
+        if not usable.any():
+            continue
+        errors = simulated[name][usable] / values[usable] - 1
+        result[f"{name}_ms"] = {
+            "requests": int(usable.sum()),
+            "median_error": float(np.median(errors)),
+            "mean_absolute_error": float(np.abs(errors).mean()),
+            "p90_absolute_error": float(np.percentile(np.abs(errors), 90)),
+        }
+    return result

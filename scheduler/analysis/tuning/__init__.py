@@ -1,0 +1,19 @@
+"""Which sizes to capture: the search, its checks on fresh requests, and the advice.
+
+- `answer.py` The tuner's answer as plain data: what tune.json holds.
+- `budgets.py` What a pool may cost (graphs, GPU memory, seconds of capture) and which sizes it must hold.
+- `checks.py` Is the tuned pool really better: on requests the search never met, and when traffic drifts.
+- `choose.py` The best capture sizes for a histogram of batch sizes: exact, by dynamic programming.
+- `choose_within.py` The best capture sizes within a budget that sizes draw on unequally, such as capture seconds.
+- `closed_loop.py` The tuner in the closed loop: the pool decides how large batches grow, the batches which pool is best.
+- `logged_choice.py` From a server's log and a profile to the best sizes; what the log does not say is assumed and noted.
+- `neighbours.py` Pools one step away from a pool: a size added, removed, or exchanged for another, cheapest first.
+- `objectives.py` What a tuned pool is the best at: one number of a run's summary, lower or higher the better.
+- `open_loop.py` The best graphs for batches that a server has already logged: open loop, the batches taken as given.
+- `pool_runs.py` Pools run on the same requests: values of the objective, histograms of steps, side by side if need be.
+- `pool_search.py` The search for the best pool when pool and traffic feed back on each other.
+- `samples.py` Which requests the tuner searches on, and which it confirms on: never the same ones.
+- `smaller_pool.py` Could the pool be smaller? One quick answer from a comparison that was run anyway.
+- `step_loads.py` The steps of simulated runs as loads to choose sizes for: how often each size came, what it costs where.
+- `verdict.py` What the tuner advises, in one word and one sentence's numbers.
+"""

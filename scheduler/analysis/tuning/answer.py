@@ -1,0 +1,230 @@
+"""The tuner's answer as plain data: what tune.json holds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from scheduler.analysis.statistics.intervals import mean_interval
+from scheduler.analysis.statistics.steady_state import load_of
+from scheduler.analysis.tuning.checks import Confirmation, Drift, FreshRequests
+from scheduler.analysis.tuning.closed_loop import Tuning
+from scheduler.analysis.tuning.pool_runs import Detail
+from scheduler.analysis.tuning.pool_search import Evaluated
+from scheduler.analysis.tuning.step_loads import StepHistogram
+from scheduler.analysis.tuning.verdict import TuningVerdict
+from scheduler.catalog.pool_presets import pool_preset
+from scheduler.engine.graph_pool import GraphPool
+
+SCHEMA_VERSION = 1
+NEAR_BEST = 0.01
+
+
+def tune_answer(
+    tuning: Tuning, fresh: FreshRequests, drifts: Sequence[Drift], verdict: TuningVerdict
+) -> dict[str, Any]:
+    """Return everything the tuner found; values that do not exist are None."""
+    confirmation = fresh.compare(tuning.best.pool, tuning.own.pool)
+    evaluator, best = tuning.evaluator, tuning.best
+    goal = evaluator.objective
+    budgets = tuning.budgets
+    points = curve_points(tuning)
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "loop": "closed",
+        "workload": evaluator.workload.name,
+        "sizes": list(best.pool.sizes),
+        "padding": best.pool.padding,
+        "mode": _mode(best.pool),
+        "verdict": {
+            "advice": verdict.advice.value,
+            "reason": verdict.reason,
+            "kv_tokens_gained": verdict.kv_tokens_gained,
+            "start_up_s_gained": verdict.start_up_s_gained,
+            "graph_memory_bytes_gained": verdict.memory_bytes_gained,
+        },
+        "objective": {
+            "name": goal.name,
+            "key": goal.key,
+            "unit": goal.unit,
+            "lower_is_better": goal.lower_is_better,
+            **_estimate(confirmation.best),
+            "on": confirmation.on,
+        },
+        "confirmation": _comparison(confirmation),
+        "steady_state": _steady(tuning, fresh),
+        "fewest": _fewest(tuning, fresh, points),
+        "powers_of_two": _powers_of_two(tuning, fresh, points),
+        "own": {**_pool(tuning, tuning.own.pool), "origin": tuning.own.origin},
+        "best": _pool(tuning, best.pool),
+        "presets": [
+            {"name": named.name, **_pool(tuning, named.pool), "origin": named.origin}
+            for named in tuning.presets
+        ],
+        "curve": points,
+        "knee": knee(points, goal.lower_is_better),
+        "drift": [_drift(drift, goal.lower_is_better) for drift in drifts],
+        "candidates": [
+            {**_pool(tuning, pool), "found_by": tuning.search.origin[pool]} for pool in tuning.search.tried
+        ],
+        "search": tuning.search.endings,
+        "simulations": evaluator.simulations,
+        "histogram": _histogram(best),
+        "budgets": {
+            "graphs": budgets.graphs,
+            "max_memory_bytes": budgets.max_memory_bytes,
+            "max_capture_s": budgets.max_capture_s,
+            "forced_sizes": list(tuning.rules_for(best.pool).forced),
+            "align": budgets.align,
+            "candidates": budgets.candidates,
+        },
+    }
+
+
+def curve_points(tuning: Tuning) -> list[dict[str, Any]]:
+    """Return the best pool met with at most as many graphs as each pool of the curve, fewest first."""
+    score = tuning.evaluator.objective.score
+    points: dict[int, dict[str, Any]] = {}
+    for at in tuning.curve:
+        graphs = len(at.pool.sizes)
+        within = [
+            found
+            for pool, found in tuning.search.tried.items()
+            if len(pool.sizes) <= graphs and pool.padding and pool.piecewise == at.pool.piecewise
+        ]
+        least = min(within, key=lambda found: (found.score, len(found.pool.sizes), found.pool.sizes))
+        if np.isfinite(least.score):
+            points[graphs] = {**_pool(tuning, least.pool), "graphs": graphs, "value": score(least.score)}
+    return [points[graphs] for graphs in sorted(points)]
+
+
+def knee(points: Sequence[dict[str, Any]], lower_is_better: bool) -> int | None:
+    """Return the least number of graphs whose value is within 1 % of the best on the curve."""
+    if not points:
+        return None
+    values = [point["value"] for point in points]
+    best = min(values) if lower_is_better else max(values)
+    near = [point["graphs"] for point in points if abs(point["value"] - best) <= NEAR_BEST * abs(best)]
+    return int(near[0])
+
+
+def _steady(tuning: Tuning, fresh: FreshRequests) -> bool:
+    """Tell whether the winner's runs have a steady state; a closed loop cannot pile up."""
+    if any(sample.requests.concurrency is not None for sample in fresh.samples):
+        return True
+    return all(load_of(run.requests).steady_state for run, _ in fresh.run(tuning.best.pool))
+
+
+def _fewest(tuning: Tuning, fresh: FreshRequests, points: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    """Return the curve's smallest pool within 1 % of the own pool's value, confirmed against it."""
+    own = tuning.search.tried.get(tuning.own.pool)
+    if own is None or not np.isfinite(own.score):
+        return None
+    goal = tuning.evaluator.objective
+    for point in points:
+        if goal.score(point["value"]) <= own.score + NEAR_BEST * abs(own.score):
+            compared = fresh.compare(_pool_of(point), tuning.own.pool)
+            return {"graphs": point["graphs"], "sizes": point["sizes"], **_comparison(compared)}
+    return None
+
+
+def _powers_of_two(
+    tuning: Tuning, fresh: FreshRequests, points: Sequence[dict[str, Any]]
+) -> dict[str, Any] | None:
+    """Return the best pool of as many graphs as there are powers of two, compared with those."""
+    most = tuning.rules.max_num_seqs
+    powers = pool_preset("powers_of_two", most, most).sizes
+    within = [point for point in points if point["graphs"] <= len(powers)]
+    if not within:
+        return None
+    best = within[-1]
+    compared = fresh.compare(
+        _pool_of(best), GraphPool(powers, piecewise=best["mode"] == "full_and_piecewise")
+    )
+    return {
+        "graphs": best["graphs"],
+        "sizes": best["sizes"],
+        "powers": list(powers),
+        **_comparison(compared),
+    }
+
+
+def _pool_of(point: dict[str, Any]) -> GraphPool:
+    return GraphPool(tuple(point["sizes"]), point["padding"], point["mode"] == "full_and_piecewise")
+
+
+def _comparison(confirmation: Confirmation) -> dict[str, Any]:
+    return {
+        "other": _estimate(confirmation.other),
+        "best": _estimate(confirmation.best),
+        "difference": confirmation.difference,
+        "low": confirmation.low,
+        "high": confirmation.high,
+        "relative": confirmation.relative,
+        "shown": confirmation.verdict.value,
+        "note": confirmation.note,
+    }
+
+
+def _mode(pool: GraphPool) -> str:
+    return "full_and_piecewise" if pool.piecewise else "decode_only"
+
+
+def _pool(tuning: Tuning, pool: GraphPool) -> dict[str, Any]:
+    """Return a pool with its cost and, where it was tried, its objective on the search's requests."""
+    cost = tuning.evaluator.cost(pool)
+    empty = tuning.evaluator.cost(GraphPool())
+    found = tuning.search.tried.get(pool)
+    value = without = kv_tokens_lost = None
+    if found is not None and isinstance(found.detail, Detail):
+        value = tuning.evaluator.objective.score(found.score)
+        without = found.detail.without_graph_share
+    if cost and empty and cost.kv_blocks is not None and empty.kv_blocks is not None:
+        kv_tokens_lost = (empty.kv_blocks - cost.kv_blocks) * tuning.evaluator.workload.engine.block_size
+    return {
+        "sizes": list(pool.sizes),
+        "padding": pool.padding,
+        "mode": _mode(pool),
+        "graphs": len(pool.sizes),
+        "value": value,
+        "without_graph_share": without,
+        "graph_memory_bytes": cost.graph_memory_bytes if cost else None,
+        "kv_tokens_lost": kv_tokens_lost,
+        "capture_s": cost.capture_s if cost else None,
+        "fits": cost is not None,
+    }
+
+
+def _estimate(values: Sequence[float]) -> dict[str, float | None]:
+    interval = mean_interval(values)
+    return {
+        "value": float(np.mean(values)),
+        "low": interval.low if interval else None,
+        "high": interval.high if interval else None,
+    }
+
+
+def _drift(drift: Drift, lower_is_better: bool) -> dict[str, Any]:
+    lost = (drift.best - drift.retuned) / abs(drift.retuned) if drift.retuned else None
+    return {
+        "rate_factor": drift.factor,
+        "best": drift.best,
+        "own": drift.own,
+        "no_graphs": drift.no_graphs,
+        "retuned": drift.retuned,
+        "retuned_sizes": list(drift.retuned_sizes),
+        "lost": lost if lost is None or lower_is_better else -lost,
+    }
+
+
+def _histogram(best: Evaluated) -> dict[str, dict[str, int]]:
+    """Return the steps of the winner's runs: decode steps by batch size, others by total tokens."""
+    detail = best.detail
+    histogram: StepHistogram = detail.histogram
+
+    def counts(values: np.ndarray[Any, np.dtype[np.int64]]) -> dict[str, int]:
+        return {str(size): int(values[size]) for size in np.flatnonzero(values).tolist()}
+
+    return {"decode": counts(histogram.decode_count), "mixed": counts(histogram.mixed_count)}

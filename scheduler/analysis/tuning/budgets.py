@@ -1,0 +1,158 @@
+"""What a pool may cost (graphs, GPU memory, seconds of capture) and which sizes it must hold."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from scheduler.analysis.tuning.choose import (
+    Choice,
+    Floats,
+    Load,
+    SizeProblem,
+    candidate_sizes,
+    choose,
+    size_problem,
+)
+from scheduler.analysis.tuning.choose_within import choose_within, graphs_within_memory
+from scheduler.analysis.tuning.neighbours import neighbours
+from scheduler.analysis.tuning.pool_search import NEIGHBOURS, Chooser
+from scheduler.catalog.profile.profile import PoolCosts, Profile
+from scheduler.engine.graph_pool import GraphPool
+from scheduler.errors import InputError
+from scheduler.simulate import AnyProfile
+from scheduler.workload.schema import Engine
+
+LARGEST_PIECEWISE = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Budgets:
+    """What the user allows. `forced_sizes`: the pool must hold 1 and max_num_seqs (they count)."""
+
+    graphs: int
+    max_memory_bytes: float | None = None
+    max_capture_s: float | None = None
+    forced_sizes: bool = True
+    align: int = 1
+    candidates: Literal["all", "stride"] = "all"
+
+
+@dataclass(frozen=True, slots=True)
+class SizeRules:
+    """Budgets made concrete for one engine and profile: candidates, required sizes, prices, limits.
+
+    `capture_s` and `most_by_largest` are indexed by capture size.
+    """
+
+    max_num_seqs: int
+    graphs: int
+    candidates: tuple[int, ...]
+    forced: tuple[int, ...]
+    capture_s: Floats | None
+    max_capture_s: float | None
+    most_by_largest: Floats | None
+
+    def allows(self, pool: GraphPool) -> bool:
+        """Tell whether a pool keeps within every budget and holds the required sizes."""
+        sizes = pool.sizes
+        if len(sizes) > self.graphs or not set(self.forced) <= set(sizes):
+            return False
+        if sizes and sizes[-1] > self.candidates[-1]:
+            return False
+        if sizes and self.most_by_largest is not None and len(sizes) > self.most_by_largest[sizes[-1]]:
+            return False
+        if self.capture_s is None or self.max_capture_s is None:
+            return True
+        return float(sum(self.capture_s[size] for size in sizes)) <= self.max_capture_s * (1 + 1e-9)
+
+    def problem(self, loads: Sequence[Load]) -> SizeProblem:
+        """Return the loads cut at the candidates, the required sizes kept."""
+        return size_problem(loads, self.candidates, forced=self.forced)
+
+    def best(self, problem: SizeProblem, graphs: int | None = None) -> Choice:
+        """Return the best sizes within the budgets, at most `graphs` of them."""
+        graphs = self.graphs if graphs is None else graphs
+        if self.capture_s is None or self.max_capture_s is None:
+            return choose(problem, graphs, self.most_by_largest)
+        if self.most_by_largest is None:
+            return choose_within(problem, graphs, self.capture_s, self.max_capture_s).choice
+        # So many graphs fit with each largest size: the best of each number is the best of all.
+        found = []
+        for count in range(max(len(self.forced), 1), graphs + 1):
+            fitting = [size for size in problem.candidates if self.most_by_largest[size] >= count]
+            if fitting and fitting[-1] >= max(self.forced, default=0):
+                part = problem.up_to(fitting[-1])
+                found.append(choose_within(part, count, self.capture_s, self.max_capture_s).choice)
+        if not self.forced:
+            found.append(Choice((), problem.cost(())))
+        return min(found, key=lambda choice: (choice.cost, choice.sizes))
+
+    def near(self, problem: SizeProblem, sizes: Sequence[int]) -> list[Choice]:
+        """Return the cheapest pools next to `sizes` that the budgets allow."""
+        usable = [size for size in sizes if size in problem.candidates]
+        price = self.capture_s if self.max_capture_s is not None else None
+        budget = np.inf if self.max_capture_s is None else self.max_capture_s
+        found = neighbours(problem, usable, self.graphs, 4 * NEIGHBOURS, spent=price, budget=budget)
+        return [choice for choice in found if self.allows(GraphPool(choice.sizes))][:NEIGHBOURS]
+
+    def chooser(self) -> Chooser:
+        """Return these rules as the search takes them."""
+        return Chooser(self.problem, self.best, self.near)
+
+
+def size_rules(budgets: Budgets, engine: Engine, profile: AnyProfile, piecewise: bool) -> SizeRules:
+    """Return the rules for one engine; raises InputError where a budget cannot be kept or checked."""
+    mixed = min(LARGEST_PIECEWISE, engine.max_num_batched_tokens) if piecewise else None
+    return size_rules_for(budgets, profile, engine.max_num_seqs, mixed)
+
+
+def size_rules_for(
+    budgets: Budgets, profile: AnyProfile, max_num_seqs: int, largest_mixed: int | None
+) -> SizeRules:
+    """Return the rules for decode batches to `max_num_seqs` and, if given, mixed steps to `largest_mixed`.
+
+    Raises InputError where a budget cannot be kept or checked.
+    """
+    align, seqs = budgets.align, max_num_seqs
+    forced = tuple(sorted({align, -(-seqs // align) * align})) if budgets.forced_sizes else ()
+    sizes = candidate_sizes(max(seqs, largest_mixed or 0), budgets.candidates, align)
+    candidates = tuple(sorted({*sizes, *forced}))
+    if len(forced) > budgets.graphs:
+        raise InputError(
+            f"--graphs {budgets.graphs}: expected at least {len(forced)}, "
+            f"for {' and '.join(map(str, forced))} are always captured; --no-forced-sizes lifts that"
+        )
+    costs = profile.pool if isinstance(profile, Profile) else None
+    top = candidates[-1]
+    price = None if costs is None else _capture_s(costs, top, 0 if largest_mixed is None else seqs)
+    most = _most_by_largest(budgets, costs, top)
+    if budgets.max_capture_s is not None and price is None:
+        raise InputError("--max-capture-s: the profile has no capture times; lift the budget or add them")
+    if most is not None and forced and most[forced[-1]] < len(forced):
+        raise InputError(
+            f"--max-memory-mib: graphs of {' and '.join(map(str, forced))} alone take more; "
+            "--no-forced-sizes lifts them"
+        )
+    return SizeRules(seqs, budgets.graphs, candidates, forced, price, budgets.max_capture_s, most)
+
+
+def _capture_s(costs: PoolCosts, top: int, twice_up_to: int) -> Floats:
+    """Return seconds by size; a size that serves decode and mixed steps is captured once for each."""
+    each = costs.startup_s([1])
+    return np.where(np.arange(top + 1) <= twice_up_to, 2 * each, each)
+
+
+def _most_by_largest(budgets: Budgets, costs: PoolCosts | None, top: int) -> Floats | None:
+    if budgets.max_memory_bytes is None:
+        return None
+    if costs is None:
+        raise InputError("--max-memory-mib: the profile has no graph memory; lift the budget or add it")
+    most = [
+        graphs_within_memory(budgets.max_memory_bytes, costs.memory_bytes([size]), costs.bytes_per_graph)
+        for size in range(top + 1)
+    ]
+    return np.array(most, np.float64)

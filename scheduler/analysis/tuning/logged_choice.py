@@ -1,0 +1,124 @@
+"""From a server's log and a profile to the best sizes; what the log does not say is assumed and noted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from scheduler.analysis.tuning.budgets import Budgets, size_rules_for
+from scheduler.analysis.tuning.open_loop import StepCosts, open_loop_choice
+from scheduler.catalog.profile.file import load_profile
+from scheduler.catalog.profile.inline import InlineProfile
+from scheduler.engine.executor import PrefillChunk, StepKind, StepPlan
+from scheduler.errors import InputError
+from scheduler.executors.model.cost_model import CostModel
+from scheduler.executors.model.step_lines import StepLine
+from scheduler.simulate import AnyProfile
+from scheduler.workload.file.loader import parse_inline_yaml, read_file
+from scheduler.workload.server_logs.batches import EngineLog
+
+KV_TOKENS_PER_SEQUENCE = 1024
+LARGEST_MIXED = 512
+
+
+def profile_of(name_or_path: str) -> AnyProfile:
+    """Return a shipped profile, a profile file, or the inline form of the workload file in a YAML file."""
+    path = Path(name_or_path)
+    if path.suffix in (".yaml", ".yml"):
+        return parse_inline_yaml(read_file(path), str(path), InlineProfile)
+    return load_profile(name_or_path)
+
+
+def log_choice(
+    log: EngineLog,
+    profile: AnyProfile,
+    budgets: Budgets,
+    max_num_seqs: int | None = None,
+    kv_tokens_per_sequence: int = KV_TOKENS_PER_SEQUENCE,
+) -> dict[str, Any]:
+    """Return the open-loop optimum for a log (see open_loop_choice) with what was assumed added to its notes.
+
+    Logs hold no KV lengths: where step times depend on them, every sequence is taken to hold
+    `kv_tokens_per_sequence`. One list serves the log's mixed steps, too, where its server did so and the
+    profile has their costs.
+    """
+    facts = log.facts
+    largest = max(max(log.decode_steps, default=1), max_num_seqs or facts.max_num_seqs or 1)
+    mixed = _mixed_costs(profile, kv_tokens_per_sequence) if facts.mode == "FULL_AND_PIECEWISE" else None
+    if mixed is not None:
+        small = {tokens: steps for tokens, steps in log.mixed_steps.items() if tokens <= LARGEST_MIXED}
+        log = EngineLog(log.format, log.decode_steps, small, facts, log.notes)
+    rules = size_rules_for(budgets, profile, largest, LARGEST_MIXED if mixed else None)
+    answer = open_loop_choice(log, _decode_costs(profile, kv_tokens_per_sequence), rules, mixed=mixed)
+    answer["mode"] = "full_and_piecewise" if mixed is not None else "decode_only"
+    answer["engine"] = _engine(log)
+    if _depends_on_kv(profile, log):
+        answer["notes"].append(
+            f"the log has no KV lengths: every sequence taken to hold {kv_tokens_per_sequence:,} tokens"
+        )
+    return answer
+
+
+def _engine(log: EngineLog) -> dict[str, Any]:
+    """Return what the start-up lines say, in the words of the workload file."""
+    facts = log.facts
+    section = {
+        "max_num_seqs": facts.max_num_seqs,
+        "max_num_batched_tokens": facts.max_num_batched_tokens,
+        "block_size": facts.block_size,
+        "kv_blocks": facts.kv_tokens // facts.block_size if facts.kv_tokens and facts.block_size else None,
+    }
+    pool = {
+        "sizes": list(facts.capture_sizes) if facts.capture_sizes is not None else None,
+        "mode": "full_and_piecewise" if facts.mode == "FULL_AND_PIECEWISE" else None,
+        "graph_memory_bytes": facts.graph_bytes,
+        "capture_s": facts.capture_s,
+    }
+    return {
+        "engine": {key: value for key, value in section.items() if value is not None},
+        "pool": {key: value for key, value in pool.items() if value is not None},
+    }
+
+
+def _decode_costs(profile: AnyProfile, kv_per_sequence: int) -> StepCosts:
+    model = CostModel(profile, "fallback")
+    lines: dict[int, StepLine] = {}
+
+    def graph(batch: int, size: int) -> float:
+        if size not in lines:
+            lines[size] = model.decode_line("graph", size)
+        return lines[size].ns(batch * kv_per_sequence)
+
+    return StepCosts(graph, lambda batch: model.decode_line("fallback", batch).ns(batch * kv_per_sequence))
+
+
+def _mixed_costs(profile: AnyProfile, kv_per_sequence: int) -> StepCosts | None:
+    """Return the costs of mixed steps, taken as one running sequence for every 16 tokens; None if unknown."""
+    has_prefill = profile.prefill_ms if isinstance(profile, InlineProfile) else profile.prefill
+    if has_prefill is None:
+        return None
+    model = CostModel(profile, "fallback")
+
+    def plan(tokens: int) -> StepPlan:
+        rows = min(tokens // 16, tokens - 1)
+        kind = StepKind.MIXED if rows else StepKind.PREFILL
+        return StepPlan(kind, rows, None, rows * kv_per_sequence, (PrefillChunk(-1, tokens - rows, 0, True),))
+
+    return StepCosts(
+        lambda tokens, size: model.piecewise_ns(plan(tokens), [size])[0],
+        lambda tokens: float(model.run(plan(tokens))),
+    )
+
+
+def _depends_on_kv(profile: AnyProfile, log: EngineLog) -> bool:
+    model = CostModel(profile, "fallback")
+    batch = (
+        next(batch for batch, steps in log.decode_steps.items() if steps)
+        if any(log.decode_steps.values())
+        else 1
+    )
+    try:
+        line = model.decode_line("graph", batch)
+    except InputError:
+        line = model.decode_line("fallback", batch)
+    return any(slope != 0 for slope in line.slopes)

@@ -1,0 +1,119 @@
+"""The best graphs for batches that a server has already logged: open loop, the batches taken as given.
+
+Another pool would change the batches themselves, which only the closed loop sees; an answer from here
+says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from scheduler.analysis.tuning.budgets import SizeRules
+from scheduler.analysis.tuning.choose import Floats, Load, best_by_count, size_problem
+from scheduler.errors import InputError
+from scheduler.workload.server_logs.batches import EngineLog
+
+SCHEMA_VERSION = 1
+NS_PER_MS = 1e6
+
+
+@dataclass(frozen=True, slots=True)
+class StepCosts:
+    """What steps of one kind take in ns: `graph(load, size)` in the graph of `size`, `eager(load)` in none.
+
+    The load is a batch size, or the total tokens of a mixed step. Either may raise InputError for a size
+    the profile does not reach.
+    """
+
+    graph: Callable[[int, int], float]
+    eager: Callable[[int], float]
+
+
+def load_of(steps: Mapping[int, int], costs: StepCosts, candidates: Sequence[int]) -> Load:
+    """Tabulate the costs of the loads that occur, in every candidate that holds them.
+
+    A candidate whose graph the costs do not reach (a table that ends below it) is marked unusable.
+    """
+    largest = max(steps)
+    weights, eager = np.zeros(largest + 1), np.zeros(largest + 1)
+    for load, count in steps.items():
+        if count:
+            weights[load], eager[load] = count, costs.eager(load)
+    occurring = np.flatnonzero(weights).tolist()
+    graph: Floats = np.zeros((largest + 1, max(candidates, default=largest) + 1))
+    for size in candidates:
+        try:
+            for load in occurring:
+                if load <= size:
+                    graph[load, size] = costs.graph(load, size)
+        except InputError:
+            graph[:, size] = np.nan
+    return Load(weights, graph, eager)
+
+
+def open_loop_choice(
+    log: EngineLog, decode: StepCosts, rules: SizeRules, *, mixed: StepCosts | None = None
+) -> dict[str, Any]:
+    """Return the best sizes for a logged histogram and what they are worth, ready for tune.json.
+
+    Weights are steps. With `mixed` costs the same list also serves the log's mixed steps; without, these
+    are left out. Raises InputError where the log holds no such step.
+    """
+    used = [(log.decode_steps, decode)]
+    if mixed is not None:
+        used.append((log.mixed_steps, mixed))
+    used = [(steps, costs) for steps, costs in used if any(steps.values())]
+    total = sum(sum(steps.values()) for steps, _ in used)
+    if not total:
+        raise InputError("the log holds no decode step to choose sizes for")
+    problem = rules.problem([load_of(steps, costs, rules.candidates) for steps, costs in used])
+    best = rules.best(problem)
+    no_graphs = sum(
+        costs.eager(load) * count for steps, costs in used for load, count in steps.items() if count
+    )
+
+    def mean_ms(cost_ns: float) -> float:
+        return cost_ns / total / NS_PER_MS
+
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "loop": "open",
+        "sizes": list(best.sizes),
+        "padding": True,
+        "mean_step_ms": mean_ms(best.cost),
+        "no_graphs_mean_step_ms": mean_ms(no_graphs),
+        "steps": total,
+        "curve": [
+            {"graphs": graphs, "sizes": list(choice.sizes), "mean_step_ms": mean_ms(choice.cost)}
+            for graphs, choice in enumerate(best_by_count(problem, rules.graphs))
+            if choice is not None
+        ],
+        "current": _current(log, used, total),
+        "forced_sizes": list(rules.forced),
+        "histogram": {
+            "decode": {str(size): count for size, count in log.decode_steps.items()},
+            "mixed": {str(size): count for size, count in log.mixed_steps.items()},
+        },
+        "notes": [
+            *log.notes,
+            "open loop: the logged batches are taken as given; other graphs would change them",
+        ],
+    }
+
+
+def _current(
+    log: EngineLog, used: Sequence[tuple[Mapping[int, int], StepCosts]], total: int
+) -> dict[str, Any] | None:
+    """Return what the server's own sizes give for the same steps, where the log names them."""
+    own = log.facts.capture_sizes
+    if not own:
+        return None
+    problem = size_problem([load_of(steps, costs, own) for steps, costs in used], own)
+    return {
+        "sizes": list(problem.candidates),
+        "mean_step_ms": problem.cost(problem.candidates) / total / NS_PER_MS,
+    }

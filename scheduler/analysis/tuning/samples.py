@@ -1,0 +1,66 @@
+"""Which requests the tuner searches on, and which it confirms on: never the same ones."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from scheduler.analysis.tuning.pool_runs import Sample
+from scheduler.errors import InputError
+from scheduler.workload.arrivals_schema import TraceArrivals
+from scheduler.workload.draw import draw_requests
+from scheduler.workload.requests import Requests
+from scheduler.workload.schema import Workload
+
+SEARCH_REPLICATIONS = 2
+FRESH_REPLICATIONS = 6
+WARMUP_SHARE = 0.1
+SEARCH_SHARE_OF_TRACE = 0.7
+LEAST_TRACE_REQUESTS = 20
+
+
+def search_and_fresh(workload: Workload, fresh: int | None = None) -> tuple[list[Sample], list[Sample], str]:
+    """Return the samples to search on, those to confirm on, and the latter in words.
+
+    Drawn workloads: two replications, and `fresh` further ones with seeds of their own. A trace happened
+    once: its first 70 %, and the rest, from an empty engine. Raises InputError for too short a trace.
+    """
+    if isinstance(workload.arrivals, TraceArrivals):
+        requests = draw_requests(workload)
+        cut = int(len(requests) * SEARCH_SHARE_OF_TRACE)
+        if len(requests) < LEAST_TRACE_REQUESTS:
+            raise InputError(
+                f"arrivals.path: tune expects a trace of at least {LEAST_TRACE_REQUESTS} requests "
+                f"(the last part is held out), got {len(requests)}"
+            )
+        held_out = _part(requests, cut, len(requests))
+        words = f"the held-out last {len(held_out):,} requests of the trace"
+        return [Sample(_part(requests, 0, cut), 0, 0.0)], [Sample(held_out, 0, 0.0)], words
+    count = FRESH_REPLICATIONS if fresh is None else fresh
+    if not 1 <= count <= 10_000:
+        raise InputError(f"--replications: expected 1 to 10,000, got {count}")
+    numbers = range(SEARCH_REPLICATIONS + count)
+    samples = [Sample(draw_requests(workload, number), number, WARMUP_SHARE) for number in numbers]
+    return samples[:SEARCH_REPLICATIONS], samples[SEARCH_REPLICATIONS:], f"{count} fresh replications"
+
+
+def at_rate(sample: Sample, factor: float) -> Sample:
+    """Return the same requests arriving `factor` times as fast (or with that many times the users)."""
+    requests = sample.requests
+    if requests.concurrency is not None:
+        users = max(1, round(requests.concurrency * factor))
+        return replace(sample, requests=replace(requests, concurrency=users))
+    arrival_ns = np.rint(requests.arrival_ns / factor).astype(np.int64)
+    return replace(sample, requests=replace(requests, arrival_ns=arrival_ns))
+
+
+def _part(requests: Requests, first: int, last: int) -> Requests:
+    arrival_ns = requests.arrival_ns[first:last]
+    return Requests(
+        arrival_ns=arrival_ns - arrival_ns[0],
+        prompt_tokens=requests.prompt_tokens[first:last],
+        output_tokens=requests.output_tokens[first:last],
+        cached_tokens=None if requests.cached_tokens is None else requests.cached_tokens[first:last],
+        concurrency=requests.concurrency,
+    )

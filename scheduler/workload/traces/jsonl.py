@@ -1,0 +1,130 @@
+"""Traces as JSON Lines: one object per line."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from scheduler.errors import InputError
+from scheduler.workload.traces.formats import CACHED_COLUMN, JSON_FORMATS, KNOWN_KEYS, TraceFormat, recognise
+from scheduler.workload.traces.lines import Problems
+from scheduler.workload.traces.rows import LineFeed, RowReader, TraceRows, column
+from scheduler.workload.traces.values import is_wall_clock, shown
+
+
+class _JsonNumber(str):
+    """A JSON number as it is written; JSON strings stay plain str, so the two are told apart."""
+
+    __slots__ = ()
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) != len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for position, key in enumerate(keys) if key in keys[:position])
+        raise ValueError(f"key {shown(twice)} is given twice")
+    return made
+
+
+_DECODER = json.JSONDecoder(
+    object_pairs_hook=_unique_keys,
+    parse_float=_JsonNumber,
+    parse_int=_JsonNumber,
+    parse_constant=_JsonNumber,
+)
+
+
+_MISSING = object()
+_ZERO = _JsonNumber("0")
+
+
+def read_jsonl(feed: LineFeed, rows: TraceRows, problems: Problems) -> None:
+    """Read one object per line; bad lines are noted in `problems`, an unknown first line is raised."""
+    form: TraceFormat | None = None
+    reader: RowReader | None = None
+    blocks = _PrefixBlocks()
+    for text in feed.texts():
+        found = _json_object(text, feed, problems)
+        if found is None and form is None:
+            return  # not JSON Lines: one message will do
+        if found is None:
+            continue
+        if form is None:
+            form = _format_of(found, feed)
+            rows.format_name = form.name
+        cells = _cells(found, form, feed, problems)
+        if cells is None:
+            continue
+        if reader is None:
+            read_time, rows.time_unit = form.reader_of_times(cells[0])
+            reader = RowReader([form.time, form.prompt, form.output, CACHED_COLUMN], read_time)
+        is_read = reader.read_or_explain(cells, feed.number, rows, problems)
+        if is_read and form.block_tokens and isinstance(found.get("hash_ids"), list):
+            rows.shares_prefixes = True
+            blocks.add(found["hash_ids"], form.block_tokens, rows.prompt_tokens[-1])
+        feed.check_rows(rows)
+    if rows.shares_prefixes:
+        rows.reusable_tokens = blocks.reusable_tokens
+    if not any(rows.cached_tokens):
+        rows.cached_tokens = column()
+
+
+def _json_object(text: str, feed: LineFeed, problems: Problems) -> dict[str, Any] | None:
+    try:
+        found = _DECODER.decode(text)
+    except json.JSONDecodeError as error:
+        problem = f"expected one JSON object per line: {error.msg} at column {error.colno}"
+        problems.add(feed.number, problem, may_be_cut=True)
+        return None
+    except ValueError as error:
+        problems.add(feed.number, str(error))
+        return None
+    except RecursionError:
+        problems.add(feed.number, "expected one flat JSON object per line, got one nested too deeply")
+        return None
+    if not isinstance(found, dict):
+        problems.add(feed.number, f"expected a JSON object, got {shown(text)}")
+        return None
+    return found
+
+
+def _format_of(found: dict[str, Any], feed: LineFeed) -> TraceFormat:
+    form = recognise(list(found), JSON_FORMATS, KNOWN_KEYS)
+    if isinstance(form, str):
+        raise InputError(f"{feed.path}:{feed.number}: {form}")
+    return form
+
+
+def _cells(found: dict[str, Any], form: TraceFormat, feed: LineFeed, problems: Problems) -> list[str] | None:
+    """Return the texts of time, prompt, output and cached tokens (0 where that key is missing)."""
+    cells: list[str] = []
+    for key in (form.time, form.prompt, form.output, CACHED_COLUMN):
+        value = found.get(key, _ZERO if key == CACHED_COLUMN else _MISSING)
+        is_date = key == form.time and isinstance(value, str) and is_wall_clock(value)
+        if type(value) is _JsonNumber or is_date:
+            cells.append(value)
+        elif value is _MISSING:
+            problems.add(feed.number, f"missing key {key}")
+        else:
+            problems.add(feed.number, f"{key}: expected a number, got {shown(json.dumps(value))}")
+    return cells if len(cells) == 4 else None
+
+
+class _PrefixBlocks:
+    """Counts the prompt tokens an unlimited prefix cache would have held already."""
+
+    def __init__(self) -> None:
+        self.reusable_tokens = 0
+        self._seen: set[str] = set()
+
+    def add(self, blocks: list[Any], block_tokens: int, prompt_tokens: int) -> None:
+        """Count the leading blocks seen before, then remember all blocks of the prompt."""
+        names = [block for block in blocks if type(block) is _JsonNumber]
+        leading = 0
+        for name in names:
+            if name not in self._seen:
+                break
+            leading += 1
+        self.reusable_tokens += min(leading * block_tokens, prompt_tokens)
+        self._seen.update(names)
