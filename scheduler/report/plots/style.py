@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, ParamSpec
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
 
@@ -56,7 +57,6 @@ RC: dict[str, Any] = {
     "lines.linewidth": 1.7,
     "path.simplify": True,
     "path.simplify_threshold": 0.2,
-    "savefig.dpi": PNG_DPI,
     "svg.fonttype": "none",
     "svg.hashsalt": "graphpool",
     "text.parse_math": False,
@@ -92,7 +92,9 @@ def styled(draw: Callable[Parameters, Figure]) -> Callable[Parameters, Figure]:
 
 def _fix_layout(figure: Figure) -> None:
     """Lay out once and round: the solver's last digits vary from call to call, and so would the bytes."""
-    figure.draw_without_rendering()
+    engine = figure.get_layout_engine()
+    if engine is not None:
+        engine.execute(figure)
     figure.set_layout_engine("none")
     for ax in figure.get_axes():
         left, bottom, width, height = ax.get_position().bounds
@@ -184,7 +186,9 @@ def save_png(figure: Figure, path: Path) -> None:
     """Write a figure as PNG, atomically and without a date."""
     with replacing(path) as temporary, matplotlib.rc_context():
         _apply()
-        figure.savefig(temporary, format="png", metadata={"Software": None})
+        # The canvas itself: `savefig` would draw everything once more, for a layout that is fixed by now.
+        figure.set_dpi(PNG_DPI)
+        FigureCanvasAgg(figure).print_png(temporary, metadata={"Software": None})
 
 
 _PROLOG = re.compile(r"^.*?(?=<svg )", re.DOTALL)
@@ -205,7 +209,7 @@ def to_svg(figure: Figure, title: str = "") -> str:
     text = io.StringIO()
     with matplotlib.rc_context():
         _apply()
-        figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
+        FigureCanvasSVG(figure).print_svg(text, metadata={"Date": None, "Creator": None})
     svg = _METADATA.sub("", _PROLOG.sub("", text.getvalue()))
     svg = _SIZE.sub(r"\1", _SIZE.sub(r"\1", _NAMES.sub("", svg), count=1), count=1)
     svg = _PATH.sub(lambda path: _LONG.sub(lambda value: f"{float(value[0]):.2f}", path[0]), svg)
