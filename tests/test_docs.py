@@ -16,17 +16,17 @@ from command_line import ROOT
 
 from scheduler.catalog.profile.inline import InlineProfile
 from scheduler.report.tables import TABLES
-from scheduler.workload import arrivals_schema
+from scheduler.workload import arrivals
 from scheduler.workload.file.loader import load_workload
 from scheduler.workload.schema import Engine, Pool, Slo, Workload
 
 DOCS = ROOT / "docs"
 BEGIN, END = "<!-- rooms", "<!-- end of rooms -->"
 ARRIVALS = (
-    arrivals_schema.PoissonArrivals,
-    arrivals_schema.GammaArrivals,
-    arrivals_schema.ClosedLoopArrivals,
-    arrivals_schema.TraceArrivals,
+    arrivals.PoissonArrivals,
+    arrivals.GammaArrivals,
+    arrivals.ClosedLoopArrivals,
+    arrivals.TraceArrivals,
 )
 SECTIONS = {
     "Keys of the file": (Workload,),

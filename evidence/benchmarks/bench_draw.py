@@ -9,12 +9,16 @@ from pathlib import Path
 
 import numpy as np
 
-from scheduler.workload import lengths
-from scheduler.workload.arrivals import RateSchedule, RateStage, draw_arrivals_ns
+from scheduler.workload.arrivals import GammaArrivals, PoissonArrivals
+from scheduler.workload.lengths import GeometricLength, LognormalLength
+from scheduler.workload.rates import Stage
 from scheduler.workload.traces.read import read_trace
 
 COUNT = 1_000_000
 REPEATS = 3
+POISSON = PoissonArrivals(process="poisson", rate_per_s=8.0)
+PROMPT = LognormalLength(distribution="lognormal", mean=1155.0, p99=4142.0)
+OUTPUT = GeometricLength(distribution="geometric", mean=211.0)
 
 
 def timed(name: str, work: Callable[[], object]) -> None:
@@ -32,13 +36,15 @@ def _seconds(work: Callable[[], object]) -> float:
 def main() -> None:
     """Time arrivals, lengths and the trace readers."""
     rng = np.random.default_rng(0)
-    flat = RateSchedule.constant(8.0)
-    ramps = RateSchedule([RateStage(2, 20, 300), RateStage(20, 2, 300), RateStage(8, 8, 60)])
-    timed("poisson arrivals", lambda: draw_arrivals_ns("poisson", flat, rng, requests=COUNT))
-    timed("gamma arrivals", lambda: draw_arrivals_ns("gamma", flat, rng, requests=COUNT, burstiness=0.5))
-    timed("poisson arrivals, ramps", lambda: draw_arrivals_ns("poisson", ramps, rng, requests=COUNT))
-    timed("lognormal lengths", lambda: lengths.lognormal(rng, COUNT, 1155, 4142))
-    timed("geometric lengths", lambda: lengths.geometric(rng, COUNT, 211))
+    gamma = GammaArrivals(process="gamma", rate_per_s=8.0, burstiness=0.5)
+    rates = (((2.0, 20.0), 300.0), ((20.0, 2.0), 300.0), (8.0, 60.0))
+    ramps = tuple(Stage(rate_per_s=rate, duration_s=duration) for rate, duration in rates)
+    with_ramps = PoissonArrivals(process="poisson", stages=ramps)
+    timed("poisson arrivals", lambda: POISSON.draw(rng, requests=COUNT))
+    timed("gamma arrivals", lambda: gamma.draw(rng, requests=COUNT))
+    timed("poisson arrivals, ramps", lambda: with_ramps.draw(rng, requests=COUNT))
+    timed("lognormal lengths", lambda: PROMPT.draw(rng, COUNT))
+    timed("geometric lengths", lambda: OUTPUT.draw(rng, COUNT))
     with tempfile.TemporaryDirectory() as folder:
         azure, jsonl = _write_traces(Path(folder), rng)
         timed("read Azure CSV", lambda: read_trace(azure))
@@ -46,10 +52,10 @@ def main() -> None:
 
 
 def _write_traces(folder: Path, rng: np.random.Generator) -> tuple[Path, Path]:
-    arrival_ns = draw_arrivals_ns("poisson", RateSchedule.constant(8.0), rng, requests=COUNT)
+    arrival_ns = POISSON.draw(rng, requests=COUNT)
     start = np.datetime64("2023-11-16T18:15:46", "ns")
     times = np.char.replace(np.datetime_as_string(start + arrival_ns // 100 * 100), "T", " ")
-    prompt, output = lengths.lognormal(rng, COUNT, 1155, 4142), lengths.geometric(rng, COUNT, 211)
+    prompt, output = PROMPT.draw(rng, COUNT), OUTPUT.draw(rng, COUNT)
     azure, jsonl = folder / "azure.csv", folder / "requests.jsonl"
     with azure.open("w") as file:
         file.write("TIMESTAMP,ContextTokens,GeneratedTokens\n")

@@ -19,8 +19,9 @@ from scheduler.engine.graph_pool import GraphPool
 from scheduler.engine.loop import Run
 from scheduler.errors import InputError
 from scheduler.simulate import Variant, simulate
-from scheduler.workload.arrivals_schema import PoissonArrivals, Stage
+from scheduler.workload.arrivals import PoissonArrivals
 from scheduler.workload.draw import draw_requests
+from scheduler.workload.rates import Stage
 from scheduler.workload.schema import Workload
 
 TAIL = 0.75  # a run has settled in the last quarter of its arrivals, or never does

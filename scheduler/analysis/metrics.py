@@ -17,7 +17,7 @@ from scheduler.analysis.statistics.intervals import may_state, weighted_percenti
 from scheduler.engine.executor import StepKind
 from scheduler.engine.loop import Run
 from scheduler.engine.records import RequestRecords, Status
-from scheduler.workload.arrivals_schema import ClosedLoopArrivals, TraceArrivals
+from scheduler.workload.arrivals import ClosedLoopArrivals, TraceArrivals
 from scheduler.workload.schema import Workload
 
 Float = NDArray[np.float64]

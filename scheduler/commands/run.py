@@ -25,7 +25,7 @@ from scheduler.report.outputs import write_results
 from scheduler.report.progress import progress_bar
 from scheduler.report.timeline import window_of, write_timeline
 from scheduler.simulate import AnyProfile
-from scheduler.workload.arrivals_schema import TraceArrivals
+from scheduler.workload.arrivals import TraceArrivals
 from scheduler.workload.file.loader import load_workload
 from scheduler.workload.requests import Requests
 from scheduler.workload.schema import Workload

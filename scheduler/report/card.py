@@ -25,7 +25,7 @@ from scheduler.report.wording import (
     percent_text,
     sizes_text,
 )
-from scheduler.workload.arrivals_schema import TraceArrivals
+from scheduler.workload.arrivals import TraceArrivals
 from scheduler.workload.schema import Workload
 
 WIDTH = 108

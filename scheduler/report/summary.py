@@ -15,7 +15,7 @@ from scheduler.analysis.metrics import request_rate
 from scheduler.catalog.profile.inline import InlineProfile
 from scheduler.report.cautions import rejections, warnings_of
 from scheduler.report.views import graph_use, view_of
-from scheduler.workload.arrivals_schema import (
+from scheduler.workload.arrivals import (
     GammaArrivals,
     PoissonArrivals,
 )

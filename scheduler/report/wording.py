@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from scheduler.workload.arrivals_schema import ClosedLoopArrivals, GammaArrivals, TraceArrivals
-from scheduler.workload.lengths_schema import (
+from scheduler.workload.arrivals import ClosedLoopArrivals, GammaArrivals, TraceArrivals
+from scheduler.workload.lengths import (
     DiscreteLength,
     FixedLength,
     GeometricLength,

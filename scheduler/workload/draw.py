@@ -5,24 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from scheduler.errors import InputError
-from scheduler.workload import lengths
-from scheduler.workload.arrivals import (
-    NS_PER_S,
-    RateSchedule,
-    RateStage,
-    closed_loop_arrivals_ns,
-    draw_arrivals_ns,
-)
-from scheduler.workload.arrivals_schema import ClosedLoopArrivals, GammaArrivals, TraceArrivals
-from scheduler.workload.lengths_schema import (
-    DiscreteLength,
-    FixedLength,
-    GeometricLength,
-    Length,
-    LognormalLength,
-    QuantilesLength,
-    UniformLength,
-)
+from scheduler.workload.arrivals import NS_PER_S, ClosedLoopArrivals, TraceArrivals
+from scheduler.workload.lengths import Length
 from scheduler.workload.requests import Int64, Requests
 from scheduler.workload.schema import Workload
 from scheduler.workload.traces.read import Trace, read_trace
@@ -57,37 +41,15 @@ def draw_requests(workload: Workload, replication: int = 0) -> Requests:
     streams = generators(workload.seed, replication)
     if isinstance(workload.arrivals, TraceArrivals):
         return _from_trace(workload, workload.arrivals, streams)
-    arrival_ns = _arrivals(workload, streams["arrivals"])
+    arrivals = workload.arrivals
+    arrival_ns = arrivals.draw(
+        streams["arrivals"], requests=workload.requests, duration_s=workload.duration_s
+    )
     return Requests(
         arrival_ns=arrival_ns,
         prompt_tokens=_lengths("prompt_tokens", workload.prompt_tokens, streams, len(arrival_ns)),
         output_tokens=_lengths("output_tokens", workload.output_tokens, streams, len(arrival_ns)),
-        concurrency=(
-            workload.arrivals.concurrency if isinstance(workload.arrivals, ClosedLoopArrivals) else None
-        ),
-    )
-
-
-def _arrivals(workload: Workload, generator: np.random.Generator) -> Int64:
-    arrivals = workload.arrivals
-    assert not isinstance(arrivals, TraceArrivals)  # noqa: S101  (told to mypy; the caller has branched)
-    if isinstance(arrivals, ClosedLoopArrivals):
-        if workload.requests is None:
-            raise InputError("requests: expected a number of requests with arrivals.process closed_loop")
-        return closed_loop_arrivals_ns(workload.requests)
-    if arrivals.stages is not None:
-        stages = [RateStage(*stage.rates_per_s, stage.duration_s) for stage in arrivals.stages]
-        schedule = RateSchedule(stages)
-    else:
-        assert arrivals.rate_per_s is not None  # noqa: S101  (the schema asks for one of the two)
-        schedule = RateSchedule.constant(arrivals.rate_per_s)
-    return draw_arrivals_ns(
-        arrivals.process,
-        schedule,
-        generator,
-        requests=workload.requests,
-        duration_s=workload.duration_s,
-        burstiness=arrivals.burstiness if isinstance(arrivals, GammaArrivals) else 1.0,
+        concurrency=arrivals.concurrency if isinstance(arrivals, ClosedLoopArrivals) else None,
     )
 
 
@@ -136,25 +98,9 @@ def _kept(workload: Workload, trace: Trace) -> tuple[int, list[str]]:
 
 def _lengths(key: str, length: Length | None, streams: dict[str, np.random.Generator], count: int) -> Int64:
     """Draw the lengths of `count` requests; InputErrors name the key of the workload file."""
+    if length is None:
+        raise InputError(f"{key}: expected a length distribution to draw from, got none")
     try:
-        return _draw_lengths(length, streams[key], count)
+        return length.draw(streams[key], count)
     except InputError as error:
         raise InputError([f"{key}: {line}" for line in error.lines]) from error
-
-
-def _draw_lengths(length: Length | None, generator: np.random.Generator, count: int) -> Int64:
-    match length:
-        case FixedLength():
-            return lengths.fixed(generator, count, length.value)
-        case UniformLength():
-            return lengths.uniform(generator, count, length.min, length.max)
-        case GeometricLength():
-            return lengths.geometric(generator, count, length.mean, length.min, length.max)
-        case LognormalLength():
-            return lengths.lognormal(generator, count, length.mean, length.p99, length.min, length.max)
-        case DiscreteLength():
-            return lengths.discrete(generator, count, length.values, length.weights)
-        case QuantilesLength():
-            return lengths.quantiles(generator, count, length.values)
-        case _:
-            raise InputError("expected a length distribution to draw from, got none")

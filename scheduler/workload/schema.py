@@ -30,8 +30,8 @@ from scheduler.catalog.pool_presets import pool_preset, pool_preset_names
 from scheduler.catalog.profile.inline import InlineProfile
 from scheduler.catalog.slo_presets import SLO_PRESETS, SloPreset
 from scheduler.errors import InputError
-from scheduler.workload.arrivals_schema import Arrivals, TraceArrivals
-from scheduler.workload.lengths_schema import Length, TraceLength
+from scheduler.workload.arrivals import Arrivals, TraceArrivals
+from scheduler.workload.lengths import Length, TraceLength
 
 NAME_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789_.-")
 Policy = Literal["decode_only", "prefill_first", "mixed"]

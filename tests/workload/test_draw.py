@@ -7,6 +7,7 @@ import pytest
 
 from scheduler.errors import InputError
 from scheduler.workload.draw import draw_requests, generators, jitter_generator
+from scheduler.workload.lengths import TraceLength
 from scheduler.workload.schema import Workload
 
 S = 1_000_000_000
@@ -188,8 +189,7 @@ def test_errors_of_a_trace_name_its_file(trace, tmp_path):
         from_trace(trace)
 
 
-def test_an_impossible_length_names_its_key():
-    made = workload()
-    broken = made.model_copy(update={"output_tokens": made.prompt_tokens.model_copy(update={"p99": 1e6})})
-    with pytest.raises(InputError, match=r"^output_tokens: p99: no log-normal distribution"):
+def test_a_length_that_cannot_be_drawn_names_its_key():
+    broken = workload().model_copy(update={"output_tokens": TraceLength(distribution="trace")})
+    with pytest.raises(InputError, match=r"^output_tokens: expected a length distribution to draw from"):
         draw_requests(broken)

@@ -8,7 +8,7 @@ from workload_text import GOOD, INLINE, problems, write
 
 from scheduler.catalog.profile.inline import InlineProfile
 from scheduler.errors import InputError
-from scheduler.workload.arrivals_schema import PoissonArrivals, TraceArrivals
+from scheduler.workload.arrivals import PoissonArrivals, TraceArrivals
 from scheduler.workload.file.loader import load_workload, parse_inline_yaml
 from scheduler.workload.schema import Workload
 

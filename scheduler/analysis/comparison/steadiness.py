@@ -7,7 +7,7 @@ import numpy as np
 from scheduler.analysis.comparison.compare import Column, Comparison
 from scheduler.analysis.statistics.steady_state import Load, averaged_series, load_of, mser5
 from scheduler.engine.records import Status
-from scheduler.workload.arrivals_schema import ClosedLoopArrivals, TraceArrivals
+from scheduler.workload.arrivals import ClosedLoopArrivals, TraceArrivals
 
 TOO_FEW = "too few requests to tell a steady state; run at least 100."
 

@@ -26,7 +26,7 @@ from scheduler.analysis.sweep.task import (
 )
 from scheduler.errors import InputError
 from scheduler.simulate import Variant
-from scheduler.workload.arrivals_schema import ClosedLoopArrivals, TraceArrivals
+from scheduler.workload.arrivals import ClosedLoopArrivals, TraceArrivals
 from scheduler.workload.schema import Workload
 
 NS_PER_S = 1e9

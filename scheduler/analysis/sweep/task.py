@@ -17,7 +17,7 @@ from scheduler.catalog.profile.inline import InlineProfile
 from scheduler.engine.loop import Run
 from scheduler.errors import InputError
 from scheduler.simulate import AnyProfile, Variant, pool_cost, simulate
-from scheduler.workload.arrivals_schema import ClosedLoopArrivals
+from scheduler.workload.arrivals import ClosedLoopArrivals
 from scheduler.workload.draw import draw_requests
 from scheduler.workload.requests import Requests
 from scheduler.workload.schema import Workload

@@ -8,7 +8,7 @@ import numpy as np
 
 from scheduler.analysis.tuning.pool_runs import Sample
 from scheduler.errors import InputError
-from scheduler.workload.arrivals_schema import TraceArrivals
+from scheduler.workload.arrivals import TraceArrivals
 from scheduler.workload.draw import draw_requests
 from scheduler.workload.requests import Requests
 from scheduler.workload.schema import Workload
