@@ -7,8 +7,11 @@ requests. E2EL = last token − arrival. Percentiles are numpy's `linear`, weigh
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +26,51 @@ from scheduler.workload.schema import Workload
 Float = NDArray[np.float64]
 PERCENTILES = (50.0, 90.0, 95.0, 99.0, 99.9)
 MS = 1e6
+Latency = Literal["ttft", "tpot", "itl", "e2el", "queue"]
+_LATENCY_KEY = re.compile(r"(mean|median|std|p[0-9]+(?:\.[0-9]+)?)_(ttft|tpot|itl|e2el|queue)_ms")
+_OF_THE_RUN = {
+    "duration": ("s", True),
+    "request_goodput": ("requests/s", False),
+    "request_throughput": ("requests/s", False),
+    "output_throughput": ("tokens/s", False),
+    "total_token_throughput": ("tokens/s", False),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """A number of the flat record that variants are compared by; `metric_of` reads it off the key.
+
+    `latency` is None for a number of the run as a whole, such as a throughput; otherwise `statistic` is
+    taken of that latency: mean, median, std or a percentile as `p99`.
+    """
+
+    key: str
+    unit: str
+    lower_is_better: bool
+    latency: Latency | None = None
+    statistic: str | None = None
+
+    @property
+    def percentile(self) -> float | None:
+        """The percentile (0-100) that is taken; None for a mean, a spread and numbers of the run."""
+        if self.statistic is None or self.statistic in ("mean", "std"):
+            return None
+        return 50.0 if self.statistic == "median" else float(self.statistic[1:])
+
+    @property
+    def pairs_by_request(self) -> bool:
+        """Whether it is a mean or percentile of one number per request (gaps between tokens are many)."""
+        return self.latency not in (None, "itl") and self.statistic != "std"
+
+
+@lru_cache(maxsize=256)
+def metric_of(key: str) -> Metric:
+    """Return the metric that a key of the flat record names; raises KeyError where there is none."""
+    found = _LATENCY_KEY.fullmatch(key)
+    if found is None:
+        return Metric(key, *_OF_THE_RUN[key])
+    return Metric(key, "ms", True, cast(Latency, found[2]), found[1])
 
 
 def latencies_ms(requests: RequestRecords, chosen: NDArray[np.bool_]) -> dict[str, Float]:
@@ -135,7 +183,7 @@ def _throughput(run: Run, chosen: NDArray[np.bool_], start_ns: int) -> dict[str,
 
 
 def _goodput(
-    latencies: dict[str, Float],
+    latencies: Mapping[str, Float],
     output_tokens: NDArray[np.int64],
     slo_ms: Mapping[str, float],
     duration: float,

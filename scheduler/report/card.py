@@ -6,13 +6,13 @@ from collections.abc import Sequence
 
 from scheduler.analysis.comparison.compare import Column, Comparison
 from scheduler.analysis.comparison.differences import (
-    Difference,
     column_difference,
     differences,
     verdict_of_range,
 )
 from scheduler.analysis.comparison.steadiness import is_steady
-from scheduler.analysis.statistics.intervals import Verdict, mean_interval
+from scheduler.analysis.statistics.difference import Difference, Verdict
+from scheduler.analysis.statistics.intervals import mean_interval
 from scheduler.catalog.engine_presets import engine_preset
 from scheduler.catalog.profile.profile import Profile
 from scheduler.report.cautions import warnings_of
@@ -75,7 +75,7 @@ def smaller_lines(comparison: Comparison) -> list[str]:
     changes = [
         f"{what} changes by {change_text([found])}"
         for key, what in (("mean_tpot_ms", "mean TPOT"), ("p99_itl_ms", "p99 ITL"))
-        if (found := column_difference(own, column, key, comparison.warmup_requests)) is not None
+        if (found := column_difference(comparison, own, column, key)) is not None
     ]
     if not changes:
         return []
@@ -117,7 +117,7 @@ def _certainty(comparison: Comparison, pool: Column, found: Sequence[Difference]
         parts.append(str(verdict_of_range(found)))
         parts.append(
             f"within {_within(comparison)}, {first.interval.samples} blocks of time"
-            if first.within_trace
+            if first.within_run
             else f"paired over {comparison.replications} replications"
         )
     if len(found) > 1:
@@ -355,7 +355,7 @@ def difference_text(found: Sequence[Difference], within: str = "this trace") -> 
     more = max(difference.more_replications or 0 for difference in found)  # the end that needs most
     if verdict == Verdict.NO_DIFFERENCE_SHOWN and more:
         verdict += f" (about {more:,} more replications to resolve 1 %)"
-    where = f", within {within}" if first.within_trace else ""
+    where = f", within {within}" if first.within_run else ""
     if any(difference.interval is None for difference in found):
         where += ", one end of the range without interval"
     return f"{' … '.join(texts)}  {verdict} (95 %{where})"

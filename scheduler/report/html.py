@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from scheduler import __version__
 from scheduler.analysis.comparison.compare import Column, Comparison
 from scheduler.analysis.comparison.step_times import saved_s
-from scheduler.analysis.statistics.intervals import Verdict, paired_difference
+from scheduler.analysis.statistics.difference import Verdict, paired_difference
 from scheduler.catalog.profile.inline import InlineProfile
 from scheduler.catalog.profile.profile import Profile
 from scheduler.files import write_text

@@ -9,15 +9,17 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from scheduler.analysis.statistics.intervals import (
-    Interval,
+from scheduler.analysis.statistics.difference import (
     Verdict,
-    may_state,
-    mean_interval,
     paired_difference,
     replications_to_resolve,
-    student_t_quantile,
     verdict_of,
+)
+from scheduler.analysis.statistics.intervals import (
+    Interval,
+    may_state,
+    mean_interval,
+    student_t_quantile,
     weighted_percentile,
 )
 

@@ -7,7 +7,8 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from scheduler.analysis.statistics.intervals import Verdict
+from scheduler.analysis.statistics.difference import Difference, Verdict
+from scheduler.analysis.statistics.intervals import Interval
 from scheduler.analysis.tuning.answer import curve_points, knee, tune_answer
 from scheduler.analysis.tuning.budgets import Budgets, SizeRules, size_rules
 from scheduler.analysis.tuning.checks import Confirmation, FreshRequests, drifts
@@ -177,7 +178,7 @@ def judged(workload, budgets, goal="mean_tpot", fresh=4):
 def test_a_list_that_ends_too_early_is_told_to_raise_its_ceiling():
     _, confirmation, verdict = judged(workload_of(pool={"sizes": [1, 2]}), Budgets(4), fresh=3)
     assert verdict.advice is Advice.RAISE_THE_CEILING
-    assert confirmation.verdict is Verdict.FASTER
+    assert confirmation.difference.verdict is Verdict.FASTER
     assert "ran without a graph" in verdict.reason
 
 
@@ -196,9 +197,20 @@ def test_the_best_pool_is_kept():
     assert verdict.advice is Advice.KEEP
 
 
+@pytest.mark.parametrize("goal", ["mean_tpot", "mean_e2el", "p90_e2el", "throughput"])
+def test_one_run_s_difference_is_of_the_requests_that_its_values_count(goal):
+    _, confirmation, _ = judged(workload_of(pool={"sizes": [1, 2]}, rate=40), Budgets(4), goal, fresh=1)
+    (best,), (other,) = confirmation.best, confirmation.other
+    assert best != other
+    assert confirmation.difference.difference == pytest.approx(best - other, rel=1e-9)
+    assert confirmation.difference.relative == pytest.approx(best / other - 1, rel=1e-9)
+
+
 def confirmed(best, own, low, high, shown):
     difference = float(np.mean(best) - np.mean(own))
-    return Confirmation("toy", best, own, difference, low, high, shown)
+    relative = difference / float(np.mean(own))
+    found = Difference(difference, relative, Interval(difference, low, high, len(best)), shown)
+    return Confirmation("toy", best, own, found)
 
 
 def test_no_difference_is_said_when_none_is_shown():
@@ -233,8 +245,8 @@ def test_a_trace_is_cut_in_two_and_the_last_part_held_out(tmp_path):
     assert "last 30 requests" in on
     tuning = tuned(workload, Budgets(3), samples=search)
     confirmation = FreshRequests(tuning.evaluator, fresh, on).compare(tuning.best.pool, tuning.own.pool)
-    assert confirmation.low is None
-    assert "blocks" in confirmation.note
+    assert confirmation.difference.interval is None
+    assert "blocks" in confirmation.difference.why_no_interval
 
 
 def test_drift_is_measured_on_the_same_requests_at_other_rates():

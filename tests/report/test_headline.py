@@ -5,9 +5,9 @@ from __future__ import annotations
 from small_comparison import small_comparison
 
 from scheduler.analysis.comparison.compare import Comparison, compare
-from scheduler.analysis.comparison.differences import Difference
 from scheduler.analysis.comparison.pools import NamedPool
-from scheduler.analysis.statistics.intervals import Interval, Verdict
+from scheduler.analysis.statistics.difference import Difference, Verdict
+from scheduler.analysis.statistics.intervals import Interval
 from scheduler.catalog.profile.file import load_profile
 from scheduler.engine.executor import StepKind
 from scheduler.engine.graph_pool import GraphPool

@@ -1,7 +1,7 @@
 """Graph pools against eager on the same requests: runs side by side, and what differs.
 
 - `compare.py` Eager against graph pools on the same requests, replication by replication.
-- `differences.py` How much a pool changes against eager on the same requests, and how sure that is.
+- `differences.py` How much a variant changes against another on the same requests, and how sure that is.
 - `eager_range.py` When eager host time is known as a range, and which runs depend on it.
 - `pools.py` Which graph pools a run compares: the workload's own, and those named on the command line.
 - `steadiness.py` Whether a mean means anything: overload, and a warm-up that was cut too short.

@@ -10,7 +10,8 @@ import numpy as np
 
 from scheduler.analysis.comparison.eager_range import has_range, meets_range
 from scheduler.analysis.comparison.pools import NamedPool
-from scheduler.analysis.metrics import summarize
+from scheduler.analysis.metrics import Metric, summarize
+from scheduler.analysis.statistics.difference import Difference
 from scheduler.engine.graph_pool import GraphPool
 from scheduler.engine.loop import Run
 from scheduler.executors.execution import Execution
@@ -22,9 +23,12 @@ from scheduler.workload.schema import Workload
 Progress = Callable[[str, int, int], None]
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Column:
-    """One variant over all replications: its runs and their flat summaries, in replication order."""
+    """One variant over all replications: its runs and their flat summaries, in replication order.
+
+    A column is equal to itself alone.
+    """
 
     variant: Variant
     origin: str
@@ -75,6 +79,10 @@ class Comparison:
     execution: Execution | None = None  # None: the cost model
     smaller: SmallerPool | None = None
     failure: str | None = None
+    # What `differences.py` has computed, by (baseline, candidate): no pair is compared twice.
+    differences: dict[tuple[Column, Column], dict[Metric, Difference]] = field(
+        default_factory=dict, repr=False
+    )
 
     @property
     def columns(self) -> list[Column]:

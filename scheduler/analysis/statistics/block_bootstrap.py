@@ -1,4 +1,4 @@
-"""How sure a paired difference is within one trace: a bootstrap over blocks of time.
+"""How sure a paired difference is within one run: a bootstrap over blocks of time.
 
 A trace happened once, so nothing can be said about other traces. Its requests are not independent either:
 neighbours share queues. Whole blocks of time are therefore drawn again, each so much longer than the
@@ -7,53 +7,39 @@ longest request that blocks hardly touch each other.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from math import isqrt
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from scheduler.analysis.statistics.intervals import (
-    CONFIDENCE,
-    Interval,
-    Verdict,
-    student_t_quantile,
-    verdict_of,
-    weighted_percentile,
-)
+from scheduler.analysis.statistics.difference import Difference, verdict_of, without_interval
+from scheduler.analysis.statistics.intervals import CONFIDENCE, Interval, student_t_quantile
 
 LEAST_BLOCKS = 20
 MOST_BLOCKS = 60
 BLOCK_TO_LONGEST_REQUEST = 5
 _DRAWS = 1_000
 
-
-@dataclass(frozen=True, slots=True)
-class WithinTrace:
-    """A paired difference (candidate − baseline) within this trace; `reason` says why it has no interval."""
-
-    difference: float
-    interval: Interval | None
-    verdict: Verdict
-    blocks: int
-    block_s: float
-    reason: str | None = None
+Float = NDArray[np.float64]
+Integer = NDArray[np.int64]
 
 
-def within_trace_difference(
+def within_run_differences(
     arrival_s: ArrayLike,
     baseline: ArrayLike,
     candidate: ArrayLike,
     longest_request_s: float,
+    percentiles: Sequence[float | None] = (None,),
     *,
-    percentile: float | None = None,
     lower_is_better: bool = True,
     confidence: float = CONFIDENCE,
     seed: int = 0,
-) -> WithinTrace:
-    """Return the difference of means, or of percentiles, with its interval from a block bootstrap.
+) -> list[Difference]:
+    """Return the difference of each percentile (None: of the mean), with intervals from a block bootstrap.
 
     Row i of the three arrays is one request that completed in both variants; `longest_request_s` is the
-    longest E2EL of either. The trace is cut into 20 to 60 equal blocks of arrival time of at least five
+    longest E2EL of either. The run is cut into 20 to 60 equal blocks of arrival time of at least five
     times that length, which are drawn with replacement; the interval is the difference ± t · (standard
     error over draws), with one degree of freedom fewer than there are blocks (Carlstein 1986 for the blocks;
     t because few blocks understate the spread). Where 20 such blocks do not fit, there is no interval.
@@ -62,73 +48,133 @@ def within_trace_difference(
     arrival, first, second = (np.asarray(array, float) for array in (arrival_s, baseline, candidate))
     if not len(arrival) == len(first) == len(second) or not len(arrival):
         raise ValueError("arrivals, baseline and candidate must pair up and not be empty")
-    difference = _difference(first, second, percentile)
-    span = float(arrival.max() - arrival.min())
-    fitting = (
-        int(span / (BLOCK_TO_LONGEST_REQUEST * longest_request_s)) if longest_request_s > 0 else MOST_BLOCKS
-    )
-    blocks = min(fitting, MOST_BLOCKS)
+    found = [_difference(first, second, percentile) for percentile in percentiles]
+    block = _blocks_of(arrival, longest_request_s)
+    if isinstance(block, str):
+        return [without_interval(*numbers, block, within_run=True) for numbers in found]
+    blocks = int(block.max()) + 1
+    draws = _draw_blocks(blocks, seed)
+    quantile = student_t_quantile((1 + confidence) / 2, blocks - 1)
+    results = []
+    for (difference, relative), estimates in zip(
+        found, _estimates(first, second, block, draws, percentiles), strict=True
+    ):
+        # A bootstrap over n blocks spreads by (n - 1)/n of the variance of n independent blocks.
+        error = float(estimates.std(ddof=1)) * (blocks / (blocks - 1)) ** 0.5
+        half = quantile * error
+        interval = Interval(difference, difference - half, difference + half, blocks)
+        verdict = verdict_of(interval, lower_is_better)
+        results.append(Difference(difference, relative, interval, verdict, within_run=True))
+    return results
+
+
+def _difference(first: Float, second: Float, percentile: float | None) -> tuple[float, float | None]:
+    """Return the difference and the same relative to the first."""
+    if percentile is None:
+        scale, difference = float(first.mean()), float(np.mean(second - first))
+    else:
+        scale = float(np.percentile(first, percentile))
+        difference = float(np.percentile(second, percentile) - scale)
+    return difference, difference / scale if scale else None
+
+
+def _blocks_of(arrival: Float, longest_request_s: float) -> Integer | str:
+    """Return the block of each arrival, numbered without gaps, or why there are too few blocks."""
+    start = arrival.min()
+    span = float(arrival.max() - start)
+    block_s = BLOCK_TO_LONGEST_REQUEST * longest_request_s
+    blocks = min(int(span / block_s) if block_s > 0 else MOST_BLOCKS, MOST_BLOCKS)
     if blocks < LEAST_BLOCKS:
-        return WithinTrace(
-            difference,
-            None,
-            Verdict.NO_DIFFERENCE_SHOWN,
-            blocks,
-            span / max(blocks, 1),
+        return (
             f"the arrivals span {span:.4g} s and the longest request takes {longest_request_s:.4g} s: "
             f"{LEAST_BLOCKS} blocks of {BLOCK_TO_LONGEST_REQUEST} times that need "
-            f"{LEAST_BLOCKS * BLOCK_TO_LONGEST_REQUEST * longest_request_s:.4g} s",
+            f"{LEAST_BLOCKS * block_s:.4g} s"
         )
-    block = np.minimum(((arrival - arrival.min()) / span * blocks).astype(np.int64), blocks - 1)
-    filled, block = np.unique(block, return_inverse=True)
+    place = np.minimum(((arrival - start) / span * blocks).astype(np.int64), blocks - 1)
+    filled, block = np.unique(place, return_inverse=True)
     if len(filled) < LEAST_BLOCKS:
-        reason = f"only {len(filled)} of {blocks} blocks of time hold a request, fewer than {LEAST_BLOCKS}"
-        return WithinTrace(difference, None, Verdict.NO_DIFFERENCE_SHOWN, len(filled), span / blocks, reason)
-    draws = _draw_blocks(len(filled), seed)
-    if percentile is None:
-        estimates = _mean_differences(second - first, block, draws)
-    else:
-        estimates = _percentile_differences(first, second, block, draws, percentile)
-    # A bootstrap over n blocks spreads by (n - 1)/n of the variance of n independent blocks.
-    error = float(estimates.std(ddof=1)) * (len(filled) / (len(filled) - 1)) ** 0.5
-    half = student_t_quantile((1 + confidence) / 2, len(filled) - 1) * error
-    interval = Interval(difference, difference - half, difference + half, len(filled))
-    verdict = verdict_of(interval, lower_is_better)
-    return WithinTrace(difference, interval, verdict, len(filled), span / blocks)
+        return f"only {len(filled)} of {blocks} blocks of time hold a request, fewer than {LEAST_BLOCKS}"
+    numbered: Integer = block.astype(np.int64)
+    return numbered
 
 
-def _difference(first: NDArray[np.float64], second: NDArray[np.float64], percentile: float | None) -> float:
-    if percentile is None:
-        return float(np.mean(second - first))
-    return float(np.percentile(second, percentile) - np.percentile(first, percentile))
-
-
-def _draw_blocks(blocks: int, seed: int) -> NDArray[np.int64]:
+def _draw_blocks(blocks: int, seed: int) -> Integer:
     """Return how often each block is drawn, shape (draws, blocks)."""
     random = np.random.default_rng(np.random.SeedSequence(seed))
     return random.multinomial(blocks, np.full(blocks, 1 / blocks), size=_DRAWS)
 
 
-def _mean_differences(
-    differences: NDArray[np.float64], block: NDArray[np.int64], draws: NDArray[np.int64]
-) -> NDArray[np.float64]:
+def _estimates(
+    first: Float, second: Float, block: Integer, draws: Integer, percentiles: Sequence[float | None]
+) -> list[Float]:
+    """Return, per percentile, the difference in every draw."""
+    asked = [percentile for percentile in percentiles if percentile is not None]
+    of_percentile: dict[float, Float] = {}
+    if asked:
+        before, after = (percentiles_of_draws(values, block, draws, asked) for values in (first, second))
+        of_percentile = dict(zip(asked, after - before, strict=True))
+    return [
+        _mean_differences(second - first, block, draws) if percentile is None else of_percentile[percentile]
+        for percentile in percentiles
+    ]
+
+
+def _mean_differences(differences: Float, block: Integer, draws: Integer) -> Float:
     sums = np.bincount(block, weights=differences)
     counts = np.bincount(block)
-    result: NDArray[np.float64] = (draws @ sums) / (draws @ counts)
+    result: Float = (draws @ sums) / (draws @ counts)
     return result
 
 
-def _percentile_differences(
-    first: NDArray[np.float64],
-    second: NDArray[np.float64],
-    block: NDArray[np.int64],
-    draws: NDArray[np.int64],
-    percentile: float,
-) -> NDArray[np.float64]:
-    estimates = np.zeros(len(draws))
-    for values, sign in ((first, -1), (second, 1)):
+def percentiles_of_draws(
+    values: Float, block: Integer, draws: Integer, percentiles: Sequence[float]
+) -> Float:
+    """Return percentiles (0-100, numpy's `linear` rule) of resampled blocks, shape (percentiles, draws).
+
+    In draw d a value of block b counts `draws[d, b]` times; the result equals, bit for bit,
+    `weighted_percentile(values, draws[d, block], percentiles)` for every d. The values are sorted once. How
+    many of each block lie below every √n-th of them is a small matrix, whose product with the draws tells
+    between which two of those a rank falls; only there are values counted one by one.
+    """
+    ranked = _Ranked(values, block, draws)
+    results = []
+    for share in np.true_divide(np.asarray(percentiles, float), 100):
+        position = share * (ranked.total - 1)
+        below = np.floor(position)
+        fraction = position - below
+        lower = ranked.at(below)
+        upper = ranked.at(np.minimum(below + 1, ranked.total - 1))
+        # numpy interpolates from the nearer end, which decides the last bit.
+        step = upper - lower
+        results.append(np.where(fraction >= 0.5, upper - step * (1 - fraction), lower + step * fraction))
+    return np.array(results)
+
+
+class _Ranked:
+    """Values of blocks in ascending order, to be read by rank in every draw."""
+
+    def __init__(self, values: Float, block: Integer, draws: Integer) -> None:
         order = np.argsort(values, kind="stable")
-        ascending, owner = values[order], block[order]
-        for draw, times in enumerate(draws):
-            estimates[draw] += sign * weighted_percentile(ascending, times[owner], [percentile])[0]
-    return estimates
+        count, blocks = len(values), draws.shape[1]
+        self.ascending = values[order]
+        self.draws = draws
+        self.stride = max(1, isqrt(count))
+        cells = -(-count // self.stride)
+        owner = block[order]
+        cell = np.arange(count) // self.stride
+        in_cell = np.bincount(cell * blocks + owner, minlength=cells * blocks).reshape(cells, blocks)
+        # Whole numbers below 2^53: the product of floats is exact, and much faster.
+        until = draws.astype(np.float64) @ np.cumsum(in_cell, axis=0, dtype=np.float64).T
+        self.total = until[:, -1]
+        self.until = np.concatenate([np.zeros((len(draws), 1)), until], axis=1)
+        # The last cell may be short; no rank falls on what fills it up.
+        self.owner = np.concatenate([owner, np.zeros(cells * self.stride - count, np.int64)])
+
+    def at(self, rank: Float) -> Float:
+        """Return the value of the given rank (from 0) in each draw."""
+        cell = (self.until[:, 1:] <= rank[:, None]).sum(axis=1)
+        rows = cell[:, None] * self.stride + np.arange(self.stride)
+        counted = np.cumsum(np.take_along_axis(self.draws, self.owner[rows], axis=1), axis=1)
+        left = rank - np.take_along_axis(self.until, cell[:, None], axis=1)[:, 0]
+        found: Float = self.ascending[rows[:, 0] + (counted <= left[:, None]).sum(axis=1)]
+        return found

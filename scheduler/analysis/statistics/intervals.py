@@ -1,8 +1,6 @@
-"""How sure a number is: t intervals over replications, paired differences, verdicts, weighted percentiles.
+"""How sure a number is: t intervals over replications, weighted percentiles, the t quantile.
 
-A replication is one simulation with its own seed; every variant meets the same requests, so differences
-are taken within a replication before they are averaged (common random numbers). Nothing here draws
-random numbers or needs scipy.
+A replication is one simulation with its own seed. Nothing here draws random numbers or needs scipy.
 """
 
 from __future__ import annotations
@@ -10,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from functools import lru_cache
 
 import numpy as np
@@ -19,15 +16,6 @@ from numpy.typing import ArrayLike, NDArray
 CONFIDENCE = 0.95
 # Ten samples above the percentile; fewer, and one slow request more or less decides it.
 LEAST_COMPLETED = {99.0: 1_000, 99.9: 10_000}
-_MOST_REPLICATIONS = 1 << 20
-
-
-class Verdict(StrEnum):
-    """What a paired difference shows."""
-
-    FASTER = "FASTER"
-    SLOWER = "SLOWER"
-    NO_DIFFERENCE_SHOWN = "NO DIFFERENCE SHOWN"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,22 +37,6 @@ class Interval:
         return self.low <= value <= self.high
 
 
-@dataclass(frozen=True, slots=True)
-class PairedDifference:
-    """Candidate − baseline over replications of the same requests.
-
-    `relative` is the mean difference / the baseline's mean (None where that is 0). `interval` is None
-    with a single replication, and then the verdict claims nothing. `more_replications` is about how many
-    further ones would bring the half-width to 1 % of the baseline's mean (0: it is there already).
-    """
-
-    difference: float
-    relative: float | None
-    interval: Interval | None
-    verdict: Verdict
-    more_replications: int | None
-
-
 def mean_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> Interval | None:
     """Return the t interval of the mean of independent values, or None for fewer than two.
 
@@ -75,62 +47,8 @@ def mean_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> In
     if len(samples) < 2:
         return None
     mean = float(samples.mean())
-    half = _half_width(float(samples.std(ddof=1)), len(samples), confidence)
+    half = half_width_of(float(samples.std(ddof=1)), len(samples), confidence)
     return Interval(mean, mean - half, mean + half, len(samples))
-
-
-def paired_difference(
-    baseline: Sequence[float],
-    candidate: Sequence[float],
-    *,
-    lower_is_better: bool = True,
-    confidence: float = CONFIDENCE,
-) -> PairedDifference:
-    """Compare two variants whose i-th values come from the same replication i.
-
-    FASTER or SLOWER is said only when the interval of the difference excludes 0. Raises ValueError where
-    the two do not pair up.
-    """
-    if len(baseline) != len(candidate) or not len(baseline):
-        raise ValueError(f"values do not pair up: {len(baseline)} against {len(candidate)}")
-    differences = np.asarray(candidate, float) - np.asarray(baseline, float)
-    scale = abs(float(np.mean(baseline)))
-    difference = float(differences.mean())
-    relative = difference / scale if scale else None
-    interval = mean_interval(differences.tolist(), confidence)
-    if interval is None:
-        return PairedDifference(difference, relative, None, Verdict.NO_DIFFERENCE_SHOWN, None)
-    spread = float(differences.std(ddof=1))
-    needed = replications_to_resolve(spread, 0.01 * scale, confidence)
-    more = None if needed is None else max(0, needed - len(differences))
-    return PairedDifference(difference, relative, interval, verdict_of(interval, lower_is_better), more)
-
-
-def verdict_of(difference: Interval, lower_is_better: bool = True) -> Verdict:
-    """Return what the interval of candidate − baseline shows; an interval that touches 0 shows nothing."""
-    if difference.contains(0.0):
-        return Verdict.NO_DIFFERENCE_SHOWN
-    return Verdict.FASTER if (difference.high < 0) == lower_is_better else Verdict.SLOWER
-
-
-def replications_to_resolve(spread: float, half_width: float, confidence: float = CONFIDENCE) -> int | None:
-    """Return the least number of replications whose t interval is ± `half_width` or narrower.
-
-    `spread` is the standard deviation over replications seen so far, so the answer is a rough one. None
-    where no number within reason does.
-    """
-    if spread == 0:
-        return 2
-    if half_width <= 0 or _half_width(spread, _MOST_REPLICATIONS, confidence) > half_width:
-        return None
-    low, high = 1, _MOST_REPLICATIONS  # the width falls with the number: bisect
-    while high - low > 1:
-        middle = (low + high) // 2
-        if _half_width(spread, middle, confidence) <= half_width:
-            high = middle
-        else:
-            low = middle
-    return high
 
 
 def may_state(percentile: float, completed: int) -> bool:
@@ -173,7 +91,8 @@ def _interpolate(
     return result
 
 
-def _half_width(spread: float, samples: int, confidence: float) -> float:
+def half_width_of(spread: float, samples: int, confidence: float = CONFIDENCE) -> float:
+    """Return t · s / √n, half the length of the t interval; infinite for fewer than two samples."""
     if samples < 2:
         return math.inf
     return student_t_quantile((1 + confidence) / 2, samples - 1) * spread / math.sqrt(samples)

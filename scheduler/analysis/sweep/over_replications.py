@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from scheduler.analysis.statistics.intervals import Interval, mean_interval, paired_difference
+from scheduler.analysis.statistics.difference import paired_difference
+from scheduler.analysis.statistics.intervals import Interval, mean_interval
 from scheduler.analysis.sweep.task import HIGH, Record
 
 Group = tuple[tuple[Any, ...], str]

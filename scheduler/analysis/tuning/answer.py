@@ -47,9 +47,9 @@ def tune_answer(
         },
         "objective": {
             "name": goal.name,
-            "key": goal.key,
-            "unit": goal.unit,
-            "lower_is_better": goal.lower_is_better,
+            "key": goal.metric.key,
+            "unit": goal.metric.unit,
+            "lower_is_better": goal.metric.lower_is_better,
             **_estimate(confirmation.best),
             "on": confirmation.on,
         },
@@ -64,8 +64,8 @@ def tune_answer(
             for named in tuning.presets
         ],
         "curve": points,
-        "knee": knee(points, goal.lower_is_better),
-        "drift": [_drift(drift, goal.lower_is_better) for drift in drifts],
+        "knee": knee(points, goal.metric.lower_is_better),
+        "drift": [_drift(drift, goal.metric.lower_is_better) for drift in drifts],
         "candidates": [
             {**_pool(tuning, pool), "found_by": tuning.search.origin[pool]} for pool in tuning.search.tried
         ],
@@ -156,15 +156,16 @@ def _pool_of(point: dict[str, Any]) -> GraphPool:
 
 
 def _comparison(confirmation: Confirmation) -> dict[str, Any]:
+    found = confirmation.difference
     return {
         "other": _estimate(confirmation.other),
         "best": _estimate(confirmation.best),
-        "difference": confirmation.difference,
-        "low": confirmation.low,
-        "high": confirmation.high,
-        "relative": confirmation.relative,
-        "shown": confirmation.verdict.value,
-        "note": confirmation.note,
+        "difference": found.difference,
+        "low": found.interval.low if found.interval else None,
+        "high": found.interval.high if found.interval else None,
+        "relative": found.relative,
+        "shown": found.verdict.value,
+        "note": found.why_no_interval,
     }
 
 

@@ -35,6 +35,11 @@ class Sample:
     replication: int
     warmup_share: float
 
+    @property
+    def warmup_requests(self) -> int:
+        """How many of the first requests no statistic counts."""
+        return int(len(self.requests) * self.warmup_share)
+
 
 @dataclass(frozen=True, slots=True)
 class Detail:
@@ -102,8 +107,7 @@ class Evaluator:
             if run.failure == "interrupted":
                 raise KeyboardInterrupt
             self._count(1)
-            warmup = int(len(sample.requests) * sample.warmup_share)
-            results.append((run, summarize(run, slo_ms, warmup)))
+            results.append((run, summarize(run, slo_ms, sample.warmup_requests)))
         return results
 
     def details(

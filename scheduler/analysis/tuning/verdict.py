@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from scheduler.analysis.statistics.intervals import Verdict
+from scheduler.analysis.statistics.difference import Verdict
 from scheduler.analysis.tuning.checks import Confirmation
 from scheduler.analysis.tuning.closed_loop import Tuning
 from scheduler.analysis.tuning.pool_runs import Detail
@@ -59,9 +59,9 @@ def _advice(tuning: Tuning, confirmation: Confirmation) -> tuple[Advice, str]:
         return Advice.KEEP, "the own pool is the best one found"
     if tuning.evaluator.cost(own) is None:
         return Advice.TRIM, "the own pool leaves no room for the KV cache"
-    if confirmation.verdict is Verdict.SLOWER and not _no_worse(tuning, confirmation):
+    if confirmation.difference.verdict is Verdict.SLOWER and not _no_worse(tuning, confirmation):
         return Advice.KEEP, "the tuned pool is worse on requests it was not tuned on"
-    is_faster = confirmation.verdict is Verdict.FASTER
+    is_faster = confirmation.difference.verdict is Verdict.FASTER
     detail = tuning.search.tried[own].detail
     misses = detail.without_graph_share if isinstance(detail, Detail) else 0.0
     ends_early = misses > 0 and max(best.sizes, default=0) > max(own.sizes, default=0)
@@ -77,8 +77,9 @@ def _advice(tuning: Tuning, confirmation: Confirmation) -> tuple[Advice, str]:
 def _no_worse(tuning: Tuning, confirmation: Confirmation) -> bool:
     """Tell whether even the bad end of the interval is a loss of less than 1 % of the own pool's value."""
     scale = abs(sum(confirmation.other) / len(confirmation.other))
-    if tuning.evaluator.objective.lower_is_better:
-        worst = confirmation.difference if confirmation.high is None else confirmation.high
+    difference, interval = confirmation.difference.difference, confirmation.difference.interval
+    if tuning.evaluator.objective.metric.lower_is_better:
+        worst = difference if interval is None else interval.high
     else:
-        worst = -(confirmation.difference if confirmation.low is None else confirmation.low)
+        worst = -(difference if interval is None else interval.low)
     return worst <= NO_WORSE * scale
