@@ -9,7 +9,6 @@ from typing import Literal
 
 import numpy as np
 
-from scheduler.catalog.profile.inline import InlineProfile
 from scheduler.catalog.profile.profile import Profile
 from scheduler.engine.batching import Batching, Limits
 from scheduler.engine.executor import Executor
@@ -18,13 +17,13 @@ from scheduler.engine.kv_cache import KVCache
 from scheduler.engine.loop import DecodeLoop, Run
 from scheduler.engine.policies import DecodeOnly, Mixed, PrefillFirst
 from scheduler.errors import InputError
+from scheduler.executors.model.by_profile import cost_model
 from scheduler.executors.model.cost_model import CostModel
 from scheduler.workload.draw import jitter_generator
 from scheduler.workload.requests import Requests
 from scheduler.workload.schema import Engine, Workload
 
-AnyProfile = Profile | InlineProfile
-JITTER_STEPS = 1 << 20  # then the factors repeat
+AnyProfile = Profile
 POLICIES: dict[str, type[Batching]] = {
     "decode_only": DecodeOnly,
     "prefill_first": PrefillFirst,
@@ -62,7 +61,7 @@ def pool_cost(engine: Engine, profile: AnyProfile, pool: GraphPool, name: str = 
     `kv_blocks: auto` or `delay_start_by_capture` need.
     """
     capture_s = graph_bytes = None
-    if isinstance(profile, Profile) and profile.pool is not None:
+    if profile.pool is not None:
         capture_s = profile.pool.startup_s(pool.captures(engine.max_num_seqs))
         graph_bytes = profile.pool.memory_bytes(pool.sizes)
     if engine.delay_start_by_capture and capture_s is None:
@@ -72,11 +71,6 @@ def pool_cost(engine: Engine, profile: AnyProfile, pool: GraphPool, name: str = 
     if engine.kv_blocks == "unlimited":
         return PoolCost(capture_s, graph_bytes, None)
     if engine.kv_blocks == "auto":
-        if not isinstance(profile, Profile):
-            raise InputError(
-                "engine.kv_blocks: expected a number or unlimited, got auto: an inline profile "
-                "knows no memory"
-            )
         return PoolCost(capture_s, graph_bytes, _blocks_beside(pool, graph_bytes or 0, engine, profile, name))
     return PoolCost(capture_s, graph_bytes, int(engine.kv_blocks))
 
@@ -124,7 +118,7 @@ def simulate(
     engine = workload.engine
     cost = pool_cost(engine, profile, variant.pool, variant.name)
     if executor is None:
-        executor = cost_model(workload, profile, variant, replication)
+        executor = variant_model(workload, profile, variant, replication)
     batching = POLICIES[engine.policy](
         limits_of(engine, cost.kv_blocks),
         variant.pool,
@@ -152,24 +146,13 @@ def simulate(
     return run
 
 
-def cost_model(workload: Workload, profile: AnyProfile, variant: Variant, replication: int) -> CostModel:
-    """Return the modelled executor of a variant; with `engine.jitter`, step k takes its k-th factor."""
-    jitter = None
+def variant_model(workload: Workload, profile: Profile, variant: Variant, replication: int) -> CostModel:
+    """Return the modelled executor of a variant; with `engine.jitter`, every variant meets the same noise."""
+    model = cost_model(profile, variant.without_graph, variant.bound)
     if workload.engine.jitter:
-        spread = _spread(profile, variant)
-        # Lognormal factors of mean 1, so that jitter changes no mean step time.
-        normal = jitter_generator(workload, replication).standard_normal(JITTER_STEPS)
-        jitter = np.exp(spread * normal - spread * spread / 2)
-    return CostModel(profile, variant.without_graph, variant.bound, jitter)
-
-
-def _spread(profile: AnyProfile, variant: Variant) -> float:
-    spread = None
-    if isinstance(profile, Profile) and profile.jitter is not None:
-        spread = profile.jitter.graph if variant.pool.sizes else profile.jitter.eager
-    if spread is None:
-        raise InputError("engine.jitter: expected false; the profile has no jitter measured for this mode")
-    return spread
+        noise = jitter_generator(workload, replication)
+        model.vary(profile, noise, has_graphs=bool(variant.pool.sizes))
+    return model
 
 
 def _column(values: np.ndarray[tuple[int], np.dtype[np.int64]]) -> array[int]:

@@ -9,7 +9,8 @@ from scheduler.catalog.profile.file import load_profile
 from scheduler.engine.executor import StepKind, StepPlan
 from scheduler.engine.graph_pool import GraphPool
 from scheduler.errors import InputError
-from scheduler.simulate import JITTER_STEPS, Variant, cost_model, simulate
+from scheduler.executors.model.cost_model import JITTER_STEPS
+from scheduler.simulate import Variant, simulate, variant_model
 from scheduler.workload.draw import draw_requests
 from scheduler.workload.schema import Workload
 
@@ -35,8 +36,8 @@ def workload(jitter: bool = True, seed: int = 0) -> Workload:
 
 def factors(variant: Variant, steps: int = 400, replication: int = 0, seed: int = 0) -> np.ndarray:
     """Return what each of the first steps takes with jitter, relative to without; every step differs."""
-    jittered = cost_model(workload(seed=seed), PROFILE, variant, replication)
-    plain = cost_model(workload(jitter=False), PROFILE, variant, replication)
+    jittered = variant_model(workload(seed=seed), PROFILE, variant, replication)
+    plain = variant_model(workload(jitter=False), PROFILE, variant, replication)
     found = []
     for step in range(steps):
         batch = 1 + step % 16
@@ -64,7 +65,7 @@ def test_eager_meets_the_same_draws_at_its_own_spread():
 )
 def test_jitter_keeps_means_and_has_the_measured_spread(variant, spread):
     """Over all factors: a mean of 1 within four standard errors, and the profile's spread within 1 %."""
-    drawn = np.array(cost_model(workload(), PROFILE, variant, 0)._jitter)
+    drawn = np.array(variant_model(workload(), PROFILE, variant, 0)._jitter)
     assert len(drawn) == JITTER_STEPS
     assert abs(drawn.mean() - 1) < 4 * spread / np.sqrt(len(drawn))
     assert drawn.std() == pytest.approx(spread, rel=0.01)

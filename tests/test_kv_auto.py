@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from command_line import call
 
+from scheduler.catalog.profile.curves import CurveProfile
 from scheduler.catalog.profile.file import load_profile
-from scheduler.catalog.profile.profile import Profile
 from scheduler.engine.graph_pool import GraphPool
 from scheduler.errors import InputError
 from scheduler.files import write_text
@@ -28,11 +28,11 @@ engine: {policy: mixed, profile: PROFILE}
 
 
 @pytest.fixture(scope="module")
-def h100() -> Profile:
+def h100() -> CurveProfile:
     return load_profile("h100-llama-3.1-8b-bf16")
 
 
-def with_room_for(profile: Profile, kv_bytes: int) -> Profile:
+def with_room_for(profile: CurveProfile, kv_bytes: int) -> CurveProfile:
     """Return the profile of a GPU that leaves `kv_bytes` beside weights and activations."""
     memory, weights = profile.memory, profile.model.weight_bytes
     assert weights is not None

@@ -19,7 +19,7 @@ from scheduler.catalog.pool_presets import pool_preset
 from scheduler.catalog.profile.file import load_profile
 from scheduler.engine.executor import StepKind, StepPlan
 from scheduler.engine.graph_pool import GraphPool
-from scheduler.executors.model.cost_model import CostModel
+from scheduler.executors.model.by_profile import cost_model
 
 PROFILES = {
     "H100-SXM5-80GB": ("h100-trtllm-llama-3.1-8b-bf16", "h100-vllm-llama-3.1-8b-bf16"),
@@ -68,7 +68,7 @@ def predicted_rows(path: Path, ticks: Path | None = None) -> list[DecodeRow]:
     pool = GraphPool(pool_preset("vllm", 512, 2048).sizes)
     resumed = resumed_ticks(ticks) if ticks is not None else set()
     models = {
-        name: CostModel(load_profile(name), "fallback") for names in PROFILES.values() for name in names
+        name: cost_model(load_profile(name), "fallback") for names in PROFILES.values() for name in names
     }
     result = []
     for index, row in enumerate(read_rows(path, COLUMNS)):

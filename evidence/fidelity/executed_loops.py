@@ -20,6 +20,7 @@ import numpy as np
 
 from scheduler.analysis.statistics.intervals import weighted_percentile
 from scheduler.catalog.importers.whole_steps import MODES, WholeStep, imported_identity, whole_step_profile
+from scheduler.catalog.profile.curves import CurveProfile
 from scheduler.catalog.profile.profile import Profile
 from scheduler.engine.graph_pool import GraphPool
 from scheduler.engine.loop import Run
@@ -117,7 +118,7 @@ def poisson_requests(rate_per_s: float, count: int, prompt: int, output: int, se
     )
 
 
-def _profile(table: Mapping[str, Mapping[str, float]], context: float) -> Profile:
+def _profile(table: Mapping[str, Mapping[str, float]], context: float) -> CurveProfile:
     steps = [
         WholeStep(mode, int(size), float(context), ms)
         for mode in MODES

@@ -17,8 +17,8 @@ from statistics import median
 from typing import Any
 
 from scheduler.analysis.fidelity.executed import TIE, compared_metrics
+from scheduler.catalog.profile.curves import CurveProfile
 from scheduler.catalog.profile.file import load_profile
-from scheduler.catalog.profile.profile import Profile
 from scheduler.engine.graph_pool import GraphPool
 from scheduler.simulate import Variant, simulate
 from scheduler.workload.draw import draw_requests
@@ -105,7 +105,7 @@ def _workload(row: Mapping[str, Any]) -> Workload:
 
 
 @cache
-def profile_in(state: str, model: str) -> Profile:
+def profile_in(state: str, model: str) -> CurveProfile:
     """Return the H200 profile of a model in one of STATES."""
     if state == "equal rows":
         return load_profile(f"h200-torch-{model}-equal-rows.json", LOOPS.parent)

@@ -15,7 +15,7 @@ from scheduler.catalog.pool_presets import pool_preset
 from scheduler.catalog.profile.profile import Profile
 from scheduler.engine.graph_pool import GraphPool
 from scheduler.executors.calibration.cell_check import check_cells
-from scheduler.executors.model.cost_model import CostModel
+from scheduler.executors.model.by_profile import cost_model
 from scheduler.executors.real.decoder import Decoder
 from scheduler.executors.real.model_shapes import model_shape
 from scheduler.executors.real.replay import CapturedSteps
@@ -59,7 +59,7 @@ def workload_of(
 
 def capacity_per_s(profile: Profile, batch: int, context: int, output: int, mode: Any = "graph") -> float:
     """Return the requests per second that a constant batch would serve by the profile."""
-    step_ms = CostModel(profile, "eager").decode_ms(mode, batch, batch * context)
+    step_ms = cost_model(profile, "eager").decode_ms(mode, batch, batch * context)
     return batch / (step_ms / 1e3) / output
 
 
@@ -69,7 +69,14 @@ def longest(requests: Requests) -> int:
 
 
 def fidelity(
-    profile: Profile, path: Path, device: str, model: str, seconds: float, quick: bool, out: Path, say: Say
+    profile: Profile,
+    path: Path,
+    device: str,
+    model: str,
+    seconds: float,
+    quick: bool,
+    out: Path,
+    say: Say,
 ) -> dict[str, Any]:
     """Run three workloads × (vllm, few sizes, eager) for real and by the profile, `seconds` each."""
     running, prompt, output = (16, 64, 32) if quick else (256, 512, 128)

@@ -29,18 +29,10 @@ from scheduler.catalog.importers.llmservingsim import (
     import_llmservingsim,
 )
 from scheduler.catalog.importers.rows import number_at, read_rows
+from scheduler.catalog.profile.curves import CurveProfile, Decode, DecodeMode, Host, Prefill
 from scheduler.catalog.profile.file import write_profile
-from scheduler.catalog.profile.profile import (
-    Decode,
-    DecodeMode,
-    Host,
-    Identity,
-    Memory,
-    PoolCosts,
-    Prefill,
-    Profile,
-    Provenance,
-)
+from scheduler.catalog.profile.measured import Memory
+from scheduler.catalog.profile.profile import Identity, PoolCosts, Provenance
 from scheduler.catalog.profile.tables import Curve
 
 GIB = 1 << 30
@@ -68,7 +60,7 @@ def build(data: Path, out: Path) -> None:
         write_profile(out / f"{name}.json", builder(data))
 
 
-def h100_torch(data: Path) -> Profile:
+def h100_torch(data: Path) -> CurveProfile:
     """Build the default profile: this project's plain PyTorch decoder on an H100."""
     identity = Identity(
         name="h100-llama-3.1-8b-bf16",
@@ -85,7 +77,7 @@ def h100_torch(data: Path) -> Profile:
     return import_torch_decoder(decode, facts, "llama-8b", identity, LLAMA_8B, _memory(80 * GIB))
 
 
-def rtx4090(data: Path) -> Profile:
+def rtx4090(data: Path) -> CurveProfile:
     """Build the RTX 4090 profile from LLMServingSim's layer tables; no time comes from its vLLM run."""
     stem = "llmservingsim_rtx4090_llama31_8b_"
     profile = import_llmservingsim(
@@ -110,7 +102,7 @@ def rtx4090(data: Path) -> Profile:
     )
 
 
-def a100(data: Path) -> Profile:
+def a100(data: Path) -> CurveProfile:
     """Build the A100 profile: Vidur's layers and aiconfigurator's decode attention, added up."""
     cells = _kernel_sums(data / "decode_step_ms.csv", "A100-SXM4-80GB", "Llama-3-8B-fp16")
     vidur = read_vidur(data / "vidur_a100_llama3_8b_mlp.csv.gz")
@@ -142,7 +134,7 @@ def a100(data: Path) -> Profile:
     return _completed(profile.model_copy(update={"prefill": prefill}), identity, _memory(80 * GIB), notes)
 
 
-def hopper(data: Path, gpu: str, backend: str) -> Profile:
+def hopper(data: Path, gpu: str, backend: str) -> CurveProfile:
     """Build an H100 or H200 profile from aiconfigurator's decode table of one engine and its GEMMs."""
     engine, version = {
         "vllm": ("vLLM", "0.19.0"),
@@ -192,8 +184,8 @@ def _prefill(tokens: Curve, sequences: Curve, pair_ms: float) -> Prefill:
     )
 
 
-def _from_cells(cells: Cells, identity: Identity, note: str) -> Profile:
-    return Profile(
+def _from_cells(cells: Cells, identity: Identity, note: str) -> CurveProfile:
+    return CurveProfile(
         format="graphpool-profile",
         version=1,
         identity=identity,
@@ -211,8 +203,8 @@ def _from_cells(cells: Cells, identity: Identity, note: str) -> Profile:
 
 
 def _completed(
-    profile: Profile, identity: Identity, memory: Memory, notes: Mapping[str, Provenance]
-) -> Profile:
+    profile: CurveProfile, identity: Identity, memory: Memory, notes: Mapping[str, Provenance]
+) -> CurveProfile:
     """Add what all profiles of served engines share: the model's shape, memory and pool costs."""
     provenance = dict(profile.provenance) | {
         "model": _derived(MODEL_NOTE),
@@ -233,7 +225,7 @@ def _completed(
         "pool": POOL_COSTS,
         "provenance": provenance,
     }
-    return Profile.model_validate(value)
+    return CurveProfile.model_validate(value)
 
 
 def _kernel_sums(path: Path, device: str, model: str) -> dict[tuple[int, float], float]:
@@ -269,7 +261,7 @@ POOL_COSTS = PoolCosts(  # what torch_decoder derives from the H100's pools; a t
     capture_s_per_graph=0.02657,
     warmup_s_per_graph=0.09691,
 )
-BUILDERS: dict[str, Callable[[Path], Profile]] = {
+BUILDERS: dict[str, Callable[[Path], CurveProfile]] = {
     "h100-llama-3.1-8b-bf16": h100_torch,
     "h100-vllm-llama-3.1-8b-bf16": lambda data: hopper(data, "H100", "vllm"),
     "h100-trtllm-llama-3.1-8b-bf16": lambda data: hopper(data, "H100", "trtllm"),

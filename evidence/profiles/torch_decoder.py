@@ -16,21 +16,9 @@ from typing import Any
 from scheduler.catalog.importers.grid import Cells, decode_table, fit, leave_one_size_out, predict
 from scheduler.catalog.importers.prefill_steps import PrefillStep, prefill_section
 from scheduler.catalog.importers.rows import number_at, read_rows, read_text
-from scheduler.catalog.profile.profile import (
-    Decode,
-    DecodeMode,
-    Fit,
-    Host,
-    Identity,
-    Jitter,
-    LowHigh,
-    Memory,
-    ModelShape,
-    PoolCosts,
-    Prefill,
-    Profile,
-    Provenance,
-)
+from scheduler.catalog.profile.curves import CurveProfile, Decode, DecodeMode, Host, Prefill
+from scheduler.catalog.profile.measured import Memory, ModelShape
+from scheduler.catalog.profile.profile import Fit, Identity, Jitter, LowHigh, PoolCosts, Provenance
 from scheduler.catalog.profile.tables import DecodeTable, decode_points, pairs_of, read_points
 from scheduler.errors import InputError
 
@@ -46,7 +34,7 @@ Fact = dict[str, Any]
 
 def import_torch_decoder(
     decode: Path, facts: Path, model: str, identity: Identity, shape: ModelShape, memory: Memory
-) -> Profile:
+) -> CurveProfile:
     """Return the profile of one model of the measured files; raises InputError."""
     steps, known = _read_grid(decode, model), _read_facts(facts, model)
     graph, eager = steps["graph"], steps["eager"]
@@ -54,7 +42,7 @@ def import_torch_decoder(
     table = decode_table(cells)
     prefill, prefill_fits = _prefill(known, table)
     fits = [leave_one_size_out(cells, "graph decode steps"), *_second_session(known, steps), *prefill_fits]
-    return Profile(
+    return CurveProfile(
         format="graphpool-profile",
         version=1,
         identity=identity,

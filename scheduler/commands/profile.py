@@ -16,7 +16,8 @@ from scheduler.catalog.importers.engine_benchmarks import (
 from scheduler.catalog.importers.llmservingsim import import_llmservingsim
 from scheduler.catalog.importers.whole_steps import MODES, import_csv
 from scheduler.catalog.profile.file import load_profile, write_profile
-from scheduler.catalog.profile.profile import Mode, Profile
+from scheduler.catalog.profile.measured import MeasuredProfile
+from scheduler.catalog.profile.profile import Mode
 from scheduler.errors import InputError
 from scheduler.report.profile_text import profile_text
 from scheduler.workload.file.yaml_reader import read_yaml
@@ -43,7 +44,9 @@ def run_show(name_or_path: str, *, context_tokens: int, plots: bool, out: Path |
     return 0
 
 
-def run_import(build: Callable[[Mapping[str, Any]], Profile], settings: Sequence[str], output: Path) -> int:
+def run_import(
+    build: Callable[[Mapping[str, Any]], MeasuredProfile], settings: Sequence[str], output: Path
+) -> int:
     """Build a profile with the `--set` fields, write it, print it and what it assumes; return 0."""
     profile = build(overrides_of(settings))
     write_profile(output, profile)
@@ -57,7 +60,7 @@ def run_import_llmservingsim(
 ) -> int:
     """Import LLMServingSim's layer tables; see import_llmservingsim."""
 
-    def build(overrides: Mapping[str, Any]) -> Profile:
+    def build(overrides: Mapping[str, Any]) -> MeasuredProfile:
         return import_llmservingsim(dense, per_sequence, attention, overrides)
 
     return run_import(build, settings, output)
@@ -118,10 +121,10 @@ def overrides_of(settings: Sequence[str]) -> dict[str, Any]:
     return overrides
 
 
-def _show(profile: Profile, context_tokens: int) -> None:
+def _show(profile: MeasuredProfile, context_tokens: int) -> None:
     sys.stdout.write(profile_text(profile, profile_curves(profile, _largest(profile), context_tokens)))
 
 
-def _largest(profile: Profile) -> int:
-    tables = [profile.decode.table(mode) for mode in MODES]
-    return min(LARGEST_SHOWN, max(table.sizes[-1] for table in tables if table is not None))
+def _largest(profile: MeasuredProfile) -> int:
+    curves = [profile.curve(mode) for mode in MODES]
+    return min(LARGEST_SHOWN, max(curve.sizes[-1] for curve in curves if curve is not None))

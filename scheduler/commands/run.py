@@ -15,7 +15,6 @@ from scheduler.analysis.comparison.compare import Comparison, compare
 from scheduler.analysis.comparison.pools import NamedPool, named_pool, workload_pool
 from scheduler.analysis.tuning.smaller_pool import smaller_pool
 from scheduler.catalog.profile.file import load_profile
-from scheduler.catalog.profile.inline import InlineProfile
 from scheduler.errors import InputError
 from scheduler.executors.execution import Execution, logged_execution, torch_execution
 from scheduler.executors.real.availability import require_device
@@ -145,9 +144,9 @@ def _write_log(folder: Path, started: float) -> None:
 def workload_profile(workload: Workload) -> AnyProfile:
     """Return the profile a workload names, or the one written inside it; raises InputError."""
     profile = workload.engine.profile
-    if isinstance(profile, InlineProfile):
-        return profile
-    return load_profile(str(workload.profile_path or profile))
+    if isinstance(profile, str):
+        return load_profile(str(workload.profile_path or profile))
+    return profile
 
 
 def chosen_pools(workload: Workload, profile: AnyProfile, further: tuple[str, ...]) -> list[NamedPool]:

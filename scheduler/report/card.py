@@ -14,7 +14,7 @@ from scheduler.analysis.comparison.steadiness import is_steady
 from scheduler.analysis.statistics.difference import Difference, Verdict
 from scheduler.analysis.statistics.intervals import mean_interval
 from scheduler.catalog.engine_presets import engine_preset
-from scheduler.catalog.profile.profile import Profile
+from scheduler.catalog.profile.profile import assumed_fields
 from scheduler.report.cautions import warnings_of
 from scheduler.report.engine_flags import PastedPool, paste_line
 from scheduler.report.wording import (
@@ -127,9 +127,7 @@ def _certainty(comparison: Comparison, pool: Column, found: Sequence[Difference]
 
 def _origin_of_range(comparison: Comparison) -> str:
     """Return whether the range was measured, derived or assumed, and what an end lacks."""
-    profile = comparison.profile
-    entry = profile.origin_of("decode.eager.issue_ms") if isinstance(profile, Profile) else None
-    return entry.origin.upper() if entry is not None else "ASSUMED"
+    return comparison.profile.range_origin.upper()
 
 
 def _within(comparison: Comparison) -> str:
@@ -205,9 +203,9 @@ def _profile_lines(comparison: Comparison) -> list[str]:
     profile = comparison.profile
     if comparison.execution is not None:
         return [f"steps     {comparison.execution.line}"]
-    if not isinstance(profile, Profile):
-        return ["profile   inline: step times of the workload file, taken as they are"]
     identity = profile.identity
+    if identity is None:
+        return ["profile   inline: step times of the workload file, taken as they are"]
     lines = [
         f"profile   {identity.name}: {identity.model} {identity.dtype} on {identity.gpu}, {identity.engine} "
         f"{identity.engine_version}, {identity.date}"
@@ -219,7 +217,7 @@ def _profile_lines(comparison: Comparison) -> list[str]:
             f"          its error on {points} measured points: worst {percent_text(min(errors))[:-2]}…"
             f"{percent_text(max(errors))} (run.py profile show {identity.name})"
         )
-    assumed = [field for field, _ in profile.fields_of_origin("assumed")]
+    assumed = assumed_fields(profile)
     if assumed:
         lines.append(f"          ASSUMED, not measured: {', '.join(assumed)}")
     return lines

@@ -8,7 +8,6 @@ from scheduler.analysis.comparison.compare import Column, Comparison, decoded_wi
 from scheduler.analysis.comparison.differences import differences
 from scheduler.analysis.comparison.steadiness import load_warnings, warmup_warnings
 from scheduler.analysis.metrics import without_graph_share
-from scheduler.executors.model.cost_model import CostModel
 from scheduler.report.wording import count_text, ranges_text, sizes_text
 
 
@@ -43,7 +42,7 @@ def warnings_of(comparison: Comparison) -> list[str]:
 
 def _fallback_warnings(comparison: Comparison) -> list[str]:
     """Say whose times steps without a graph take, where a pool had any and the profile knows no better."""
-    if comparison.execution is not None or not CostModel(comparison.profile, "fallback").fallback_is_eager:
+    if comparison.execution is not None or comparison.profile.curve("fallback") is not None:
         return []
     names = [
         pool.name

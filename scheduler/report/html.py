@@ -17,8 +17,6 @@ from scheduler import __version__
 from scheduler.analysis.comparison.compare import Column, Comparison
 from scheduler.analysis.comparison.step_times import saved_s
 from scheduler.analysis.statistics.difference import Verdict, paired_difference
-from scheduler.catalog.profile.inline import InlineProfile
-from scheduler.catalog.profile.profile import Profile
 from scheduler.files import write_text
 from scheduler.report.card import card_text, headlines
 from scheduler.report.cautions import warnings_of
@@ -185,7 +183,7 @@ def _graph_table(comparison: Comparison, column: Column) -> str:
     uses = graph_use(view_of(comparison, column))
     saved = saved_s(comparison, column)
     total_s = sum(use.step_s for use in uses) or 1.0
-    costs = comparison.profile.pool if isinstance(comparison.profile, Profile) else None
+    costs = comparison.profile.pool
     sizes = column.variant.pool.sizes
     if not sizes:
         return ""
@@ -224,7 +222,7 @@ def _saved_text(saved: tuple[float, float] | None) -> str:
 
 def _profile(comparison: Comparison) -> str:
     profile = comparison.profile
-    if isinstance(profile, InlineProfile):
+    if profile.identity is None:
         text = "The step times are written in the workload file and taken as they are; nothing was measured."
         return f"<section><h2>Where the step times come from</h2><p>{text}</p></section>"
     identity = [[key.replace("_", " "), str(value)] for key, value in profile.identity.model_dump().items()]

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from scheduler.analysis.comparison.step_times import StepCurves
-from scheduler.catalog.profile.profile import Profile
+from scheduler.catalog.profile.measured import MeasuredProfile
 from scheduler.report.card import aligned
 from scheduler.report.wording import percent_text
 
 SHOWN = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048)
 
 
-def profile_text(profile: Profile, curves: StepCurves) -> str:
+def profile_text(profile: MeasuredProfile, curves: StepCurves) -> str:
     """Return the profile's page, ending in a newline."""
     parts = [
         *_identity(profile),
@@ -24,7 +24,7 @@ def profile_text(profile: Profile, curves: StepCurves) -> str:
     return "\n".join(line.rstrip() for line in parts) + "\n"
 
 
-def _identity(profile: Profile) -> list[str]:
+def _identity(profile: MeasuredProfile) -> list[str]:
     identity = profile.identity
     return [
         f"{identity.name}: {identity.gpu}, {identity.model}, {identity.dtype}",
@@ -53,7 +53,7 @@ def _steps(curves: StepCurves) -> list[str]:
     return [*aligned([header, *rows]), note]
 
 
-def _costs(profile: Profile) -> list[str]:
+def _costs(profile: MeasuredProfile) -> list[str]:
     lines = []
     if profile.pool is not None:
         pool = profile.pool
@@ -73,7 +73,7 @@ def _costs(profile: Profile) -> list[str]:
     return [*lines, ""] if lines else []
 
 
-def _residuals(profile: Profile) -> list[str]:
+def _residuals(profile: MeasuredProfile) -> list[str]:
     if not profile.fit:
         return ["residuals: none recorded", ""]
     header = ["residuals", "points", "median", "90 % within", "worst"]
@@ -91,7 +91,7 @@ def _residuals(profile: Profile) -> list[str]:
     return [*aligned([header, *rows]), *notes, ""]
 
 
-def _origins(profile: Profile) -> list[str]:
+def _origins(profile: MeasuredProfile) -> list[str]:
     lines = ["where each field comes from (a name covers the fields below it):"]
     for field, entry in sorted(profile.provenance.items()):
         origin = "ASSUMED" if entry.origin == "assumed" else entry.origin

@@ -12,7 +12,6 @@ from scheduler import __version__
 from scheduler.analysis.comparison.compare import Column, Comparison
 from scheduler.analysis.comparison.steadiness import is_steady
 from scheduler.analysis.metrics import request_rate
-from scheduler.catalog.profile.inline import InlineProfile
 from scheduler.report.cautions import rejections, warnings_of
 from scheduler.report.views import graph_use, view_of
 from scheduler.workload.arrivals import (
@@ -39,8 +38,8 @@ def _record(comparison: Comparison, column: Column, executor: str) -> dict[str, 
         "backend": "graphpool",
         "variant": column.name,
         "label": column.name,
-        "model_id": "inline" if isinstance(profile, InlineProfile) else profile.identity.model,
-        "profile": "inline" if isinstance(profile, InlineProfile) else profile.identity.name,
+        "model_id": profile.model_id,
+        "profile": profile.name,
         "executor": executor,
         "workload": workload.name,
         "arrivals": workload.arrivals.process,
@@ -95,7 +94,7 @@ def nested_results(comparison: Comparison, command: str, executor: str = "model"
         "command": command,
         "executor": executor,
         "workload": workload.model_dump(mode="json", exclude_none=True),
-        "profile": profile_identity(comparison),
+        "profile": comparison.profile.record(),
         "slo_ms": workload.slo.limits_ms if workload.slo else {},
         "replications": comparison.replications,
         "warmup_requests": comparison.warmup_requests,
@@ -113,19 +112,6 @@ def nested_results(comparison: Comparison, command: str, executor: str = "model"
     if comparison.failure is not None:
         found |= {"partial": True, "failure": comparison.failure}
     return found
-
-
-def profile_identity(comparison: Comparison) -> dict[str, Any]:
-    """Return where the step times come from; an inline profile is its own whole truth."""
-    profile = comparison.profile
-    if isinstance(profile, InlineProfile):
-        return {"inline": profile.model_dump(mode="json", exclude_none=True)}
-    whole = profile.model_dump(mode="json", exclude_none=True)
-    return {
-        key: whole[key]
-        for key in ("identity", "model", "memory", "pool", "fit", "provenance")
-        if key in whole
-    }
 
 
 def _variant(comparison: Comparison, column: Column) -> dict[str, Any]:

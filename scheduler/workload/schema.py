@@ -84,7 +84,7 @@ SloPresetName = Annotated[str, AfterValidator(_slo_preset), Field(json_schema_ex
 
 
 def _inline_or_name(value: Any) -> str:
-    return "(inline)" if isinstance(value, Mapping | InlineProfile) else "(name)"
+    return "(inline)" if isinstance(value, Mapping | Strict) else "(name)"
 
 
 class Engine(Strict):

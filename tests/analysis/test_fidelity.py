@@ -16,7 +16,7 @@ from scheduler.analysis.fidelity.executed import (
 )
 from scheduler.catalog.profile.inline import InlineProfile
 from scheduler.engine.graph_pool import GraphPool
-from scheduler.executors.model.cost_model import CostModel
+from scheduler.executors.model.by_profile import cost_model
 from scheduler.simulate import Variant, simulate
 from scheduler.workload.draw import draw_requests
 from scheduler.workload.schema import Workload
@@ -96,7 +96,7 @@ def test_a_model_that_is_executed_has_no_error_and_differences_agree() -> None:
             requests,
             profile,
             [variant],
-            lambda: CostModel(profile, "eager"),
+            lambda: cost_model(profile, "eager"),
         )
         found = result["variants"][variant.name]
         assert found["same_decisions"]

@@ -10,7 +10,7 @@ from scheduler.catalog.profile.file import DEFAULT_PROFILE, load_profile
 from scheduler.catalog.profile.inline import InlineProfile
 from scheduler.engine.executor import PrefillChunk, StepKind, StepPlan
 from scheduler.engine.records import StepRecords
-from scheduler.executors.model.cost_model import CostModel
+from scheduler.executors.model.by_profile import cost_model
 
 DECODE, PREFILL, MIXED = StepKind.DECODE, StepKind.PREFILL, StepKind.MIXED
 
@@ -38,7 +38,7 @@ def test_a_step_counts_once_for_each_request_in_it():
     profile = InlineProfile.model_validate(
         {"decode_eager_ms": {"base": 9, "per_request": 1}, "decode_graph_ms": {"base": 4, "per_request": 1}}
     )
-    load = decode_load(histogram, CostModel(profile, "fallback"), [2, 4])
+    load = decode_load(histogram, cost_model(profile, "fallback"), [2, 4])
     assert histogram.decode_count.tolist() == [0, 0, 4, 2, 0]
     assert load.weights.tolist() == [0, 0, 8, 6, 0]
     assert load.eager_ns[[2, 3]].tolist() == [11e6, 12e6]
@@ -55,7 +55,7 @@ def test_steps_with_prompts_are_grouped_by_total_tokens_and_large_ones_left_out(
 
 def test_decode_costs_are_the_simulators_at_the_mean_kv_tokens():
     profile = load_profile(DEFAULT_PROFILE)
-    model = CostModel(profile, "fallback")
+    model = cost_model(profile, "fallback")
     load = decode_load(step_histogram([RUN], 4, 64), model, [1, 2, 3, 4])
     assert load.eager_ns[2] == pytest.approx(model.run(StepPlan(DECODE, 2, None, 200)), abs=1)
     for size in (3, 4):
@@ -74,7 +74,7 @@ def test_mixed_costs_are_the_simulators_in_every_piecewise_graph(inline):
             }
         )
     run = RunOf((MIXED, 2, 250, 10), (MIXED, 2, 350, 10), (PREFILL, 0, 0, 30))
-    model = CostModel(profile, "fallback")
+    model = cost_model(profile, "fallback")
     load = mixed_load(step_histogram([run], 4, 64), model, [12, 16, 32, 64])
     mixed = StepPlan(MIXED, 2, None, 300, (PrefillChunk(-1, 10, 0, True),))
     alone = StepPlan(PREFILL, 0, None, 0, (PrefillChunk(-1, 30, 0, True),))
@@ -90,6 +90,6 @@ def test_a_size_beyond_the_profiles_table_cannot_be_chosen():
     profile = InlineProfile.model_validate(
         {"decode_eager_ms": {"base": 9, "per_request": 1}, "decode_graph_ms": {"table": [4, 5, 6]}}
     )
-    load = decode_load(step_histogram([RUN], 4, 64), CostModel(profile, "fallback"), [3, 4])
+    load = decode_load(step_histogram([RUN], 4, 64), cost_model(profile, "fallback"), [3, 4])
     assert np.isfinite(load.graph_ns[:, 3]).all()
     assert np.isnan(load.graph_ns[:, 4]).all()

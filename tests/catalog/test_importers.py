@@ -15,11 +15,12 @@ from scheduler.catalog.importers.engine_benchmarks import (
 )
 from scheduler.catalog.importers.llmservingsim import import_llmservingsim
 from scheduler.catalog.importers.whole_steps import import_csv
+from scheduler.catalog.profile.curves import CurveProfile
 from scheduler.catalog.profile.file import profile_text, read_profile
-from scheduler.catalog.profile.profile import Profile
+from scheduler.catalog.profile.profile import Profile, assumed_fields
 from scheduler.engine.executor import PrefillChunk, StepKind, StepPlan
 from scheduler.errors import InputError
-from scheduler.executors.model.cost_model import CostModel
+from scheduler.executors.model.by_profile import cost_model
 
 HEADER = "mode,batch,context_tokens,step_ms,prefill_tokens\n"
 
@@ -30,14 +31,14 @@ def csv_file(folder: Path, text: str, name: str = "steps.csv") -> Path:
     return path
 
 
-def decode_ms(profile: Profile, mode: str, batch: int, context: int) -> float:
-    return CostModel(profile, "fallback").decode_ms(mode, batch, batch * context)
+def decode_ms(profile: CurveProfile, mode: str, batch: int, context: int) -> float:
+    return cost_model(profile, "fallback").decode_ms(mode, batch, batch * context)
 
 
 def prefill_ms(profile: Profile, *chunks: tuple[int, int], decodes: int = 0, kv_tokens: int = 0) -> float:
     parts = tuple(PrefillChunk(i, tokens, cached, True) for i, (tokens, cached) in enumerate(chunks))
     kind = StepKind.MIXED if decodes else StepKind.PREFILL
-    return CostModel(profile, "fallback").run(StepPlan(kind, decodes, None, kv_tokens, parts)) / 1e6
+    return cost_model(profile, "fallback").run(StepPlan(kind, decodes, None, kv_tokens, parts)) / 1e6
 
 
 def test_a_csv_gives_back_its_own_points(tmp_path):
@@ -48,7 +49,7 @@ def test_a_csv_gives_back_its_own_points(tmp_path):
     assert decode_ms(profile, "graph", 4, 1000) == pytest.approx(7 + 3 / 7)
     assert decode_ms(profile, "fallback", 8, 1000) == pytest.approx(9)
     assert decode_ms(profile, "eager", 1, 1000) == pytest.approx(12)
-    assert not CostModel(profile, "eager").fallback_is_eager
+    assert profile.curve("fallback") is not None
     assert read_profile(profile_text(profile).encode(), "again") == profile
 
 
@@ -148,7 +149,7 @@ def test_stated_fields_are_taken_over_and_marked(tmp_path):
     assert profile.identity.gpu == "L40S"
     assert profile.memory.gpu_bytes == 1 << 35
     assert profile.provenance["memory.gpu_bytes"].note == "stated by whoever imported the data"
-    assert CostModel(profile, "eager", "high").decode_ms("graph", 1, 10) == pytest.approx(7)
+    assert cost_model(profile, "eager", "high").decode_ms("graph", 1, 10) == pytest.approx(7)
     with pytest.raises(InputError, match="did you mean memory"):
         import_csv(path, {"memry.gpu_bytes": 1})
     with pytest.raises(InputError, match=r"memory\.gpu_bytes: expected a whole number"):
@@ -189,7 +190,7 @@ def test_layer_tables_add_up_to_steps(tmp_path, zipped):
 
 def test_mixed_attention_is_read_from_the_joint_table_not_as_a_sum_of_its_parts(tmp_path):
     profile = import_llmservingsim(*layer_tables(tmp_path), {"model.layers": 10, "host.overlap": True})
-    model = CostModel(profile, "fallback")
+    model = cost_model(profile, "fallback")
     cost = model._prefill
     assert cost is not None
     assert cost.joint is not None
@@ -204,11 +205,9 @@ def test_what_the_llmservingsim_importer_assumes_is_marked(tmp_path):
     profile = import_llmservingsim(*layer_tables(tmp_path))
     assert profile.model.layers == 32
     assert profile.model.kv_bytes_per_token == 131_072
-    assert {"model", "decode.eager.issue_ms", "host.overlap"} <= {
-        field for field, _ in profile.fields_of_origin("assumed")
-    }
+    assert {"model", "decode.eager.issue_ms", "host.overlap"} <= {*assumed_fields(profile)}
     assert "assumed" in profile.identity.model
-    assert CostModel(profile, "eager").has_range
+    assert profile.has_range
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import json
 
 import pytest
 
+from scheduler.catalog.profile.curves import CurveProfile
 from scheduler.catalog.profile.file import (
     DEFAULT_PROFILE,
     load_profile,
@@ -15,7 +16,6 @@ from scheduler.catalog.profile.file import (
     shipped_profiles,
     write_profile,
 )
-from scheduler.catalog.profile.profile import Profile
 from scheduler.errors import InputError
 
 GOOD = json.loads(profile_text(load_profile(DEFAULT_PROFILE)))
@@ -143,7 +143,7 @@ def test_automatic_kv_blocks_count_what_weights_activations_and_graphs_leave():
 
 
 def test_automatic_kv_blocks_without_memory_data_name_what_is_missing():
-    bare = Profile.model_validate(
+    bare = CurveProfile.model_validate(
         {**GOOD, "memory": {}, "provenance": _without(GOOD["provenance"], "memory")}
     )
     with pytest.raises(InputError, match=r"memory\.gpu_bytes, memory\.utilization, memory\.activation_bytes"):

@@ -12,6 +12,7 @@ from evidence.profiles.shipped import BUILDERS, POOL_COSTS, VLLM_SIZES, h100_tor
 from scheduler.catalog.pool_presets import pool_preset
 from scheduler.catalog.profile.file import load_profile, profile_text, shipped_profiles
 from scheduler.engine.executor import PrefillChunk, StepKind, StepPlan
+from scheduler.executors.model.by_profile import cost_model
 from scheduler.executors.model.cost_model import CostModel
 
 DATA = Path(os.environ.get("GRAPHPOOL_SHARED", Path(__file__).parents[2].parent / "shared")) / "calibration"
@@ -54,7 +55,7 @@ def test_a_calibrated_profile_is_measured_and_reads_its_weights_at_a_speed_an_h2
     profile = load_profile(name)
     marks = {path: profile.origin_of(path) for path in ("decode", "decode.eager.issue_ms", "prefill", "pool")}
     assert {path for path, mark in marks.items() if mark is None or mark.origin != "measured"} == set()
-    model = CostModel(profile, "fallback")
+    model = cost_model(profile, "fallback")
     weights_ms = profile.model.weight_bytes / 4.8e12 * 1e3  # an H200 reads 4.8 TB/s
     single, many = (model.decode_ms("graph", size, size * 512) for size in (1, 256))
     kv_ms = 256 * 512 * profile.model.kv_bytes_per_token / 4.8e12 * 1e3
@@ -65,7 +66,7 @@ def test_a_calibrated_profile_is_measured_and_reads_its_weights_at_a_speed_an_h2
 
 @pytest.mark.parametrize("name", NAMES)
 def test_larger_steps_are_slower_but_for_the_noise_of_the_tables(name):
-    model = CostModel(load_profile(name), "fallback")
+    model = cost_model(load_profile(name), "fallback")
     for context in (128, 1024):
         times = np.array([model.decode_ms("graph", size, size * context) for size in range(1, 257)])
         assert (times[8:] > times[:-8] * 0.97).all()
@@ -82,7 +83,7 @@ def test_larger_steps_are_slower_but_for_the_noise_of_the_tables(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_step_with_prompt_tokens_has_no_cliff(name):
-    model = CostModel(load_profile(name), "fallback")
+    model = cost_model(load_profile(name), "fallback")
     for decodes, kv in ((0, 0), (1, 900), (24, 24_000)):
         times = np.array([chunk_ms(model, tokens, 0, decodes, kv) for tokens in range(64, 1024, 3)])
         # aiconfigurator measured 256 and 257 rows, Vidur steps of 8: such jumps are real, and this small
@@ -98,7 +99,7 @@ def test_a_step_with_prompt_tokens_has_no_cliff(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_several_prompts_in_a_step_cost_no_more_than_one_of_all_their_tokens(name):
-    model = CostModel(load_profile(name), "fallback")
+    model = cost_model(load_profile(name), "fallback")
 
     def step(*chunks: tuple[int, int], decodes: int = 0) -> int:
         parts = tuple(PrefillChunk(i, tokens, cached, True) for i, (tokens, cached) in enumerate(chunks))
@@ -114,7 +115,7 @@ def test_several_prompts_in_a_step_cost_no_more_than_one_of_all_their_tokens(nam
 
 
 def test_mixing_costs_what_the_rtx_4090s_joint_table_says_not_the_sum_of_its_parts():
-    model = CostModel(load_profile("rtx4090-llama-3.1-8b-bf16"), "fallback")
+    model = cost_model(load_profile("rtx4090-llama-3.1-8b-bf16"), "fallback")
     cost = model._prefill
     assert cost is not None
     assert cost.joint is not None
@@ -137,4 +138,4 @@ def test_eager_host_time_is_a_range_and_marked_where_it_is_not_measured(name):
     assert entry is not None
     by_us = ("h100-llama-3.1-8b-bf16", *CALIBRATED)
     assert entry.origin == ("measured" if name in by_us else "assumed")
-    assert CostModel(profile, "eager").has_range
+    assert profile.has_range

@@ -20,7 +20,7 @@ from scheduler.executors.calibration.calibrate import calibrate
 from scheduler.executors.calibration.cell_check import check_cells
 from scheduler.executors.calibration.grid import Cell, Grid, Sample, read_grid, write_grid
 from scheduler.executors.calibration.profile import profile_of
-from scheduler.executors.model.cost_model import CostModel
+from scheduler.executors.model.by_profile import cost_model
 from scheduler.executors.real.torch_session import open_session
 
 GRID: dict[str, Any] = {"model": "tiny", "device": "cpu", "batches": (1, 4), "contexts": (32, 64)}
@@ -36,7 +36,7 @@ def test_a_calibration_writes_a_profile_that_gives_the_measured_times(tmp_path: 
     assert profile == found.profile
     assert profile.identity.model == "tiny"
     assert {"capture", "warm up", "measure"} == set(stages)
-    model = CostModel(profile, "eager")
+    model = cost_model(profile, "eager")
     for index, cell in enumerate(found.grid.cells):
         measured = found.grid.times(index).median_ms
         assert model.decode_ms(cell.mode, cell.batch, cell.kv_tokens) == pytest.approx(measured, rel=1e-4)
@@ -135,7 +135,7 @@ def gpu_grid() -> Grid:
 def test_host_and_gpu_time_are_told_apart() -> None:
     profile = profile_of(gpu_grid(), name="x", whole_steps=False)
     assert profile.host.step_ms.low == pytest.approx(0.5)
-    model = CostModel(profile, "eager")
+    model = cost_model(profile, "eager")
     assert model.decode_ms("graph", 100, 12_700) == pytest.approx(2.5)
     # At 1 and 100 rows launching binds (3 ms), at 400 the GPU does (5 ms).
     assert profile.decode.eager is not None
@@ -156,8 +156,8 @@ def test_pool_costs_are_those_of_the_recordings() -> None:
 
 def test_whole_steps_keep_both_tables() -> None:
     profile = profile_of(gpu_grid(), name="x", whole_steps=True)
-    model = CostModel(profile, "eager")
-    assert not model.has_range
+    model = cost_model(profile, "eager")
+    assert not profile.has_range
     assert model.decode_ms("graph", 400, 50_800) == pytest.approx(5.5)
     assert model.decode_ms("eager", 1, 127) == pytest.approx(3.5)
 

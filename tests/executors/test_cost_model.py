@@ -10,11 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from scheduler.catalog.profile.curves import CurveProfile
 from scheduler.catalog.profile.file import DEFAULT_PROFILE, load_profile
 from scheduler.catalog.profile.inline import DecodeCurve, InlineProfile, PrefillLine
-from scheduler.catalog.profile.profile import Profile
+from scheduler.catalog.profile.profile import assumed_fields
 from scheduler.engine.executor import PredictableExecutor, PrefillChunk, StepKind, StepPlan
 from scheduler.errors import InputError
+from scheduler.executors.model.by_profile import cost_model
 from scheduler.executors.model.cost_model import CostModel
 
 IDENTITY = dict.fromkeys(
@@ -26,17 +28,17 @@ EVERYTHING = {
 }
 
 
-def profile_of(**sections: object) -> Profile:
+def profile_of(**sections: object) -> CurveProfile:
     value = {"format": "graphpool-profile", "version": 1, "identity": IDENTITY, **sections}
     value["provenance"] = {key: entry for key, entry in EVERYTHING.items() if key in sections}
-    return Profile.model_validate(value)
+    return CurveProfile.model_validate(value)
 
 
 def table(sizes: list[int], kv: list[list[float]], ms: list[list[float]]) -> dict[str, object]:
     return {"sizes": sizes, "kv_tokens": kv, "ms": ms}
 
 
-def noisy_profile(overlap: bool = False) -> Profile:
+def noisy_profile(overlap: bool = False) -> CurveProfile:
     graph = {
         "gpu": table(
             [1, 4, 16], [[0, 100, 500], [400, 800], [1600, 4000, 9000]], [[5, 6, 5.5], [6, 7.3], [9, 8, 12]]
@@ -70,14 +72,19 @@ def inline(**curves: object) -> InlineProfile:
     return InlineProfile.model_validate({**base, **curves})
 
 
+def scaled(model: CostModel, *factors: float) -> CostModel:
+    model.scale_steps(factors)
+    return model
+
+
 SHIPPED = load_profile(DEFAULT_PROFILE)
 MODELS = [
-    CostModel(noisy_profile(), "eager"),
-    CostModel(noisy_profile(overlap=True), "fallback", "high"),
-    CostModel(SHIPPED, "eager"),
-    CostModel(inline(), "eager"),
-    CostModel(inline(decode_graph_ms={"base": 1, "per_request": 0, "per_kv_token": 0.000123}), "eager"),
-    CostModel(noisy_profile(), "eager", jitter=np.array([0.9, 1.0, 1.2])),
+    cost_model(noisy_profile(), "eager"),
+    cost_model(noisy_profile(overlap=True), "fallback", "high"),
+    cost_model(SHIPPED, "eager"),
+    cost_model(inline(), "eager"),
+    cost_model(inline(decode_graph_ms={"base": 1, "per_request": 0, "per_kv_token": 0.000123}), "eager"),
+    scaled(cost_model(noisy_profile(), "eager"), 0.9, 1.0, 1.2),
 ]
 
 
@@ -115,7 +122,7 @@ def test_running_ahead_is_bit_equal_to_running_step_by_step(
 
 
 def test_a_step_at_a_measured_point_costs_the_measured_time():
-    model = CostModel(noisy_profile(), "eager")
+    model = cost_model(noisy_profile(), "eager")
     assert model.run(decode(4, 800, 4)) == 7_300_000 + 200_000 + 40_000
     assert model.run(decode(3, 800, 4)) == 7_300_000 + 200_000 + 40_000  # padded: the captured size's time
     assert model.run(decode(1, 100)) == 7_000_000 + 210_000  # eager: actual size, gaps included
@@ -124,18 +131,18 @@ def test_a_step_at_a_measured_point_costs_the_measured_time():
 @pytest.mark.parametrize(("bound", "expected"), [("low", 7_000_000), ("high", 15_000_000)])
 def test_without_a_graph_the_slower_of_issue_and_gpu_counts(bound, expected):
     host_ns = {"low": 210_000, "high": 310_000}[bound]
-    assert CostModel(noisy_profile(), "eager", bound).run(decode(1, 100)) == expected + host_ns
+    assert cost_model(noisy_profile(), "eager", bound).run(decode(1, 100)) == expected + host_ns
 
 
 def test_overlap_hides_host_work_behind_the_gpu_but_not_behind_issuing():
-    model = CostModel(noisy_profile(overlap=True), "eager", "high")
+    model = cost_model(noisy_profile(overlap=True), "eager", "high")
     assert model.run(decode(4, 800, 4)) == 7_300_000
     assert model.run(decode(4, 800)) == 15_000_000 + 300_000 + 40_000
 
 
 @pytest.mark.parametrize("mode", ["graph", "eager"])
 def test_times_have_no_cliff_in_kv_tokens_nor_at_measured_sizes(mode):
-    model = CostModel(SHIPPED, "eager")
+    model = cost_model(SHIPPED, "eager")
     sizes = SHIPPED.decode.table("graph").sizes
     for size in (1, 5, 64, 65, 100, 130, 600):
         times = [model.decode_ms(mode, size, kv) for kv in range(0, 5000 * size, 7 * size)]
@@ -149,14 +156,14 @@ def test_times_have_no_cliff_in_kv_tokens_nor_at_measured_sizes(mode):
 
 
 def test_more_kv_tokens_never_make_a_step_of_the_shipped_profile_faster():
-    model = CostModel(SHIPPED, "eager")
+    model = cost_model(SHIPPED, "eager")
     for size in (1, 8, 48, 100, 256, 512, 700):
         times = [model.decode_ms("graph", size, kv) for kv in range(0, 6000 * size, 100 * size)]
         assert all(np.diff(times) >= 0)
 
 
 def test_reading_beyond_the_table_is_reported_and_inside_it_is_not():
-    model = CostModel(noisy_profile(), "eager")
+    model = cost_model(noisy_profile(), "eager")
     model.run(decode(16, 9000, 16))
     model.run(decode(2, 300))
     assert model.extrapolations() == []
@@ -172,26 +179,27 @@ def test_reading_beyond_the_table_is_reported_and_inside_it_is_not():
 
 
 def test_a_step_larger_than_any_measured_is_never_faster_than_the_largest():
-    model = CostModel(noisy_profile(), "eager")
+    model = cost_model(noisy_profile(), "eager")
     assert model.decode_ms("graph", 40, 2000) >= model.decode_ms("graph", 16, 800)
 
 
 def test_whole_inline_times_are_taken_as_they_are():
-    model = CostModel(inline(decode_eager_ms={"table": [12.2, 12.4]}), "fallback")
+    profile = inline(decode_eager_ms={"table": [12.2, 12.4]})
+    model = cost_model(profile, "fallback")
     assert model.run(decode(2, 10**6)) == 12_400_000
     assert model.run(decode(2, 10**6, 4)) == 7_200_000
-    assert model.fallback_is_eager
-    assert not model.has_range
+    assert profile.curve("fallback") is None
+    assert not profile.has_range
 
 
 def test_an_inline_fallback_curve_serves_steps_without_a_graph_in_the_same_engine():
     profile = inline(decode_fallback_ms={"base": 8, "per_request": 0})
-    assert CostModel(profile, "fallback").run(decode(3, 0)) == 8_000_000
-    assert CostModel(profile, "eager").run(decode(3, 0)) == 12_600_000
+    assert cost_model(profile, "fallback").run(decode(3, 0)) == 8_000_000
+    assert cost_model(profile, "eager").run(decode(3, 0)) == 12_600_000
 
 
 def test_a_table_too_short_is_an_error_naming_the_size():
-    model = CostModel(inline(decode_graph_ms={"table": [6.3, 6.6]}), "eager")
+    model = cost_model(inline(decode_graph_ms={"table": [6.3, 6.6]}), "eager")
     with pytest.raises(
         InputError, match=r"decode_graph_ms\.table: a step of 4 rows is reached, the table ends at 2"
     ):
@@ -199,7 +207,7 @@ def test_a_table_too_short_is_an_error_naming_the_size():
 
 
 def test_an_inline_mixed_step_is_the_sum_of_its_decode_step_and_its_prefill_line():
-    model = CostModel(inline(prefill_ms={"base": 1, "per_token": 0.01}), "eager")
+    model = cost_model(inline(prefill_ms={"base": 1, "per_token": 0.01}), "eager")
     assert model.run(mixed(0, 0, (100, 0), (50, 0))) == 2_500_000
     assert model.run(mixed(2, 30, (100, 0))) == 2_000_000 + 12_400_000
     assert model.run(mixed(2, 30, (100, 0), capture_size=128)) == 2_000_000 + 6_600_000
@@ -207,16 +215,16 @@ def test_an_inline_mixed_step_is_the_sum_of_its_decode_step_and_its_prefill_line
 
 def test_prefill_without_prefill_times_is_an_error():
     with pytest.raises(InputError, match="prefill_ms"):
-        CostModel(inline(), "eager").run(mixed(0, 0, (100, 0)))
+        cost_model(inline(), "eager").run(mixed(0, 0, (100, 0)))
     bare = profile_of(decode={"graph": {"gpu": table([1], [[0]], [[5]])}})
     with pytest.raises(InputError, match="no prefill times"):
-        CostModel(bare, "eager").run(mixed(0, 0, (100, 0)))
+        cost_model(bare, "eager").run(mixed(0, 0, (100, 0)))
     with pytest.raises(InputError, match="needs the eager curve"):
-        CostModel(bare, "eager").run(decode(1, 0))
+        cost_model(bare, "eager").run(decode(1, 0))
 
 
 def test_a_step_with_prompt_tokens_adds_token_work_pairs_and_the_decodes_kv_part():
-    model = CostModel(noisy_profile(), "eager")
+    model = cost_model(noisy_profile(), "eager")
     alone = model.run(mixed(0, 0, (256, 128)))
     assert alone == round(1e6 * (9 + 11 * 240 / 496 + 1e-5 * 256 * (128 + 128) + 0.2 + 0.01))
     with_decodes = model.run(mixed(4, 800, (252, 0)))
@@ -225,18 +233,18 @@ def test_a_step_with_prompt_tokens_adds_token_work_pairs_and_the_decodes_kv_part
 
 
 def test_jitter_multiplies_step_k_by_factor_k():
-    model = CostModel(inline(), "eager", jitter=np.array([0.5, 2.0]))
+    model = scaled(cost_model(inline(), "eager"), 0.5, 2.0)
     assert [model.run(decode(3, 0)) for _ in range(3)] == [6_300_000, 25_200_000, 6_300_000]
 
 
 def test_the_shipped_default_profile_has_an_eager_range_and_says_what_it_assumes():
-    model = CostModel(SHIPPED, "eager")
-    assert model.has_range
-    assert model.fallback_is_eager
-    assert {field for field, _ in model.assumed_fields} == {"memory.utilization", "memory.activation_bytes"}
-    low, high = (CostModel(SHIPPED, "eager", bound).run(decode(32, 32_768)) for bound in ("low", "high"))
+    model = cost_model(SHIPPED, "eager")
+    assert SHIPPED.has_range
+    assert SHIPPED.curve("fallback") is None
+    assert {*assumed_fields(SHIPPED)} == {"memory.utilization", "memory.activation_bytes"}
+    low, high = (cost_model(SHIPPED, "eager", bound).run(decode(32, 32_768)) for bound in ("low", "high"))
     assert low < high
-    assert model.run(decode(32, 32_768, 32)) == CostModel(SHIPPED, "eager", "high").run(
+    assert model.run(decode(32, 32_768, 32)) == cost_model(SHIPPED, "eager", "high").run(
         decode(32, 32_768, 32)
     )
 
@@ -247,4 +255,4 @@ def test_models_of_inline_curves_accept_the_typed_models():
         decode_graph_ms=DecodeCurve(base=6, per_request=0.3),
         prefill_ms=PrefillLine(base=1, per_token=0.5),
     )
-    assert CostModel(profile, "eager").run(mixed(0, 0, (2, 0))) == 2_000_000
+    assert cost_model(profile, "eager").run(mixed(0, 0, (2, 0))) == 2_000_000

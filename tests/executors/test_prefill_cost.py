@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scheduler.catalog.profile.profile import JointAttention, Prefill
-from scheduler.catalog.profile.tables import Curve
+from scheduler.catalog.profile.curves import Prefill
+from scheduler.catalog.profile.tables import Curve, JointAttention
 from scheduler.engine.executor import PrefillChunk, StepKind, StepPlan
 from scheduler.errors import InputError
 from scheduler.executors.model.prefill_cost import JointTable, PrefillCost

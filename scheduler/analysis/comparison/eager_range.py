@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from scheduler.catalog.profile.profile import Profile
 from scheduler.engine.executor import StepKind
 from scheduler.engine.loop import Run
-from scheduler.executors.model.cost_model import CostModel
 from scheduler.simulate import AnyProfile
 
 
 def has_range(profile: AnyProfile) -> bool:
     """Tell whether the profile gives eager host time as a range."""
-    return isinstance(profile, Profile) and CostModel(profile, "eager").has_range
+    return profile.has_range
 
 
 def meets_range(run: Run) -> bool:

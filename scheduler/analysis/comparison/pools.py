@@ -9,7 +9,6 @@ from pathlib import Path
 
 from scheduler.catalog.pool_presets import PoolPreset, pool_preset
 from scheduler.catalog.profile.file import without_repeats
-from scheduler.catalog.profile.profile import Profile
 from scheduler.engine.graph_pool import GraphPool
 from scheduler.errors import InputError
 from scheduler.simulate import AnyProfile
@@ -65,8 +64,7 @@ def named_pool(text: str, engine: Engine, profile: AnyProfile, piecewise: bool =
 
 
 def _preset(name: str, engine: Engine, profile: AnyProfile) -> PoolPreset:
-    gpu_bytes = profile.memory.gpu_bytes if isinstance(profile, Profile) else None
-    return pool_preset(name, engine.max_num_seqs, engine.max_num_batched_tokens, gpu_bytes)
+    return pool_preset(name, engine.max_num_seqs, engine.max_num_batched_tokens, profile.gpu_bytes)
 
 
 def _graph_pool(preset: PoolPreset, engine: Engine, mode: str | None) -> GraphPool:

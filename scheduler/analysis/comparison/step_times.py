@@ -10,11 +10,10 @@ from numpy.typing import NDArray
 
 from scheduler.analysis.comparison.compare import Column, Comparison
 from scheduler.analysis.metrics import window_start_ns
-from scheduler.catalog.profile.inline import InlineProfile
-from scheduler.catalog.profile.profile import Mode
+from scheduler.catalog.profile.profile import CurveSource, Mode
 from scheduler.engine.executor import StepKind
 from scheduler.errors import InputError
-from scheduler.executors.model.cost_model import CostModel
+from scheduler.executors.model.by_profile import cost_model
 from scheduler.simulate import AnyProfile
 
 Float = NDArray[np.float64]
@@ -61,7 +60,8 @@ def profile_curves(profile: AnyProfile, largest_batch: int, kv_per_row: float) -
     powers = 2 ** np.arange(int(largest_batch).bit_length())
     sizes = np.union1d(np.geomspace(1, largest_batch, _MOST_POINTS).round().astype(int), powers)
     modes: tuple[Mode, ...] = ("eager", "fallback", "graph")
-    curves = (_curve(profile, mode, sizes, kv_per_row) for mode in modes if _has_own(profile, mode))
+    sources = ((mode, profile.curve(mode)) for mode in modes)
+    curves = (_curve(profile, mode, source, sizes, kv_per_row) for mode, source in sources if source)
     return StepCurves(kv_per_row, tuple(curve for curve in curves if len(curve.batch)))
 
 
@@ -76,38 +76,21 @@ def mean_kv_tokens_per_row(comparison: Comparison) -> float:
     return tokens / rows if rows else 0.0
 
 
-def _has_own(profile: AnyProfile, mode: Mode) -> bool:
-    if isinstance(profile, InlineProfile):
-        return mode != "fallback" or profile.decode_fallback_ms is not None
-    return getattr(profile.decode, mode) is not None
-
-
-def _curve(profile: AnyProfile, mode: Mode, sizes: NDArray[np.int64], kv_per_row: float) -> StepCurve:
+def _curve(
+    profile: AnyProfile, mode: Mode, source: CurveSource, sizes: NDArray[np.int64], kv_per_row: float
+) -> StepCurve:
     ends: list[list[float]] = [[], []]
     for end, bound in zip(ends, _BOUNDS, strict=True):
-        model = CostModel(profile, "fallback", bound)
+        model = cost_model(profile, "fallback", bound)
         for size in sizes:
             try:
                 end.append(model.decode_ms(mode, int(size), round(kv_per_row * size)))
             except InputError:  # the table ends here
                 break
     low, high = (np.array(end) for end in ends)
-    measured, origin = _measured(profile, mode)
+    measured = np.array(source.sizes if source.origin == "measured" else (), np.int64)
     batch = sizes[: len(low)]
-    return StepCurve(mode, batch, low, high, measured[measured <= batch.max(initial=0)], origin)
-
-
-def _measured(profile: AnyProfile, mode: Mode) -> tuple[NDArray[np.int64], str]:
-    if isinstance(profile, InlineProfile):
-        return np.zeros(0, np.int64), "given"
-    table = profile.decode.table(mode)
-    entry = next(
-        (profile.origin_of(field) for field in profile.leaf_fields() if field.startswith(f"decode.{mode}.")),
-        None,
-    )
-    origin = entry.origin if entry is not None else "assumed"
-    sizes = table.sizes if table is not None and origin == "measured" else ()
-    return np.array(sizes, np.int64), origin
+    return StepCurve(mode, batch, low, high, measured[measured <= batch.max(initial=0)], source.origin)
 
 
 def saved_s(comparison: Comparison, column: Column) -> dict[int, tuple[float, float]]:
@@ -118,7 +101,7 @@ def saved_s(comparison: Comparison, column: Column) -> dict[int, tuple[float, fl
     an approximation. Empty where the profile cannot tell.
     """
     found: dict[int, tuple[float, float]] = {}
-    models = [CostModel(comparison.profile, "fallback", bound) for bound in _BOUNDS]
+    models = [cost_model(comparison.profile, "fallback", bound) for bound in _BOUNDS]
     try:
         for (capture, batch), (steps, kv_tokens) in _buckets(comparison, column).items():
             saved = [

@@ -18,7 +18,6 @@ from scheduler.analysis.statistics.intervals import weighted_percentile
 from scheduler.engine.executor import Executor
 from scheduler.engine.loop import Run
 from scheduler.engine.records import StepRecords
-from scheduler.executors.model.cost_model import CostModel
 from scheduler.executors.step_log import LogExecutor, RecordingExecutor, Section
 from scheduler.simulate import AnyProfile, Variant, simulate
 from scheduler.workload.requests import Requests
@@ -65,7 +64,7 @@ def predict_and_execute(
         predicted = simulate(workload, requests, profile, variant)
         again = simulate(workload, requests, profile, variant, executor=LogExecutor(section))
         result = results[variant.name] = _compared(executed, predicted, again, section)
-        if CostModel(profile, "eager").has_range and result["executed"].get("replay_share", 0.0) < 1.0:
+        if profile.has_range and result["executed"].get("replay_share", 0.0) < 1.0:
             high = simulate(workload, requests, profile, replace(variant, bound="high"))
             result["predicted_high"] = compared_metrics(high)
             result["error_high"] = relative_errors(result["executed"], result["predicted_high"])

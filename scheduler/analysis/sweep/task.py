@@ -13,7 +13,6 @@ from scheduler import __version__
 from scheduler.analysis.comparison.eager_range import has_range, meets_range
 from scheduler.analysis.metrics import request_rate, summarize
 from scheduler.analysis.statistics.steady_state import load_of
-from scheduler.catalog.profile.inline import InlineProfile
 from scheduler.engine.loop import Run
 from scheduler.errors import InputError
 from scheduler.simulate import AnyProfile, Variant, pool_cost, simulate
@@ -129,17 +128,14 @@ class Simulation:
     def _record(self, run: Run, requests: Requests, variant: Variant) -> Record:
         workload, profile = self.setting.workload, self.setting.profile
         slo_ms = workload.slo.limits_ms if workload.slo else {}
-        model, name = "inline", "inline"
-        if not isinstance(profile, InlineProfile):
-            model, name = profile.identity.model, profile.identity.name
         record: Record = {
             "schema_version": 1,
             "tool_version": __version__,
             "backend": "graphpool",
             "variant": column_name(variant),
             "replication": self.replication,
-            "model_id": model,
-            "profile": name,
+            "model_id": profile.model_id,
+            "profile": profile.name,
             "executor": "model",
             "workload": workload.name,
             "arrivals": workload.arrivals.process,

@@ -20,7 +20,7 @@ from scheduler.analysis.tuning.choose import (
 from scheduler.analysis.tuning.choose_within import choose_within, graphs_within_memory
 from scheduler.analysis.tuning.neighbours import neighbours
 from scheduler.analysis.tuning.pool_search import NEIGHBOURS, Chooser
-from scheduler.catalog.profile.profile import PoolCosts, Profile
+from scheduler.catalog.profile.profile import PoolCosts
 from scheduler.engine.graph_pool import GraphPool
 from scheduler.errors import InputError
 from scheduler.simulate import AnyProfile
@@ -126,7 +126,7 @@ def size_rules_for(
             f"--graphs {budgets.graphs}: expected at least {len(forced)}, "
             f"for {' and '.join(map(str, forced))} are always captured; --no-forced-sizes lifts that"
         )
-    costs = profile.pool if isinstance(profile, Profile) else None
+    costs = profile.pool
     top = candidates[-1]
     price = None if costs is None else _capture_s(costs, top, 0 if largest_mixed is None else seqs)
     most = _most_by_largest(budgets, costs, top)

@@ -11,7 +11,7 @@ from scheduler.catalog.profile.file import load_profile
 from scheduler.catalog.profile.inline import InlineProfile
 from scheduler.engine.executor import PrefillChunk, StepKind, StepPlan
 from scheduler.errors import InputError
-from scheduler.executors.model.cost_model import CostModel
+from scheduler.executors.model.by_profile import cost_model
 from scheduler.executors.model.step_lines import StepLine
 from scheduler.simulate import AnyProfile
 from scheduler.workload.file.loader import parse_inline_yaml, read_file
@@ -81,7 +81,7 @@ def _engine(log: EngineLog) -> dict[str, Any]:
 
 
 def _decode_costs(profile: AnyProfile, kv_per_sequence: int) -> StepCosts:
-    model = CostModel(profile, "fallback")
+    model = cost_model(profile, "fallback")
     lines: dict[int, StepLine] = {}
 
     def graph(batch: int, size: int) -> float:
@@ -94,10 +94,9 @@ def _decode_costs(profile: AnyProfile, kv_per_sequence: int) -> StepCosts:
 
 def _mixed_costs(profile: AnyProfile, kv_per_sequence: int) -> StepCosts | None:
     """Return the costs of mixed steps, taken as one running sequence for every 16 tokens; None if unknown."""
-    has_prefill = profile.prefill_ms if isinstance(profile, InlineProfile) else profile.prefill
-    if has_prefill is None:
+    if not profile.has_prefill:
         return None
-    model = CostModel(profile, "fallback")
+    model = cost_model(profile, "fallback")
 
     def plan(tokens: int) -> StepPlan:
         rows = min(tokens // 16, tokens - 1)
@@ -111,7 +110,7 @@ def _mixed_costs(profile: AnyProfile, kv_per_sequence: int) -> StepCosts | None:
 
 
 def _depends_on_kv(profile: AnyProfile, log: EngineLog) -> bool:
-    model = CostModel(profile, "fallback")
+    model = cost_model(profile, "fallback")
     batch = (
         next(batch for batch, steps in log.decode_steps.items() if steps)
         if any(log.decode_steps.values())

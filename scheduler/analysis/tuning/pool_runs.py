@@ -18,7 +18,7 @@ from scheduler.analysis.workers import Workers, as_completed
 from scheduler.engine.graph_pool import GraphPool
 from scheduler.engine.loop import Run
 from scheduler.errors import InputError
-from scheduler.executors.model.cost_model import CostModel
+from scheduler.executors.model.by_profile import cost_model
 from scheduler.simulate import AnyProfile, PoolCost, Variant, pool_cost, simulate
 from scheduler.workload.requests import Requests
 from scheduler.workload.schema import Workload
@@ -155,7 +155,7 @@ class Evaluator:
 
 def loads_of(profile: AnyProfile, histogram: StepHistogram, pool: GraphPool, rules: SizeRules) -> list[Load]:
     """Return the loads of a histogram: decode steps, and those with prompts where the list serves them."""
-    model = CostModel(profile, "fallback")
+    model = cost_model(profile, "fallback")
     loads = [decode_load(histogram, model, rules.candidates)]
     if pool.piecewise:
         loads.append(mixed_load(histogram, model, rules.candidates))

@@ -14,7 +14,7 @@ import numpy as np
 from scheduler.analysis.comparison.compare import Column, Comparison, Progress, SmallerPool, run_column
 from scheduler.analysis.tuning.choose import best_by_count, size_problem
 from scheduler.analysis.tuning.step_loads import decode_load, mixed_load, step_histogram
-from scheduler.executors.model.cost_model import CostModel
+from scheduler.executors.model.by_profile import cost_model
 from scheduler.simulate import pool_cost
 
 TOLERANCE = 0.005
@@ -48,7 +48,7 @@ def _fewest_sizes(comparison: Comparison, own: Column) -> tuple[int, ...] | None
         return None
     largest_total = pool.sizes[-1] if pool.piecewise else 0
     histogram = step_histogram(own.runs, most, largest_total)
-    model = CostModel(comparison.profile, own.variant.without_graph)
+    model = cost_model(comparison.profile, own.variant.without_graph)
     loads = [decode_load(histogram, model, pool.sizes)]
     if pool.piecewise:
         loads.append(mixed_load(histogram, model, pool.sizes))

@@ -15,7 +15,8 @@ from scheduler.catalog.importers.llmservingsim import EAGER_ISSUE_MS, ISSUE_NOTE
 from scheduler.catalog.importers.overrides import with_overrides
 from scheduler.catalog.importers.rows import number_at, read_rows
 from scheduler.catalog.importers.whole_steps import imported_identity
-from scheduler.catalog.profile.profile import Decode, DecodeMode, Host, Profile, Provenance
+from scheduler.catalog.profile.curves import CurveProfile, Decode, DecodeMode, Host
+from scheduler.catalog.profile.profile import Provenance
 from scheduler.errors import InputError
 
 COLUMNS = ("batch_size", "context_len", "decode_step_ms")
@@ -55,14 +56,14 @@ def read_decode_cells(path: Path, choose: Mapping[str, str]) -> dict[tuple[int, 
 
 def import_aiconfigurator(
     path: Path, choose: Mapping[str, str] | None = None, overrides: Mapping[str, Any] | None = None
-) -> Profile:
+) -> CurveProfile:
     """Return the profile of a decode table; it has no prefill and no memory data of its own."""
     cells = read_decode_cells(path, choose or {})
     chosen = dict(choose or {})
     identity = imported_identity(
         f"aiconfigurator decode table {path.name}", chosen.get("backend", "not stated")
     )
-    profile = Profile(
+    profile = CurveProfile(
         format="graphpool-profile",
         version=1,
         identity=identity,

@@ -20,14 +20,17 @@ from typing import Any
 
 from scheduler.catalog.importers.rows import read_text
 from scheduler.catalog.importers.whole_steps import MODES, WholeStep, imported_identity, whole_step_profile
-from scheduler.catalog.profile.profile import Mode, Profile
+from scheduler.catalog.profile.curves import CurveProfile
+from scheduler.catalog.profile.profile import Mode
 from scheduler.errors import InputError
 
 FILE_NAME = re.compile(r"(graph|fallback|eager)-b(\d{1,6})-i(\d{1,7})-o(\d{1,7})\.json")
 Cases = dict[tuple[Mode, int, int], dict[int, float]]
 
 
-def import_vllm_bench_latency(paths: Sequence[Path], overrides: Mapping[str, Any] | None = None) -> Profile:
+def import_vllm_bench_latency(
+    paths: Sequence[Path], overrides: Mapping[str, Any] | None = None
+) -> CurveProfile:
     """Return the profile of `vllm bench latency` results, at least two output lengths per case.
 
     With an output length of 1 the latency is the prompt's, which gives prefill (of one prompt per batch).
@@ -93,7 +96,7 @@ def _median_latency_s(path: Path) -> float:
 
 def import_sglang_bench_one_batch(
     path: Path, modes: Mapping[str, Mode] | None = None, overrides: Mapping[str, Any] | None = None
-) -> Profile:
+) -> CurveProfile:
     """Return the profile of a bench_one_batch result file.
 
     `modes` maps a run name to a mode; a run named graph, fallback or eager needs no entry.

@@ -15,17 +15,9 @@ from typing import Any
 from scheduler.catalog.importers.grid import decode_table, leave_one_size_out
 from scheduler.catalog.importers.overrides import with_overrides
 from scheduler.catalog.importers.rows import columns_of, number_at, read_rows
-from scheduler.catalog.profile.profile import (
-    Decode,
-    DecodeMode,
-    Host,
-    Identity,
-    LowHigh,
-    ModelShape,
-    Prefill,
-    Profile,
-    Provenance,
-)
+from scheduler.catalog.profile.curves import CurveProfile, Decode, DecodeMode, Host, Prefill
+from scheduler.catalog.profile.measured import ModelShape
+from scheduler.catalog.profile.profile import Identity, LowHigh, Provenance
 from scheduler.catalog.profile.tables import Curve, JointAttention, Points, read_points
 from scheduler.errors import InputError
 
@@ -40,7 +32,7 @@ Layers = dict[str, Points]
 
 def import_llmservingsim(
     dense: Path, per_sequence: Path, attention: Path, overrides: Mapping[str, Any] | None = None
-) -> Profile:
+) -> CurveProfile:
     """Return the profile of three layer tables, plain or gzipped; `overrides` are dotted profile fields.
 
     Without overrides the model is assumed to be Llama-3.1-8B in bf16. Raises InputError.
@@ -56,7 +48,7 @@ def import_llmservingsim(
     cells = _decode_cells(tokens, sequences, joint)
     measured = {key: ms for key, ms in cells.items() if key[0] in joint.decodes}
     fits = (leave_one_size_out(measured, "graph decode steps, at the attention table's own sizes"),)
-    profile = Profile(
+    profile = CurveProfile(
         format="graphpool-profile",
         version=1,
         identity=IDENTITY,

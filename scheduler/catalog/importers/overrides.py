@@ -8,14 +8,14 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from scheduler.catalog.profile.curves import CurveProfile
 from scheduler.catalog.profile.file import error_lines
-from scheduler.catalog.profile.profile import Profile
 from scheduler.errors import InputError
 
 SECTIONS = ("identity", "model", "memory", "host", "pool", "jitter", "decode", "prefill")
 
 
-def with_overrides(profile: Profile, overrides: Mapping[str, Any]) -> Profile:
+def with_overrides(profile: CurveProfile, overrides: Mapping[str, Any]) -> CurveProfile:
     """Return the profile with dotted fields replaced; their provenance becomes what the person stated.
 
     Raises InputError with a line per field that does not exist or does not fit.
@@ -40,6 +40,6 @@ def with_overrides(profile: Profile, overrides: Mapping[str, Any]) -> Profile:
     if errors:
         raise InputError(errors)
     try:
-        return Profile.model_validate(value)
+        return CurveProfile.model_validate(value)
     except ValidationError as error:
         raise InputError(error_lines(error, "--set")) from None

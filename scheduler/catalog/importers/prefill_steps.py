@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from statistics import median
 
 from scheduler.catalog.importers.grid import fit
-from scheduler.catalog.profile.profile import Fit, Prefill
+from scheduler.catalog.profile.curves import Prefill
+from scheduler.catalog.profile.profile import Fit
 from scheduler.catalog.profile.tables import Curve, DecodeTable, decode_points, read_curve, read_points
 
 

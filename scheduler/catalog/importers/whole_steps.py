@@ -16,7 +16,8 @@ from scheduler.catalog.importers.grid import decode_table, leave_one_size_out
 from scheduler.catalog.importers.overrides import with_overrides
 from scheduler.catalog.importers.prefill_steps import PrefillStep, prefill_section
 from scheduler.catalog.importers.rows import number_at, read_rows
-from scheduler.catalog.profile.profile import Decode, DecodeMode, Identity, Mode, Prefill, Profile, Provenance
+from scheduler.catalog.profile.curves import CurveProfile, Decode, DecodeMode, Prefill
+from scheduler.catalog.profile.profile import Identity, Mode, Provenance
 from scheduler.errors import InputError
 
 MODES: tuple[Mode, ...] = ("graph", "fallback", "eager")
@@ -37,7 +38,7 @@ class WholeStep:
 
 def whole_step_profile(
     steps: Iterable[WholeStep], identity: Identity, overrides: Mapping[str, Any] | None = None
-) -> Profile:
+) -> CurveProfile:
     """Return the profile of whole steps; a point measured several times counts with its median."""
     steps = list(steps)
     modes = {mode: _decode_cells(steps, mode) for mode in MODES}
@@ -59,7 +60,7 @@ def whole_step_profile(
     provenance = {"decode": _measured(f"whole step times, {identity.source}")}
     if prefill is not None:
         provenance["prefill"] = _measured(f"steps with prompt tokens, {identity.source}")
-    profile = Profile(
+    profile = CurveProfile(
         format="graphpool-profile",
         version=1,
         identity=identity,
@@ -71,7 +72,7 @@ def whole_step_profile(
     return with_overrides(profile, overrides or {})
 
 
-def import_csv(path: Path, overrides: Mapping[str, Any] | None = None) -> Profile:
+def import_csv(path: Path, overrides: Mapping[str, Any] | None = None) -> CurveProfile:
     """Return the profile of a CSV `mode,batch,context_tokens,step_ms[,prefill_tokens]`; raises InputError."""
     rows = read_rows(path, COLUMNS)
     steps, errors = [], []

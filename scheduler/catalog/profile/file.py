@@ -11,12 +11,17 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from scheduler.catalog.profile.profile import Profile
+from scheduler.catalog.profile.curves import CurveProfile
+from scheduler.catalog.profile.measured import MeasuredProfile
 from scheduler.errors import InputError
 from scheduler.files import write_text
 
 MOST_BYTES = 16 << 20
 MOST_ERRORS = 20
+VERSIONS: dict[int, type[MeasuredProfile]] = {1: CurveProfile}
+# The order of a file's sections: these, what tells the step times, and those.
+_FIRST = ("format", "version", "identity", "model", "memory")
+_LAST = ("pool", "jitter", "fit", "provenance")
 DEFAULT_PROFILE = "h100-llama-3.1-8b-bf16"
 
 
@@ -26,7 +31,7 @@ def shipped_profiles() -> list[str]:
     return sorted(entry.name[:-5] for entry in folder.iterdir() if entry.name.endswith(".json"))
 
 
-def load_profile(name_or_path: str, base_dir: Path | None = None) -> Profile:
+def load_profile(name_or_path: str, base_dir: Path | None = None) -> MeasuredProfile:
     """Return a shipped profile by name, or the one in a file (relative to `base_dir`).
 
     A text with a slash or ending in .json is a path. Raises InputError, one line per problem.
@@ -43,30 +48,34 @@ def load_profile(name_or_path: str, base_dir: Path | None = None) -> Profile:
     return read_profile(entry.read_bytes(), f"{name_or_path}.json")
 
 
-def read_profile(data: bytes, label: str) -> Profile:
+def read_profile(data: bytes, label: str) -> MeasuredProfile:
     """Return the profile in the bytes of a JSON file; `label` names the file in errors."""
     value = _parse(data, label)
     if not isinstance(value, dict):
         raise InputError(f"{label}: expected a JSON object, got {_short(value)}")
     if value.get("format") != "graphpool-profile":
         raise InputError(f'{label}: format: expected "graphpool-profile", got {_short(value.get("format"))}')
-    if value.get("version") != 1:
+    version = value.get("version")
+    if type(version) is not int or version not in VERSIONS:
         raise InputError(
-            f"{label}: version: expected 1, got {_short(value.get('version'))}; "
+            f"{label}: version: expected {' or '.join(map(str, VERSIONS))}, got {_short(version)}; "
             "another release of this program may have written it"
         )
     try:
-        return Profile.model_validate(value)
+        return VERSIONS[version].model_validate(value)
     except ValidationError as error:
         raise InputError(error_lines(error, label)) from None
 
 
-def profile_text(profile: Profile) -> str:
+def profile_text(profile: MeasuredProfile) -> str:
     """Return the profile as JSON: fixed key order, a line per list of numbers, no field at its default."""
-    return _pretty(profile.model_dump(mode="json", exclude_defaults=True)) + "\n"
+    sections = profile.model_dump(mode="json", exclude_defaults=True)
+    times = (key for key in sections if key not in _FIRST + _LAST)
+    order = [*_FIRST, *times, *_LAST]
+    return _pretty({key: sections[key] for key in order if key in sections}) + "\n"
 
 
-def write_profile(path: Path, profile: Profile) -> None:
+def write_profile(path: Path, profile: MeasuredProfile) -> None:
     """Write a profile file, atomically."""
     write_text(path, profile_text(profile))
 
@@ -145,9 +154,9 @@ def _pretty(value: Any, indent: int = 0) -> str:
     """JSON with objects spread over lines and lists of scalars kept on one."""
     pad = " " * (indent + 1)
     if isinstance(value, dict) and value:
-        order = [key for key in ("format", "version", "identity") if key in value]
-        order += [key for key in value if key not in order]
-        inner = ",\n".join(f"{pad}{json.dumps(key)}: {_pretty(value[key], indent + 1)}" for key in order)
+        inner = ",\n".join(
+            f"{pad}{json.dumps(key)}: {_pretty(item, indent + 1)}" for key, item in value.items()
+        )
         return "{\n" + inner + "\n" + " " * indent + "}"
     if isinstance(value, list) and value and isinstance(value[0], list | dict):
         inner = ",\n".join(f"{pad}{_pretty(item, indent + 1)}" for item in value)

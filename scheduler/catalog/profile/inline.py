@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, model_validator
 
 from scheduler.catalog.numbers import MsOrZero, PositiveMs, Strict, as_tuple, expectation
+from scheduler.catalog.profile.profile import CurveSource, Fit, Mode, Origin, Provenance
+from scheduler.errors import InputError
 
 
 class DecodeCurve(Strict):
@@ -45,3 +47,76 @@ class InlineProfile(Strict):
     decode_graph_ms: DecodeCurve
     decode_fallback_ms: DecodeCurve | None = None
     prefill_ms: PrefillLine | None = None
+
+    def decode(self, mode: Mode) -> DecodeCurve | None:
+        """Return the mode's own curve."""
+        return {
+            "graph": self.decode_graph_ms,
+            "fallback": self.decode_fallback_ms,
+            "eager": self.decode_eager_ms,
+        }[mode]
+
+    @property
+    def name(self) -> str:
+        """See Profile."""
+        return "inline"
+
+    @property
+    def model_id(self) -> str:
+        """See Profile."""
+        return "inline"
+
+    @property
+    def identity(self) -> None:
+        """See Profile: nothing was measured."""
+
+    @property
+    def fit(self) -> tuple[Fit, ...]:
+        """See Profile."""
+        return ()
+
+    @property
+    def provenance(self) -> dict[str, Provenance]:
+        """See Profile."""
+        return {}
+
+    @property
+    def has_range(self) -> bool:
+        """See Profile: times are taken as they are."""
+        return False
+
+    @property
+    def range_origin(self) -> Origin:
+        """See Profile."""
+        return "assumed"
+
+    @property
+    def has_prefill(self) -> bool:
+        """See Profile."""
+        return self.prefill_ms is not None
+
+    @property
+    def pool(self) -> None:
+        """See Profile: not known."""
+
+    @property
+    def jitter(self) -> None:
+        """See Profile: not known."""
+
+    @property
+    def gpu_bytes(self) -> None:
+        """See Profile: not known."""
+
+    def curve(self, mode: Mode) -> CurveSource | None:
+        """See Profile."""
+        return CurveSource("given") if self.decode(mode) is not None else None
+
+    def kv_blocks(self, block_size: int, graph_pool_bytes: int = 0) -> int:
+        """See Profile."""
+        raise InputError(
+            "engine.kv_blocks: expected a number or unlimited, got auto: an inline profile knows no memory"
+        )
+
+    def record(self) -> dict[str, Any]:
+        """See Profile: its own whole truth."""
+        return {"inline": self.model_dump(mode="json", exclude_none=True)}

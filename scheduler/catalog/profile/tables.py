@@ -34,7 +34,11 @@ def _must_ascend(values: Sequence[float], key: str) -> None:
         raise expectation("ascending numbers without repeats", key, got=False)
 
 
-class DecodeTable(Strict):
+class Table(Strict):
+    """Measured times by what they depend on; one field of a profile, with one origin."""
+
+
+class DecodeTable(Table):
     """GPU milliseconds of a decode step on a ragged grid.
 
     For each of `sizes` (rows, ascending) a piecewise linear curve: `ms[i][j]` at `kv_tokens[i][j]`, the
@@ -57,7 +61,7 @@ class DecodeTable(Strict):
         return self
 
 
-class Curve(Strict):
+class Curve(Table):
     """Milliseconds at ascending positions, linear in between."""
 
     at: _TokenAxis
@@ -71,7 +75,7 @@ class Curve(Strict):
         return self
 
 
-class JointAttention(Strict):
+class JointAttention(Table):
     """Attention of a whole step (all layers) by prefill chunk × its cached tokens × decodes × KV per decode.
 
     `ms` holds one number per cell in row-major order of the four axes, null where nothing was measured.

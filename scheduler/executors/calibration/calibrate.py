@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from scheduler.catalog.profile.curves import CurveProfile
 from scheduler.catalog.profile.file import write_profile
-from scheduler.catalog.profile.profile import Profile
 from scheduler.errors import InputError
 from scheduler.executors.calibration.bench import Bench, open_bench, time_constants, time_prompts
 from scheduler.executors.calibration.cells import (
@@ -45,7 +45,7 @@ def quiet(stage: str, done: int, total: int) -> None:
 class Calibration:
     """What a calibration found: the profile, the raw grid and its file, and whether the machine was noisy."""
 
-    profile: Profile
+    profile: CurveProfile
     grid: Grid
     grid_path: Path
     is_noisy: bool

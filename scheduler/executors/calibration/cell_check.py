@@ -12,7 +12,7 @@ import numpy as np
 
 from scheduler.catalog.profile.profile import Profile
 from scheduler.engine.graph_pool import GraphPool
-from scheduler.executors.model.cost_model import CostModel
+from scheduler.executors.model.by_profile import cost_model
 from scheduler.executors.real.torch_session import TorchSession
 
 
@@ -48,7 +48,7 @@ def check_cells(
     All cells are interleaved in random order within each repeat.
     """
     draw = random.Random(seed)  # noqa: S311 - a choice of cells, not a secret
-    static, pool, model = session.static, GraphPool(tuple(sorted(sizes))), CostModel(profile, "eager")
+    static, pool, model = session.static, GraphPool(tuple(sorted(sizes))), cost_model(profile, "eager")
     jobs = []
     for _ in range(cells):
         batch = draw.randint(1, pool.sizes[-1])

@@ -6,30 +6,19 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from scheduler.catalog.profile.profile import (
-    Decode,
-    DecodeMode,
-    Fit,
-    Host,
-    Identity,
-    LowHigh,
-    Memory,
-    ModelShape,
-    PoolCosts,
-    Prefill,
-    Profile,
-    Provenance,
-)
+from scheduler.catalog.profile.curves import CurveProfile, Decode, DecodeMode, Host, Prefill
+from scheduler.catalog.profile.measured import Memory, ModelShape
+from scheduler.catalog.profile.profile import Fit, Identity, LowHigh, PoolCosts, Provenance
 from scheduler.catalog.profile.tables import Curve, DecodeTable
 from scheduler.executors.calibration.grid import Grid, Mode
-from scheduler.executors.model.cost_model import CostModel
+from scheduler.executors.model.by_profile import cost_model
 from scheduler.executors.real.model_shapes import model_shape
 
 LAUNCH_BOUND = 1.1
 """A step counts as bound by its launches where it takes at least this many times the graph's GPU time."""
 
 
-def profile_of(grid: Grid, *, name: str, whole_steps: bool) -> Profile:
+def profile_of(grid: Grid, *, name: str, whole_steps: bool) -> CurveProfile:
     """Return the profile of a grid.
 
     With `whole_steps` both modes keep their own table of whole step times. Otherwise graph times are split
@@ -75,7 +64,7 @@ def profile_of(grid: Grid, *, name: str, whole_steps: bool) -> Profile:
         note = "recordings of the calibration; linear in the largest size"
         provenance["pool"] = Provenance(origin="measured", note=note)
     shape = model_shape(identity["model"])
-    profile = Profile(
+    profile = CurveProfile(
         format="graphpool-profile",
         version=1,
         identity=_identity(identity, name),
@@ -237,9 +226,9 @@ def _pool_costs(grid: Grid) -> PoolCosts | None:
     )
 
 
-def _fits(grid: Grid, profile: Profile) -> list[Fit]:
+def _fits(grid: Grid, profile: CurveProfile) -> list[Fit]:
     modes: Sequence[Mode] = ("graph", "eager")
-    low, high = CostModel(profile, "eager", "low"), CostModel(profile, "eager", "high")
+    low, high = cost_model(profile, "eager", "low"), cost_model(profile, "eager", "high")
     fits = []
     for mode in modes:
         errors = []

@@ -9,7 +9,7 @@ from math import prod
 import numpy as np
 from numpy.typing import NDArray
 
-from scheduler.catalog.profile.profile import Prefill
+from scheduler.catalog.profile.curves import Prefill
 from scheduler.catalog.profile.tables import JointAttention, pairs_of, read_curve
 from scheduler.engine.executor import StepPlan
 from scheduler.errors import InputError

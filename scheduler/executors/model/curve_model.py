@@ -1,0 +1,108 @@
+"""Step times by a profile of curves: host + max(issue, GPU), or max(host + issue, GPU) with overlap."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from scheduler.catalog.profile.curves import CurveProfile, Prefill
+from scheduler.catalog.profile.profile import ZERO, LowHigh, Mode
+from scheduler.catalog.profile.tables import Points, decode_points, read_curve, read_points
+from scheduler.engine.executor import StepPlan
+from scheduler.errors import InputError
+from scheduler.executors.model.cost_model import Bound, CostModel, WithoutGraph
+from scheduler.executors.model.prefill_cost import PrefillCost
+from scheduler.executors.model.step_lines import NS_PER_MS, StepLine, step_line
+
+
+class CurveCostModel(CostModel):
+    """The cost model of a `CurveProfile`."""
+
+    def __init__(self, profile: CurveProfile, without_graph: WithoutGraph, bound: Bound = "low") -> None:
+        super().__init__(without_graph, bound)
+        self._profile = profile
+        self._kv_points: dict[int, Points] = {}
+        self._prefill = None if profile.prefill is None else PrefillCost(profile.prefill)
+        if profile.decode.graph is not None:
+            self.padding_attends = profile.decode.graph.padding_attends
+
+    def decode_line(self, mode: Mode, size: int, live_rows: int | None = None) -> StepLine:
+        """See CostModel."""
+        profile = self._profile
+        table, data = profile.decode.table(mode), profile.decode.mode(mode)
+        if table is None or data is None:
+            raise InputError(
+                f"profile {profile.name}: a decode step needs the {mode} curve, which the profile lacks"
+            )
+        if size > table.sizes[-1] or size < table.sizes[0]:
+            side = f"above {table.sizes[-1]}" if size > table.sizes[-1] else f"below {table.sizes[0]}"
+            self.extrapolated.add(f"decode steps of {side} rows ({mode})")
+        points = decode_points(table, size)
+        if live_rows is not None and live_rows < size:
+            # At the first knot the KV tokens hardly count: what is left is the rows' own work.
+            without_kv_ms = points[0][1]
+            points = decode_points(table, live_rows)
+            rows_ms = without_kv_ms - points[0][1]
+            points = [(kv, ms + rows_ms) for kv, ms in points]
+        points = [(kv, ms + data.gpu_extra_ms) for kv, ms in points]
+        issue_ms = data.issue_ms.at(self.bound)
+        host_ms = self._host_ms(size)
+        if profile.host.overlap:
+            return step_line(points, issue_ms + host_ms, 0.0)
+        return step_line(points, issue_ms, host_ms)
+
+    def prompt_step_ns(self, plan: StepPlan) -> float:
+        """See CostModel."""
+        prefill = self._prefill_cost()
+        gpu_ms, beyond = prefill.gpu_ms(plan, self._decode_kv_ms(plan))
+        if beyond:
+            self.extrapolated.add("steps with prompt tokens beyond the measured tables")
+        return self._with_host_ns(prefill.prefill, plan, gpu_ms)
+
+    def piecewise_ns(self, plan: StepPlan, sizes: Sequence[int]) -> list[float]:
+        """See CostModel; attention is read once, for a size only pads what the token curve sees."""
+        prefill = self._prefill_cost()
+        curve, computed = prefill.prefill.tokens, plan.batch_size + plan.prefill_tokens
+        plan = plan._replace(capture_size=computed)
+        gpu_ms, _ = prefill.gpu_ms(plan, self._decode_kv_ms(plan))
+        gpu_ms -= read_curve(curve, computed)
+        padded = (gpu_ms + read_curve(curve, max(computed, size)) for size in sizes)
+        return [self._with_host_ns(prefill.prefill, plan, ms) for ms in padded]
+
+    def _prefill_cost(self) -> PrefillCost:
+        if self._prefill is None:
+            raise InputError(
+                f"profile {self._profile.name}: a step computes prompt tokens, "
+                "the profile has no prefill times"
+            )
+        return self._prefill
+
+    def _host_ms(self, sequences: int) -> float:
+        host = self._profile.host
+        return host.step_ms.at(self.bound) + host.per_sequence_ms * sequences
+
+    def _with_host_ns(self, prefill: Prefill, plan: StepPlan, gpu_ms: float) -> float:
+        host_ms = self._host_ms(plan.batch_size + len(plan.prefill))
+        issue_ms = self._prefill_issue(prefill, plan).at(self.bound)
+        if self._profile.host.overlap:
+            return max(host_ms + issue_ms, gpu_ms) * NS_PER_MS
+        return (host_ms + max(issue_ms, gpu_ms)) * NS_PER_MS
+
+    def _prefill_issue(self, prefill: Prefill, plan: StepPlan) -> LowHigh:
+        if plan.capture_size is not None and prefill.piecewise_issue_ms is not None:
+            return prefill.piecewise_issue_ms
+        if prefill.issue_ms is not None:
+            return prefill.issue_ms
+        mode = self._profile.decode.mode(self.without_graph)
+        return ZERO if mode is None else mode.issue_ms
+
+    def _decode_kv_ms(self, plan: StepPlan) -> float:
+        """Return the part of a decode step's GPU time that its KV tokens cause."""
+        if not plan.batch_size or (self._prefill is not None and self._prefill.joint is not None):
+            return 0.0
+        table = self._profile.decode.table("graph") or self._profile.decode.table(self.without_graph)
+        if table is None:
+            return 0.0
+        points = self._kv_points.get(plan.batch_size)
+        if points is None:
+            points = self._kv_points[plan.batch_size] = decode_points(table, plan.batch_size)
+        return max(read_points(points, plan.kv_tokens) - points[0][1], 0.0)
