@@ -188,7 +188,8 @@ def save_png(figure: Figure, path: Path) -> None:
         _apply()
         # The canvas itself: `savefig` would draw everything once more, for a layout that is fixed by now.
         figure.set_dpi(PNG_DPI)
-        FigureCanvasAgg(figure).print_png(temporary, metadata={"Software": None})
+        canvas: Any = FigureCanvasAgg(figure)
+        canvas.print_png(temporary, metadata={"Software": None})
 
 
 _PROLOG = re.compile(r"^.*?(?=<svg )", re.DOTALL)
@@ -209,7 +210,8 @@ def to_svg(figure: Figure, title: str = "") -> str:
     text = io.StringIO()
     with matplotlib.rc_context():
         _apply()
-        FigureCanvasSVG(figure).print_svg(text, metadata={"Date": None, "Creator": None})
+        canvas: Any = FigureCanvasSVG(figure)
+        canvas.print_svg(text, metadata={"Date": None, "Creator": None})
     svg = _METADATA.sub("", _PROLOG.sub("", text.getvalue()))
     svg = _SIZE.sub(r"\1", _SIZE.sub(r"\1", _NAMES.sub("", svg), count=1), count=1)
     svg = _PATH.sub(lambda path: _LONG.sub(lambda value: f"{float(value[0]):.2f}", path[0]), svg)
