@@ -41,11 +41,15 @@ class WorkersLostError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Workers:
-    """An executor and how many simulations it runs at once; `waiting` more are handed over ahead."""
+    """An executor and how many simulations it runs at once; `waiting` more are handed over ahead.
+
+    `stop` ends at once what runs there.
+    """
 
     executor: Executor
     count: int
     waiting: int
+    stop: Callable[[], None] = lambda: None
 
 
 class SerialExecutor(Executor):
@@ -85,6 +89,20 @@ def open_workers(count: int | None = None, dask: str | None = None) -> Iterator[
         yield workers
 
 
+@contextmanager
+def open_other_cpus() -> Iterator[Workers | None]:
+    """Yield workers for `work_beside`, one per further CPU, or None where there is one CPU.
+
+    Their processes start with the first item, so where there is little to do there are none.
+    """
+    count = min(cpu_count(), MOST_WORKERS) - 1
+    if not count:
+        yield None
+        return
+    with _processes(count) as workers:
+        yield workers
+
+
 def cpu_count() -> int:
     """Return how many CPUs this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -114,20 +132,50 @@ def as_completed(
         raise WorkersLostError(str(error) or type(error).__name__) from None
 
 
+def work_beside(
+    function: Callable[[Item], Result],
+    items: Sequence[Item],
+    workers: Workers,
+    here: Callable[[int], Result],
+) -> Iterator[tuple[int, Result]]:
+    """Yield (index, function(item)): workers begin at the front while this process begins at the end.
+
+    So n cores need n − 1 workers. In this process `here(index)` stands for `function(items[index])`. Raises
+    WorkersLostError where the executor fails; what `function` raises is raised here.
+    """
+    futures = [workers.executor.submit(function, item) for item in items]
+    try:
+        last = len(items) - 1
+        while last >= 0 and futures[last].cancel():
+            yield last, here(last)
+            last -= 1
+        for index in range(last + 1):
+            yield index, futures[index].result()
+    except (BrokenExecutor, CancelledError) as error:
+        raise WorkersLostError(str(error) or type(error).__name__) from None
+    finally:
+        for future in futures:
+            future.cancel()
+
+
 @contextmanager
 def _processes(count: int) -> Iterator[Workers]:
     others = {child.pid for child in multiprocessing.active_children()}
     # Spawn, not fork: a fork after CUDA or threads have started is unsafe, and is no option on all systems.
     context = multiprocessing.get_context("spawn")
     executor = ProcessPoolExecutor(count, mp_context=context, initializer=_start_worker)
-    try:
-        yield Workers(executor, count, count)
-        executor.shutdown()
-    except BaseException:
+
+    def stop() -> None:
         executor.shutdown(wait=False, cancel_futures=True)
         for child in multiprocessing.active_children():
             if child.pid not in others:
                 child.terminate()
+
+    try:
+        yield Workers(executor, count, count, stop)
+        executor.shutdown()
+    except BaseException:
+        stop()
         raise
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -12,6 +12,8 @@ from scheduler.analysis.comparison.eager_range import has_range, meets_range
 from scheduler.analysis.comparison.pools import NamedPool
 from scheduler.analysis.metrics import Metric, summarize
 from scheduler.analysis.statistics.difference import Difference
+from scheduler.analysis.workers import Workers, work_beside
+from scheduler.engine.executor import Executor
 from scheduler.engine.graph_pool import GraphPool
 from scheduler.engine.loop import Run
 from scheduler.executors.execution import Execution
@@ -21,6 +23,9 @@ from scheduler.workload.requests import Requests
 from scheduler.workload.schema import Workload
 
 Progress = Callable[[str, int, int], None]
+Result = tuple[Run, dict[str, Any]]
+# Fewer requests than these, over all simulations, are served before another process has started.
+WORTH_WORKERS = 20_000
 
 
 @dataclass(slots=True, eq=False)
@@ -104,12 +109,14 @@ def compare(
     warmup_share: float = 0.0,
     open_execution: Callable[[list[Requests]], Execution] | None = None,
     progress: Progress | None = None,
+    workers: Workers | None = None,
 ) -> Comparison:
     """Run every pool and pure eager on the same requests.
 
     `open_execution` opens real execution or a step log for the drawn requests; without it the profile's
     cost model runs. Where the profile gives eager host time as a range, eager and each pool with other
     steps than decode steps in a graph are run at both ends. A failure ends the comparison with what there is.
+    `workers` take part where the cost model has many requests to serve; the results are the same.
     """
     requests = [draw_requests(workload, replication) for replication in range(replications)]
     warmup_requests = int(len(requests[0]) * warmup_share)
@@ -128,15 +135,15 @@ def compare(
     if open_execution is not None:
         comparison.execution = open_execution(requests)
         _without_failed_captures(columns, comparison.execution)
-    for column in (*columns, eager):
-        run_column(comparison, column, progress)
-    if comparison.execution is None and has_range(profile):
+    run_columns(comparison, (*columns, eager), progress, workers)
+    if not comparison.columns[0].runs:
+        raise KeyboardInterrupt  # before there was anything to show
+    if comparison.failure is None and comparison.execution is None and has_range(profile):
         for column in (*columns, eager):
-            if comparison.failure is None and any(meets_range(run) for run in column.runs):
-                variant = column.variant
-                high = Variant(variant.name, variant.pool, variant.without_graph, "high")
-                comparison.high[variant.name] = Column(high, column.origin, column.cost)
-                run_column(comparison, comparison.high[variant.name], progress)
+            if any(meets_range(run) for run in column.runs):
+                variant = replace(column.variant, bound="high")
+                comparison.high[variant.name] = Column(variant, column.origin, column.cost)
+        run_columns(comparison, [*comparison.high.values()], progress, workers)
     return comparison
 
 
@@ -149,32 +156,80 @@ def _without_failed_captures(columns: Sequence[Column], execution: Execution) ->
             column.variant = replace(column.variant, pool=replace(pool, failed=failed))
 
 
-def run_column(comparison: Comparison, column: Column, progress: Progress | None) -> None:
-    """Run a column over all replications, up to the first failure."""
-    workload = comparison.workload
-    slo_ms = workload.slo.limits_ms if workload.slo else {}
-    for replication, requests in enumerate(comparison.requests):
-        if comparison.failure is not None:
-            return
-        label = f"{column.name}, replication {replication + 1} of {comparison.replications}"
+@dataclass(frozen=True, slots=True)
+class _Simulation:
+    """One variant on one replication's requests, with all that another process needs to run it."""
 
-        def report(done: int, label: str = label, total: int = len(requests)) -> None:
-            if progress is not None:
-                progress(label, done, total)
+    workload: Workload
+    profile: AnyProfile
+    variant: Variant
+    requests: Requests
+    replication: int
+    warmup_requests: int
 
-        execution = comparison.execution
+    def result(
+        self, executor: Executor | None = None, progress: Callable[[int], None] | None = None
+    ) -> Result:
+        """Run it and summarize."""
         run = simulate(
-            workload,
-            requests,
-            comparison.profile,
-            column.variant,
-            replication=replication,
-            executor=None if execution is None else execution.executor(column.name, replication),
-            progress=report,
+            self.workload,
+            self.requests,
+            self.profile,
+            self.variant,
+            replication=self.replication,
+            executor=executor,
+            progress=progress,
         )
+        slo_ms = self.workload.slo.limits_ms if self.workload.slo else {}
+        return run, summarize(run, slo_ms, self.warmup_requests)
+
+
+def run_columns(
+    comparison: Comparison,
+    columns: Sequence[Column],
+    progress: Progress | None = None,
+    workers: Workers | None = None,
+) -> None:
+    """Run columns over all replications, in order, up to the first failure; Ctrl-C is one."""
+    of, execution = comparison, comparison.execution
+    todo = [(column, replication) for column in columns for replication in range(of.replications)]
+    simulations = [
+        _Simulation(of.workload, of.profile, column.variant, of.requests[number], number, of.warmup_requests)
+        for column, number in todo
+    ]
+
+    def here(index: int) -> Result:
+        column, replication = todo[index]
+        label = f"{column.name}, replication {replication + 1} of {of.replications}"
+        total = len(of.requests[replication])
+        return simulations[index].result(
+            None if execution is None else execution.executor(column.name, replication),
+            None if progress is None else lambda done: progress(label, done, total),
+        )
+
+    served = sum(len(simulation.requests) for simulation in simulations)
+    results: Iterator[tuple[int, Result]]
+    if workers is None or execution is not None or served < WORTH_WORKERS:
+        results = ((index, here(index)) for index in range(len(todo)))
+    else:
+        results = work_beside(_Simulation.result, simulations, workers, here)
+    found: dict[int, Result] = {}
+    try:
+        for index, result in results:
+            found[index] = result
+            comparison.failure = result[0].failure
+            if comparison.failure is not None:
+                break
+    except KeyboardInterrupt:
+        comparison.failure = "interrupted"
+    if comparison.failure is not None and workers is not None:
+        workers.stop()
+    for index, (column, _) in enumerate(todo):
+        if index not in found:
+            break
+        run, summary = found[index]
         column.runs.append(run)
-        column.summaries.append(summarize(run, slo_ms, comparison.warmup_requests))
-        comparison.failure = run.failure
+        column.summaries.append(summary)
 
 
 def decoded_without_graph(run: Run) -> bool:

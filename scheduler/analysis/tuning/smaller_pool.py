@@ -11,16 +11,19 @@ from dataclasses import replace
 
 import numpy as np
 
-from scheduler.analysis.comparison.compare import Column, Comparison, Progress, SmallerPool, run_column
+from scheduler.analysis.comparison.compare import Column, Comparison, Progress, SmallerPool, run_columns
 from scheduler.analysis.tuning.choose import best_by_count, size_problem
 from scheduler.analysis.tuning.step_loads import decode_load, mixed_load, step_histogram
+from scheduler.analysis.workers import Workers
 from scheduler.executors.model.by_profile import cost_model
 from scheduler.simulate import pool_cost
 
 TOLERANCE = 0.005
 
 
-def smaller_pool(comparison: Comparison, progress: Progress | None = None) -> SmallerPool | None:
+def smaller_pool(
+    comparison: Comparison, progress: Progress | None = None, workers: Workers | None = None
+) -> SmallerPool | None:
     """Return a smaller version of the first pool, simulated on the same requests, or None.
 
     None where steps are executed for real, the run is partial, or no smaller pool costs as little. The
@@ -36,8 +39,8 @@ def smaller_pool(comparison: Comparison, progress: Progress | None = None) -> Sm
     variant = replace(own.variant, name=name, pool=replace(own.variant.pool, sizes=sizes))
     cost = pool_cost(comparison.workload.engine, comparison.profile, variant.pool, name)
     column = Column(variant, f"{len(sizes)} of the sizes of {own.name}", cost)
-    run_column(comparison, column, progress)
-    return SmallerPool(own, column)
+    run_columns(comparison, [column], progress, workers)
+    return SmallerPool(own, column) if column.runs else None
 
 
 def _fewest_sizes(comparison: Comparison, own: Column) -> tuple[int, ...] | None:
