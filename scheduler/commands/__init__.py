@@ -1,6 +1,7 @@
 """One file per command: what `run.py COMMAND` does, from checked options to printed words.
 
 - `calibrate.py` `run.py calibrate`: measure step times, write a profile, and compare it with a run executed for real.
+- `options.py` What every command accepts: a dataclass per command, the options that several share inherited.
 - `plot.py` `run.py plot DIR [DIR …]`: redraw a saved run, or overlay several; nothing is simulated again.
 - `profile.py` `run.py profile show` and `run.py profile import FORMAT`: look at profiles, build them.
 - `run.py` `run.py WORKLOAD`: the workload's pool, further pools and pure eager on the same requests.

@@ -7,10 +7,11 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from scheduler.analysis.comparison.pools import workload_pool
 from scheduler.analysis.fidelity.executed import difference_lines, fidelity_lines, predict_and_execute
+from scheduler.commands.options import CalibrateOptions
 from scheduler.engine.graph_pool import GraphPool
 from scheduler.errors import InputError
 from scheduler.executors.real.availability import require_device
@@ -28,24 +29,7 @@ if TYPE_CHECKING:
     from scheduler.executors.calibration.calibrate import Calibration
 
 
-@dataclass(frozen=True, slots=True)
-class Options:
-    """The command line of `calibrate`. Sizes are comma-separated whole numbers; empty takes the defaults."""
-
-    out: Path
-    device: str = "cpu"
-    model: str = "tiny"
-    batches: str = ""
-    contexts: str = ""
-    repeats: int = 20
-    passes: int = 2
-    attention: Literal["auto", "slab", "flash"] = "auto"
-    refuse_noise: bool = False
-    against: Path | None = None
-    json: bool = False
-
-
-def run_calibrate(options: Options) -> int:
+def run_calibrate(options: CalibrateOptions) -> int:
     """Measure, write OUT (profile) and OUT with .grid.jsonl (raw), print what was found; return 0.
 
     With `against` the workload's pool and eager are then run for real and by the new profile, and both are
@@ -158,7 +142,7 @@ class _Against:
 
         return context_buckets(self.longest)
 
-    def compare(self, found: Calibration, options: Options) -> tuple[dict[str, Any], list[str]]:
+    def compare(self, found: Calibration, options: CalibrateOptions) -> tuple[dict[str, Any], list[str]]:
         """Run the workload's pool and eager for real and by the profile."""
         from scheduler.executors.calibration.cell_check import check_cells
         from scheduler.executors.real.torch_session import open_session, usable_sizes

@@ -18,6 +18,13 @@ from scheduler.catalog.importers.whole_steps import MODES, import_csv
 from scheduler.catalog.profile.file import load_profile, write_profile
 from scheduler.catalog.profile.measured import MeasuredProfile
 from scheduler.catalog.profile.profile import Mode
+from scheduler.commands.options import (
+    AIConfiguratorOptions,
+    ImportOptions,
+    LLMServingSimOptions,
+    SGLangOptions,
+    ShowOptions,
+)
 from scheduler.errors import InputError
 from scheduler.report.profile_text import profile_text
 from scheduler.workload.file.yaml_reader import read_yaml
@@ -26,17 +33,18 @@ LARGEST_SHOWN = 512
 MOST_CONTEXT_TOKENS = 10_000_000
 
 
-def run_show(name_or_path: str, *, context_tokens: int, plots: bool, out: Path | None) -> int:
-    """Print a profile; draw step time against batch size into `out` (or results/profile-NAME); return 0."""
+def run_show(name_or_path: str, options: ShowOptions) -> int:
+    """Print a profile; draw step time against batch size; return 0. Raises InputError."""
+    context_tokens = options.context
     if not 1 <= context_tokens <= MOST_CONTEXT_TOKENS:
         raise InputError(f"--context: expected 1 to {MOST_CONTEXT_TOKENS:,} tokens, got {context_tokens}")
     profile = load_profile(name_or_path)
     _show(profile, context_tokens)
-    if plots:
+    if options.plots:
         from scheduler.report import plots as drawing
 
         curves = profile_curves(profile, _largest(profile), context_tokens)
-        folder = out or Path("results") / f"profile-{profile.identity.name}"
+        folder = options.out or Path("results") / f"profile-{profile.identity.name}"
         figure = drawing.step_time(curves)
         figure.axes[0].set_title(f"{profile.identity.name}, {context_tokens:,} KV tokens per sequence")
         drawing.save_png(figure, folder / "step_time.png")
@@ -44,63 +52,55 @@ def run_show(name_or_path: str, *, context_tokens: int, plots: bool, out: Path |
     return 0
 
 
-def run_import(
-    build: Callable[[Mapping[str, Any]], MeasuredProfile], settings: Sequence[str], output: Path
-) -> int:
+def run_import(build: Callable[[Mapping[str, Any]], MeasuredProfile], options: ImportOptions) -> int:
     """Build a profile with the `--set` fields, write it, print it and what it assumes; return 0."""
-    profile = build(overrides_of(settings))
-    write_profile(output, profile)
+    profile = build(overrides_of(options.settings))
+    write_profile(options.output, profile)
     _show(profile, 1024)
-    print(f"wrote {output}", file=sys.stderr)
+    print(f"wrote {options.output}", file=sys.stderr)
     return 0
 
 
-def run_import_llmservingsim(
-    dense: Path, per_sequence: Path, attention: Path, settings: Sequence[str], output: Path
-) -> int:
+def run_import_llmservingsim(options: LLMServingSimOptions) -> int:
     """Import LLMServingSim's layer tables; see import_llmservingsim."""
 
     def build(overrides: Mapping[str, Any]) -> MeasuredProfile:
-        return import_llmservingsim(dense, per_sequence, attention, overrides)
+        return import_llmservingsim(options.dense, options.per_sequence, options.attention, overrides)
 
-    return run_import(build, settings, output)
+    return run_import(build, options)
 
 
-def run_import_csv(path: Path, settings: Sequence[str], output: Path) -> int:
+def run_import_csv(path: Path, options: ImportOptions) -> int:
     """Import a CSV of whole steps; see import_csv."""
-    return run_import(lambda overrides: import_csv(path, overrides), settings, output)
+    return run_import(lambda overrides: import_csv(path, overrides), options)
 
 
-def run_import_aiconfigurator(
-    path: Path, choices: Sequence[str], settings: Sequence[str], output: Path
-) -> int:
-    """Import a decode table; `choices` are column=value, as system=h100_sxm."""
+def run_import_aiconfigurator(path: Path, options: AIConfiguratorOptions) -> int:
+    """Import a decode table; see import_aiconfigurator."""
     choose = {}
-    for choice in choices:
+    for choice in options.choose:
         column, equals, value = choice.partition("=")
         if not equals or column not in CHOICES:
             raise InputError(f"--choose: expected one of {', '.join(CHOICES)} =VALUE, got {choice!r}")
         choose[column] = value
-    return run_import(lambda overrides: import_aiconfigurator(path, choose, overrides), settings, output)
+    return run_import(lambda overrides: import_aiconfigurator(path, choose, overrides), options)
 
 
-def run_import_vllm(paths: Sequence[Path], settings: Sequence[str], output: Path) -> int:
+def run_import_vllm(paths: Sequence[Path], options: ImportOptions) -> int:
     """Import `vllm bench latency --output-json` results; see import_vllm_bench_latency."""
-    return run_import(lambda overrides: import_vllm_bench_latency(paths, overrides), settings, output)
+    return run_import(lambda overrides: import_vllm_bench_latency(paths, overrides), options)
 
 
-def run_import_sglang(path: Path, modes: Sequence[str], settings: Sequence[str], output: Path) -> int:
-    """Import `sglang.bench_one_batch` results; `modes` are RUN_NAME=MODE."""
+def run_import_sglang(path: Path, options: SGLangOptions) -> int:
+    """Import `sglang.bench_one_batch` results; see import_sglang_bench_one_batch."""
     names: dict[str, Mode] = {}
-    for setting in modes:
+    for setting in options.modes:
         name, _, text = setting.rpartition("=")
         mode = next((mode for mode in MODES if mode == text), None)
         if not name or mode is None:
             raise InputError(f"--modes: expected RUN_NAME=graph, fallback or eager, got {setting!r}")
         names[name] = mode
-    return run_import(
-        lambda overrides: import_sglang_bench_one_batch(path, names, overrides), settings, output
-    )
+    return run_import(lambda overrides: import_sglang_bench_one_batch(path, names, overrides), options)
 
 
 def overrides_of(settings: Sequence[str]) -> dict[str, Any]:

@@ -8,13 +8,13 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from scheduler.analysis.comparison.compare import Comparison, compare
 from scheduler.analysis.comparison.pools import NamedPool, named_pool, workload_pool
 from scheduler.analysis.tuning.smaller_pool import smaller_pool
 from scheduler.catalog.profile.file import load_profile
+from scheduler.commands.options import Compared, RunOptions
 from scheduler.errors import InputError
 from scheduler.executors.execution import Execution, logged_execution, torch_execution
 from scheduler.executors.real.availability import require_device
@@ -34,35 +34,14 @@ SYNTHETIC_WARMUP = 0.1
 MOST_DRAWN = 10**8
 
 
-@dataclass(frozen=True, slots=True)
-class Options:
-    """The command line of the main job, checked for types only."""
-
-    workload: Path
-    overrides: tuple[str, ...] = ()
-    pools: tuple[str, ...] = ()
-    trace: Path | None = None
-    replications: int | None = None
-    warmup: float | None = None
-    executor: str = "model"
-    device: str | None = None
-    model: str | None = None
-    step_log: Path | None = None
-    timeline: Path | None = None
-    window: str | None = None
-    plots: bool = True
-    json: bool = False
-    out: Path | None = None
-
-
-def run_main_job(options: Options) -> int:
+def run_main_job(workload_file: Path, options: RunOptions) -> int:
     """Compare, write the result folder, print the card (or summary.json); return the exit status."""
     started = time.monotonic()
     require_partners(options)
-    workload = load_workload(options.workload, options.overrides, options.trace)
+    workload = load_workload(workload_file, options.overrides, options.trace)
     profile = workload_profile(workload)
     pools = chosen_pools(workload, profile, options.pools)
-    replications, warmup = sampling(workload, options)
+    replications, warmup = sampling(workload, options, is_real=options.executor != "model")
     folder = options.out or Path("results") / workload.name
     check_folder(folder, ("results.json", "summary.json", "requests.npz", "steps.npz", "run.log"))
     if options.timeline is not None:
@@ -79,7 +58,7 @@ def run_main_job(options: Options) -> int:
             progress=progress,
         )
         comparison.smaller = smaller_pool(comparison, progress)
-    command, executor = command_line(options), options.executor
+    command, executor = command_line(workload_file, options), options.executor
     execution = comparison.execution
     if execution is not None:
         if options.executor == "torch":
@@ -98,7 +77,7 @@ def run_main_job(options: Options) -> int:
     return exit_status(comparison)
 
 
-def require_partners(options: Options) -> None:
+def require_partners(options: RunOptions) -> None:
     """Raise InputError for options that would do nothing without another one."""
     lines = [
         f"{name}: expected only with {partner}"
@@ -114,9 +93,9 @@ def require_partners(options: Options) -> None:
         raise InputError(lines)
 
 
-def command_line(options: Options) -> str:
+def command_line(workload_file: Path, options: RunOptions) -> str:
     """Return the command that repeats the run, without the result folder."""
-    words = ["python", "run.py", str(options.workload)]
+    words = ["python", "run.py", str(workload_file)]
     for name, values in (("--set", options.overrides), ("--pool", options.pools)):
         words += [word for value in values for word in (name, value)]
     for name, value in (
@@ -161,7 +140,7 @@ def chosen_pools(workload: Workload, profile: AnyProfile, further: tuple[str, ..
 
 
 def execution_opener(
-    workload: Workload, pools: Sequence[NamedPool], options: Options
+    workload: Workload, pools: Sequence[NamedPool], options: RunOptions
 ) -> Callable[[list[Requests]], Execution] | None:
     """Return what opens real execution or the step log once the requests are drawn; None for the model."""
     if options.executor == "log":
@@ -185,13 +164,16 @@ def execution_opener(
     )
 
 
-def sampling(workload: Workload, options: Options) -> tuple[int, float]:
-    """Return the number of replications and the warm-up share: a trace is one population, never cut."""
+def sampling(workload: Workload, options: Compared, *, is_real: bool) -> tuple[int, float]:
+    """Return the number of replications and the warm-up share: a trace is one population, never cut.
+
+    One replication is the default where steps are executed for real or repeated from a log. Raises
+    InputError.
+    """
     is_trace = isinstance(workload.arrivals, TraceArrivals)
-    single = is_trace or options.executor != "model"
     replications = options.replications
     if replications is None:
-        replications = 1 if single else SYNTHETIC_REPLICATIONS
+        replications = 1 if is_trace or is_real else SYNTHETIC_REPLICATIONS
     if not 1 <= replications <= 10_000:
         raise InputError(f"--replications: expected 1 to 10,000, got {replications}")
     if is_trace and replications > 1 and all(workload.lengths_from_trace):

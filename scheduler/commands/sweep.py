@@ -11,13 +11,14 @@ from pathlib import Path
 
 from scheduler.analysis.comparison.pools import NamedPool, named_pool, workload_pool
 from scheduler.analysis.sweep.axes import POOL_KEY, Axis, Combination, combinations, parse_axes
-from scheduler.analysis.sweep.max_rate import SLO_SHARE, require_searchable
+from scheduler.analysis.sweep.max_rate import require_searchable
 from scheduler.analysis.sweep.over_replications import rate_rows
 from scheduler.analysis.sweep.store import Store
 from scheduler.analysis.sweep.sweep import Effort, Point, carry_out, collect, failures
 from scheduler.analysis.sweep.task import HIGH, Record, setting_of
 from scheduler.analysis.workers import Workers, WorkersLostError, open_workers
-from scheduler.commands.run import Options, chosen_pools, sampling, workload_profile
+from scheduler.commands.options import SweepOptions
+from scheduler.commands.run import chosen_pools, sampling, workload_profile
 from scheduler.engine.graph_pool import GraphPool
 from scheduler.errors import InputError
 from scheduler.files import check_folder, write_json, write_text
@@ -34,26 +35,6 @@ RATE_KEYS = ("arrivals.rate_per_s", "arrivals.time_scale", "arrivals.stages")
 EAGER = Variant("eager", GraphPool(), "eager")
 
 
-@dataclass(frozen=True, slots=True)
-class SweepOptions:
-    """The command line of `sweep`, checked for types only."""
-
-    workload: Path
-    over: tuple[str, ...] = ()
-    find_max_rate: bool = False
-    slo_share: float = SLO_SHARE
-    pools: tuple[str, ...] = ()
-    overrides: tuple[str, ...] = ()
-    trace: Path | None = None
-    replications: int | None = None
-    warmup: float | None = None
-    workers: int | None = None
-    dask: str | None = None
-    out: Path | None = None
-    plots: bool = True
-    json: bool = False
-
-
 @dataclass(slots=True)
 class _Answer:
     """What a sweep found: a record per run, a row per point and variant of the rate searches."""
@@ -64,7 +45,7 @@ class _Answer:
     failure: str | None = None
 
 
-def run_sweep(options: SweepOptions) -> int:
+def run_sweep(workload_file: Path, options: SweepOptions) -> int:
     """Sweep, write the result files, print the tables (or JSON); return the exit status.
 
     0; 2 where a point failed on its input (the others are complete); 3 where the workers were lost and
@@ -76,10 +57,10 @@ def run_sweep(options: SweepOptions) -> int:
         raise InputError("sweep: expected --over KEY=V1,V2,… or --find-max-rate")
     if not 0 < options.slo_share <= 1:
         raise InputError(f"--slo-share: expected a share above 0 and at most 1, got {options.slo_share:g}")
-    points = _points(axes, options) if axes else []
+    points = _points(workload_file, axes, options) if axes else []
     searched = []
     if options.find_max_rate:
-        searched = _points([axis for axis in axes if axis.key not in RATE_KEYS], options)
+        searched = _points(workload_file, [axis for axis in axes if axis.key not in RATE_KEYS], options)
         for point in searched:
             if point.setting is not None:
                 require_searchable(point.setting.workload)
@@ -98,28 +79,27 @@ def run_sweep(options: SweepOptions) -> int:
     return 2 if any("error" in record for record in [*answer.runs, *answer.rates]) else 0
 
 
-def _points(axes: Sequence[Axis], options: SweepOptions) -> list[Point]:
+def _points(workload_file: Path, axes: Sequence[Axis], options: SweepOptions) -> list[Point]:
     """Resolve every combination; one that cannot be run keeps its error. Raises InputError if none can."""
     pool_values = [str(value.shown) for axis in axes if axis.key == POOL_KEY for value in axis.values]
     others = [axis for axis in axes if axis.key != POOL_KEY]
-    points = [_point(combination, pool_values, options) for combination in combinations(others)]
+    points = [
+        _point(combination, pool_values, workload_file, options) for combination in combinations(others)
+    ]
     if all(point.problems for point in points):
         raise InputError(points[0].problems)
     return points
 
 
-def _point(combination: Combination, pool_values: Sequence[str], options: SweepOptions) -> Point:
+def _point(
+    combination: Combination, pool_values: Sequence[str], workload_file: Path, options: SweepOptions
+) -> Point:
     swept = dict(combination.settings)
     try:
-        workload = load_workload(
-            options.workload, (*options.overrides, *combination.overrides), options.trace
-        )
+        workload = load_workload(workload_file, (*options.overrides, *combination.overrides), options.trace)
         profile = workload_profile(workload)
         pools = _pools(workload, profile, pool_values, options.pools)
-        replications, warmup_share = sampling(
-            workload,
-            Options(workload=options.workload, replications=options.replications, warmup=options.warmup),
-        )
+        replications, warmup_share = sampling(workload, options, is_real=False)
         setting = setting_of(workload, profile, warmup_share)
     except InputError as error:
         lines = [_as_over(line, combination) for line in error.lines]

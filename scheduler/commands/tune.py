@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from scheduler.analysis.tuning.answer import tune_answer
 from scheduler.analysis.tuning.budgets import Budgets
@@ -18,6 +17,7 @@ from scheduler.analysis.tuning.pool_runs import Evaluator
 from scheduler.analysis.tuning.samples import search_and_fresh
 from scheduler.analysis.tuning.verdict import tuning_verdict
 from scheduler.analysis.workers import open_workers
+from scheduler.commands.options import TuneOptions
 from scheduler.commands.run import workload_profile
 from scheduler.errors import InputError
 from scheduler.files import check_folder, write_json
@@ -31,31 +31,7 @@ MIB = 1 << 20
 MOST_GRAPHS = 10_000
 
 
-@dataclass(frozen=True, slots=True)
-class TuneOptions:
-    """The command line of `tune`, checked for types only."""
-
-    graphs: int
-    workload: Path | None = None
-    from_log: Path | None = None
-    profile: str | None = None
-    overrides: tuple[str, ...] = ()
-    trace: Path | None = None
-    objective: str = "mean_tpot"
-    max_memory_mib: float | None = None
-    max_capture_s: float | None = None
-    align: int = 1
-    candidates: Literal["all", "stride"] = "all"
-    forced_sizes: bool = True
-    max_num_seqs: int | None = None
-    replications: int | None = None
-    workers: int | None = None
-    plots: bool = True
-    json: bool = False
-    out: Path | None = None
-
-
-def run_tune(options: TuneOptions) -> int:
+def run_tune(workload_file: Path | None, options: TuneOptions) -> int:
     """Tune, write tune.json (and the curve's plot), print the card or the JSON; return 0.
 
     Raises InputError for options that do not fit together.
@@ -64,9 +40,12 @@ def run_tune(options: TuneOptions) -> int:
         raise InputError(f"--graphs: expected 0 to {MOST_GRAPHS:,}, got {options.graphs}")
     if not 1 <= options.align <= MOST_GRAPHS:
         raise InputError(f"--align: expected 1 to {MOST_GRAPHS:,}, got {options.align}")
-    if (options.workload is None) == (options.from_log is None):
+    if workload_file is not None and options.from_log is None:
+        answer, pasted, name = _closed_loop(workload_file, options)
+    elif workload_file is None and options.from_log is not None:
+        answer, pasted, name = _from_log(options.from_log, options)
+    else:
         raise InputError("tune: expected a workload file, or --from-log FILE with --profile, not both")
-    answer, pasted, name = _from_log(options) if options.from_log else _closed_loop(options)
     answer["paste"] = flags_text(pasted)
     folder = options.out or Path("results") / name
     write_json(folder / "tune.json", answer)
@@ -80,9 +59,8 @@ def run_tune(options: TuneOptions) -> int:
     return 0
 
 
-def _closed_loop(options: TuneOptions) -> tuple[dict[str, Any], PastedPool, str]:
-    assert options.workload is not None  # noqa: S101  (the caller has branched)
-    workload = load_workload(options.workload, options.overrides, options.trace)
+def _closed_loop(workload_file: Path, options: TuneOptions) -> tuple[dict[str, Any], PastedPool, str]:
+    workload = load_workload(workload_file, options.overrides, options.trace)
     name = f"{workload.name}-tune"
     check_folder(options.out or Path("results") / name)
     goal = objective(options.objective)
@@ -119,12 +97,11 @@ def _budgets(options: TuneOptions) -> Budgets:
     )
 
 
-def _from_log(options: TuneOptions) -> tuple[dict[str, Any], PastedPool, str]:
-    assert options.from_log is not None  # noqa: S101  (the caller has branched)
+def _from_log(log_file: Path, options: TuneOptions) -> tuple[dict[str, Any], PastedPool, str]:
     if options.profile is None:
         raise InputError("--from-log: expected --profile NAME or FILE beside it")
     check_folder(options.out or Path("results"))
-    log = read_engine_log(options.from_log, options.max_num_seqs)
+    log = read_engine_log(log_file, options.max_num_seqs)
     answer = log_choice(log, profile_of(options.profile), _budgets(options), options.max_num_seqs)
     facts = log.facts
     pasted = PastedPool(
@@ -133,7 +110,7 @@ def _from_log(options: TuneOptions) -> tuple[dict[str, Any], PastedPool, str]:
         max_num_seqs=options.max_num_seqs or facts.max_num_seqs,
         max_num_batched_tokens=facts.max_num_batched_tokens,
     )
-    return answer, pasted, f"{options.from_log.name.split('.')[0] or 'log'}-tune"
+    return answer, pasted, f"{log_file.name.split('.')[0] or 'log'}-tune"
 
 
 def _draw(answer: dict[str, Any], folder: Path) -> None:

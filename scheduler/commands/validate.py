@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 from scheduler.analysis.fidelity.measured import STATISTICS, Validation, read_ticks, validate
+from scheduler.commands.options import ValidateOptions
 from scheduler.commands.run import chosen_pools, workload_profile
 from scheduler.files import check_folder, write_json
 from scheduler.report.card import aligned
@@ -18,23 +18,10 @@ from scheduler.workload.server_logs.measured import read_measured
 ENOUGH_FOR_P99 = 1_000  # ten samples beyond it
 
 
-@dataclass(frozen=True, slots=True)
-class Options:
-    """The command line of `validate`."""
-
-    workload: Path
-    measured: Path
-    ticks: Path | None = None
-    overrides: tuple[str, ...] = ()
-    plots: bool = True
-    json: bool = False
-    out: Path | None = None
-
-
-def run_validate(options: Options) -> int:
+def run_validate(workload_file: Path, options: ValidateOptions) -> int:
     """Simulate the measured requests, print and write measured | simulated | error; return 0."""
     measured = read_measured(options.measured)
-    workload = load_workload(options.workload, options.overrides, options.measured)
+    workload = load_workload(workload_file, options.settings, options.measured)
     folder = options.out or Path("results") / f"{workload.name}-validate"
     check_folder(folder, ("validate.json", "validate.png"))
     profile = workload_profile(workload)

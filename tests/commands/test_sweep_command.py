@@ -14,7 +14,8 @@ from sweep_cases import SMALL, run_sweep_command, start_sweep, write_workload
 
 from scheduler import cli
 from scheduler.analysis.workers import WorkersLostError
-from scheduler.commands.sweep import SweepOptions, run_sweep
+from scheduler.commands.options import SweepOptions
+from scheduler.commands.sweep import run_sweep
 
 RATES = "arrivals.rate_per_s=10:30:10"
 
@@ -166,14 +167,14 @@ def test_swept_pools_are_variants_and_eager_runs_once(tmp_path):
     assert {record["num_graphs"] for record in records if record["pool"] == "pool-8"} == {1}
 
 
-def options(folder, **more):
-    return SweepOptions(
-        write_workload(folder), over=("seed=1,2",), replications=2, workers=1, out=folder / "out", **more
-    )
+def sweep_of_two(folder, **more):
+    """Sweep two seeds of the small workload; return the exit status."""
+    options = SweepOptions(over=("seed=1,2",), replications=2, workers=1, out=folder / "out", **more)
+    return run_sweep(write_workload(folder), options)
 
 
 def test_json_is_one_document_of_flat_records_and_rows(tmp_path, capsys):
-    assert run_sweep(options(tmp_path, find_max_rate=True, json=True, plots=False)) == 0
+    assert sweep_of_two(tmp_path, find_max_rate=True, json=True, plots=False) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["runs"] == json.loads((tmp_path / "out" / "sweep.json").read_text())
     assert found["max_rates"] == json.loads((tmp_path / "out" / "max_rate.json").read_text())
@@ -185,24 +186,23 @@ def test_json_is_one_document_of_flat_records_and_rows(tmp_path, capsys):
 
 
 def test_a_swept_rate_is_no_axis_of_the_rate_search(tmp_path, capsys):
-    sweep = SweepOptions(
-        write_workload(tmp_path), over=(RATES,), find_max_rate=True, replications=2, workers=1,
-        out=tmp_path / "out", plots=False,
-    )  # fmt: skip
-    assert run_sweep(sweep) == 0
+    options = SweepOptions(
+        over=(RATES,), find_max_rate=True, replications=2, workers=1, out=tmp_path / "out", plots=False
+    )
+    assert run_sweep(write_workload(tmp_path), options) == 0
     rows = json.loads((tmp_path / "out" / "max_rate.json").read_text())
     assert [row["variant"] for row in rows] == ["graphs", "eager"]
     assert "Highest rate (requests/s) at which 99 % of the requests meet the SLO" in capsys.readouterr().out
 
 
 def test_lost_workers_are_status_3_and_what_is_done_is_kept(tmp_path, monkeypatch, capsys):
-    assert run_sweep(options(tmp_path, plots=False)) == 0
+    assert sweep_of_two(tmp_path, plots=False) == 0
 
     def lost(*_):
         raise WorkersLostError("a process died")
 
     monkeypatch.setattr("scheduler.commands.sweep.carry_out", lost)
-    assert run_sweep(options(tmp_path, plots=False)) == 3
+    assert sweep_of_two(tmp_path, plots=False) == 3
     assert "the workers were lost (a process died); what is finished is kept" in capsys.readouterr().err
     records = json.loads((tmp_path / "out" / "sweep.json").read_text())
     assert len(records) == 8
@@ -210,11 +210,11 @@ def test_lost_workers_are_status_3_and_what_is_done_is_kept(tmp_path, monkeypatc
 
 
 def test_a_run_without_steady_state_shows_no_latency(tmp_path, capsys):
-    sweep = SweepOptions(
-        write_workload(tmp_path, SMALL.replace("requests: 200", "requests: 1500")),
-        over=("arrivals.rate_per_s=20,90",), replications=2, workers=1, out=tmp_path / "out", plots=False,
-    )  # fmt: skip
-    assert run_sweep(sweep) == 0
+    workload = write_workload(tmp_path, SMALL.replace("requests: 200", "requests: 1500"))
+    options = SweepOptions(
+        over=("arrivals.rate_per_s=20,90",), replications=2, workers=1, out=tmp_path / "out", plots=False
+    )
+    assert run_sweep(workload, options) == 0
     lines = capsys.readouterr().out.splitlines()
     (over,) = [line for line in lines if line.startswith("90") and "eager" in line]
     (under,) = [line for line in lines if line.startswith("20") and "eager" in line]
@@ -224,8 +224,6 @@ def test_a_run_without_steady_state_shows_no_latency(tmp_path, capsys):
 
 
 def test_the_pictures_are_drawn_unless_told_otherwise(tmp_path):
-    sweep = SweepOptions(
-        write_workload(tmp_path), over=(RATES,), replications=2, workers=1, out=tmp_path / "out"
-    )
-    assert run_sweep(sweep) == 0
+    options = SweepOptions(over=(RATES,), replications=2, workers=1, out=tmp_path / "out")
+    assert run_sweep(write_workload(tmp_path), options) == 0
     assert {path.name for path in (tmp_path / "out").glob("*.png")} == {"sweep.png", "pareto.png"}

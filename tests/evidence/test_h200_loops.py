@@ -20,7 +20,8 @@ from evidence.fidelity.h200_loops import (
     profile_in,
     read_loops,
 )
-from scheduler.commands.validate import Options, run_validate
+from scheduler.commands.options import ValidateOptions
+from scheduler.commands.validate import run_validate
 
 ROOT = Path(__file__).parents[2]
 DATA = Path(os.environ.get("GRAPHPOOL_SHARED", ROOT.parent / "shared")) / "calibration"
@@ -60,7 +61,7 @@ def test_the_fidelity_page_has_the_decode_rows_as_the_command_prints_them():
 def test_the_fidelity_page_has_the_rtx_4090_table_as_validate_prints_it(tmp_path, capsys):
     requests = data() / "llmservingsim_rtx4090_llama31_8b_vllm_requests.jsonl"
     workload = ROOT / "workloads" / "rtx4090_vllm_run.yaml"
-    assert run_validate(Options(workload, requests, plots=False, out=tmp_path)) == 0
+    assert run_validate(workload, ValidateOptions(measured=requests, plots=False, out=tmp_path)) == 0
     table = capsys.readouterr().out.split("\n\n")[1]
     text = (ROOT / "docs" / "fidelity.md").read_text(encoding="utf-8")
     assert f"<!-- rtx 4090 -->\n```\n{table}\n```\n" in text

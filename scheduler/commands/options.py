@@ -1,0 +1,327 @@
+"""What every command accepts: a dataclass per command, the options that several share inherited.
+
+A field is an option, its docstring the help text. The classes stand apart from the commands, which import
+numpy and more, so that `--help` is quick. The file that a command works on is an argument, not an option.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal, TypeVar, dataclass_transform
+
+from cyclopts import Group, Parameter, Token
+
+from scheduler.errors import InputError
+
+T = TypeVar("T")
+
+
+def _folder(_: object, tokens: Sequence[Token]) -> Path:
+    if not tokens[0].value.strip():
+        raise InputError("--out: expected a folder, got nothing")
+    return Path(tokens[0].value)
+
+
+def _require_seed(_: object, seed: int | None) -> None:
+    if seed is not None and not 0 <= seed < 2**63:
+        raise InputError(f"--seed: expected 0 to 2^63 − 1, got {seed}")
+
+
+@dataclass_transform(kw_only_default=True, frozen_default=True)
+def command_line(options: type[T]) -> type[T]:
+    """Make a class of options a frozen dataclass whose fields are options of the command that takes it."""
+    made = dataclass(frozen=True, kw_only=True, repr=False, eq=False)(options)  # half the time of a whole one
+    return Parameter(name="*")(made)
+
+
+# The panels of `--help` below a command's own options.
+SIMULATION = Parameter(group=Group("Simulation", sort_key=1))
+EXECUTION = Parameter(group=Group("Execution", sort_key=2))
+PROFILE = Parameter(group=Group("Profile", sort_key=2))
+RESULTS = Parameter(group=Group("Results", sort_key=3))
+
+Repeated = Annotated[tuple[str, ...], Parameter(negative=(), consume_multiple=False, show_default=False)]
+Settings = Annotated[Repeated, Parameter(name="--set")]
+Flag = Annotated[bool, Parameter(negative=())]
+Folder = Annotated[Path | None, RESULTS, Parameter(converter=_folder)]
+Device = Literal["cpu", "cuda"]
+
+
+@command_line
+class Changes:
+    """What is changed in the workload file."""
+
+    settings: Annotated[Settings, SIMULATION] = ()
+    """KEY=VALUE override of the workload file, as engine.max_num_seqs=512; may be repeated."""
+
+
+@command_line
+class Requests(Changes):
+    """Which requests arrive."""
+
+    trace: Annotated[Path | None, SIMULATION] = None
+    """A request trace that replaces arrivals, lengths and requests of the workload."""
+
+    seed: Annotated[int | None, SIMULATION, Parameter(validator=_require_seed)] = None
+    """Seed of every random draw, instead of the file's."""
+
+    @property
+    def overrides(self) -> tuple[str, ...]:
+        """The `--set` values with `--seed` as the last of them."""
+        return self.settings if self.seed is None else (*self.settings, f"seed={self.seed}")
+
+
+@command_line
+class Compared(Requests):
+    """What is compared with eager, and how often."""
+
+    pools: Annotated[Repeated, SIMULATION, Parameter(name="--pool")] = ()
+    """One more pool to compare: sizes 1,2,4,8, an engine's preset, or a JSON file; may be repeated."""
+
+    replications: Annotated[int | None, SIMULATION] = None
+    """Independent repetitions with spawned seeds (default 5; 1 for traces and real execution)."""
+
+    warmup: Annotated[float | None, SIMULATION] = None
+    """Share of the first requests left out of the statistics (default 0.1; 0 for traces)."""
+
+
+@command_line
+class Parallel:
+    """How many processes share the work."""
+
+    workers: Annotated[int | None, SIMULATION] = None
+    """Processes that simulate, where there is enough to do (default: one per CPU; 1 simulates in this
+    one)."""
+
+
+@command_line
+class Drawn:
+    """Whether there are pictures."""
+
+    plots: Annotated[bool, RESULTS, Parameter(negative="--no-plots")] = True
+    """Draw the PNG plots."""
+
+
+@command_line
+class Printed:
+    """What is printed."""
+
+    json: Annotated[bool, RESULTS] = False
+    """Print the results as JSON instead of text."""
+
+
+@command_line
+class RunOptions(Printed, Drawn, Compared):
+    """The command line of the main job."""
+
+    executor: Annotated[Literal["model", "torch", "log"], EXECUTION] = "model"
+    """What a step takes: the profile's model, real execution through torch, or a recorded step log."""
+
+    device: Annotated[Device | None, EXECUTION] = None
+    """Where the torch executor runs (default cpu)."""
+
+    model: Annotated[str | None, EXECUTION] = None
+    """Decoder shape of the torch executor (tiny, 125m, qwen3-0.6b, llama-1b, llama-8b, mlp; random
+    weights)."""
+
+    step_log: Annotated[Path | None, EXECUTION] = None
+    """The step log that `--executor log` repeats (and `--executor torch` writes; default OUT/steps.jsonl)."""
+
+    timeline: Annotated[Path | None, RESULTS] = None
+    """Write a Chrome trace-event file (.json.gz) that Perfetto opens."""
+
+    window: Annotated[str | None, RESULTS] = None
+    """The part of the run the timeline shows: 10s (the first ten seconds) or 60s:70s (default all)."""
+
+    out: Folder = None
+    """Folder for summary.json, plots and all other results (default results/NAME)."""
+
+
+@command_line
+class ValidateOptions(Printed, Drawn, Changes):
+    """The command line of `validate`."""
+
+    measured: Path
+    """A request log (JSON lines), a detailed `vllm bench serve` result, or a CSV."""
+
+    ticks: Path | None = None
+    """A CSV of what the server printed at intervals: t, running, waiting, kv_cache_pct."""
+
+    out: Folder = None
+    """Folder for validate.json and the plot of both CDFs and timelines (default results/NAME-validate)."""
+
+
+@command_line
+class PlotOptions:
+    """The command line of `plot`."""
+
+    out: Folder = None
+    """Folder for the plots (default: the folder itself; of several, results/overlay)."""
+
+
+@command_line
+class TuneOptions(Printed, Drawn, Parallel, Requests):
+    """The command line of `tune`."""
+
+    graphs: int
+    """The most graphs to capture, 1 and max_num_seqs among them."""
+
+    from_log: Path | None = None
+    """Instead of a workload: vLLM's --cudagraph-metrics tables, SGLang's "Decode batch" lines, or a CSV
+    with batch_size,steps. The answer is then the open-loop optimum."""
+
+    profile: str | None = None
+    """With --from-log: a shipped profile, a profile file, or step times in a YAML file."""
+
+    objective: str = "mean_tpot"
+    """mean_tpot, p99_itl, mean_e2el, … (mean_, median_, p90_ to p99.9_ of ttft, tpot, itl, e2el), goodput
+    or throughput."""
+
+    max_memory_mib: float | None = None
+    """The most GPU memory that graphs may take."""
+
+    max_capture_s: float | None = None
+    """The most seconds that capturing may take at start-up."""
+
+    align: int = 1
+    """Choose among multiples of this number only (1 + draft tokens; tensor-parallel alignment)."""
+
+    candidates: Literal["all", "stride"] = "all"
+    """Choose among all sizes, or those on the engines' grid."""
+
+    forced_sizes: Annotated[bool, Parameter(negative="--no-forced-sizes")] = True
+    """Always capture 1 and max_num_seqs."""
+
+    max_num_seqs: int | None = None
+    """With --from-log: the server's limit, where the log does not say."""
+
+    replications: Annotated[int | None, SIMULATION] = None
+    """Fresh replications that confirm the winner (default 6)."""
+
+    out: Folder = None
+    """Folder for tune.json and the tuning curve (default results/NAME-tune)."""
+
+
+@command_line
+class SweepOptions(Printed, Drawn, Parallel, Compared):
+    """The command line of `sweep`."""
+
+    over: Repeated = ()
+    """KEY=V1,V2,… or KEY=START:STOP:STEP of the workload file, as arrivals.rate_per_s=2:20:2 or
+    pool=vllm,sglang,"1,2,4,8"; may be repeated, every combination is run."""
+
+    find_max_rate: Flag = False
+    """Search the highest arrival rate that meets the SLO, for every pool and for eager."""
+
+    slo_share: float = 0.99
+    """Share of the requests that must meet every limit (MLPerf Server: 0.99)."""
+
+    dask: Annotated[str | None, SIMULATION] = None
+    """Address of a Dask scheduler (tcp://host:8786) whose workers simulate instead."""
+
+    out: Folder = None
+    """Folder for sweep.json, sweep.csv and max_rate.json (default results/NAME)."""
+
+
+@command_line
+class ShowOptions(Drawn):
+    """The command line of `profile show`."""
+
+    context: int = 1024
+    """KV tokens per sequence at which the curves are shown."""
+
+    out: Folder = None
+    """Folder for the plot step_time.png (default results/profile-NAME)."""
+
+
+@command_line
+class ImportOptions:
+    """What every `profile import` accepts."""
+
+    settings: Annotated[Settings, PROFILE] = ()
+    """KEY=VALUE field of the profile, as identity.gpu=L40S or memory.gpu_bytes=51539607552; may be
+    repeated."""
+
+    output: Annotated[Path, PROFILE, Parameter(name=["--output", "-o"])]
+    """The profile file to write."""
+
+
+@command_line
+class LLMServingSimOptions(ImportOptions):
+    """The command line of `profile import llmservingsim`."""
+
+    dense: Path
+    """CSV of layer,tokens,time_us."""
+
+    per_sequence: Path
+    """CSV of layer,sequences,time_us."""
+
+    attention: Path
+    """CSV of prefill_chunk,kv_prefill,n_decode,kv_decode,time_us."""
+
+
+@command_line
+class AIConfiguratorOptions(ImportOptions):
+    """The command line of `profile import aiconfigurator`."""
+
+    choose: Repeated = ()
+    """COLUMN=VALUE where the table holds several, as system=h100_sxm; may be repeated."""
+
+
+@command_line
+class SGLangOptions(ImportOptions):
+    """The command line of `profile import sglang`."""
+
+    modes: Repeated = ()
+    """RUN_NAME=MODE for other run names, as cg_on=graph; may be repeated."""
+
+
+@command_line
+class CalibrateOptions(Printed):
+    """The command line of `calibrate`. Sizes are comma-separated whole numbers; empty takes the defaults."""
+
+    device: Device = "cpu"
+    """Where the steps run."""
+
+    model: str = "tiny"
+    """Shape of the decoder: tiny, small, 125m, qwen3-0.6b, llama-1b or llama-8b."""
+
+    batches: str = ""
+    """Batch sizes to measure, as 1,2,4,8."""
+
+    contexts: str = ""
+    """Mean contexts to measure, as 64,128,256."""
+
+    repeats: int = 20
+    """Measurements of every cell per pass."""
+
+    passes: int = 2
+    """Passes over the grid; two give the noise floor."""
+
+    attention: Literal["auto", "slab", "flash"] = "auto"
+    """auto: flash where it passes its check, else slab."""
+
+    refuse_noise: Flag = False
+    """Refuse the numbers of a noisy machine instead of marking them."""
+
+    against: Path | None = None
+    """A workload to run for real and by the new profile, printed side by side with the errors."""
+
+    out: Annotated[Path, RESULTS]
+    """The profile to write, ending in .json."""
+
+
+@command_line
+class SelfcheckOptions:
+    """The command line of `selfcheck`."""
+
+    device: Device | None = None
+    """Where to run (default: the GPU where there is one, else the CPU)."""
+
+    force_cpu: Flag = False
+    """Run on the CPU even where there is a GPU."""
+
+    out: Annotated[Path | None, RESULTS] = None
+    """File for the report as JSON."""
