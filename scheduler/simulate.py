@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 
 from scheduler.catalog.profile.profile import Profile
 from scheduler.engine.batching import Batching, Limits
-from scheduler.engine.executor import Executor
+from scheduler.engine.executor import Executor, StepKind
 from scheduler.engine.graph_pool import GraphPool
 from scheduler.engine.kv_cache import KVCache
 from scheduler.engine.loop import DecodeLoop, Run
 from scheduler.engine.policies import DecodeOnly, Mixed, PrefillFirst
+from scheduler.engine.records import StepRecords
 from scheduler.errors import InputError
 from scheduler.executors.model.by_profile import cost_model
 from scheduler.executors.model.cost_model import CostModel
@@ -24,6 +25,8 @@ from scheduler.workload.requests import Requests
 from scheduler.workload.schema import Engine, Workload
 
 AnyProfile = Profile
+HIGH = "_high"
+_BOUNDS: tuple[Literal["low"], Literal["high"]] = ("low", "high")
 POLICIES: dict[str, type[Batching]] = {
     "decode_only": DecodeOnly,
     "prefill_first": PrefillFirst,
@@ -42,6 +45,11 @@ class Variant:
     pool: GraphPool
     without_graph: Literal["eager", "fallback"]
     bound: Literal["low", "high"] = "low"
+
+    @property
+    def column(self) -> str:
+        """The name in files and records: the high end of a range has a suffix."""
+        return self.name + (HIGH if self.bound == "high" else "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +152,30 @@ def simulate(
     if isinstance(executor, CostModel):
         run.remarks = tuple(executor.extrapolations())
     return run
+
+
+def high_end(profile: AnyProfile, variant: Variant, runs: Iterable[Run]) -> Variant | None:
+    """Return the variant at the high end of the profile's range, or None where that would change nothing.
+
+    The range is of the host's time to issue a step's kernels, which matters as soon as any step of the
+    variant's `runs` was not a decode step in a graph (prompts are issued by the host, too), or of its time
+    to prepare any step. This is the only place that decides whether a variant is run at both ends.
+    """
+    if not profile.has_range:
+        return None
+    low, high = (cost_model(profile, variant.without_graph, bound) for bound in _BOUNDS)
+    return replace(variant, bound="high") if any(_ends_differ(run.steps, low, high) for run in runs) else None
+
+
+def _ends_differ(steps: StepRecords, low: CostModel, high: CostModel) -> bool:
+    if not len(steps):
+        return False
+    if ((steps.kind != StepKind.DECODE) | (steps.capture_size == 0)).any():
+        return True
+    # What preparing a step takes shows most where the GPU has least to do.
+    least = int(steps.capture_size.argmin())
+    size, kv_tokens = int(steps.capture_size[least]), int(steps.kv_tokens[least])
+    return low.decode_ms("graph", size, kv_tokens) != high.decode_ms("graph", size, kv_tokens)
 
 
 def variant_model(workload: Workload, profile: Profile, variant: Variant, replication: int) -> CostModel:

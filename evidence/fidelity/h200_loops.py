@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from statistics import median
@@ -20,7 +20,7 @@ from scheduler.analysis.fidelity.executed import TIE, compared_metrics
 from scheduler.catalog.profile.curves import CurveProfile
 from scheduler.catalog.profile.file import load_profile
 from scheduler.engine.graph_pool import GraphPool
-from scheduler.simulate import Variant, simulate
+from scheduler.simulate import Variant, high_end, simulate
 from scheduler.workload.draw import draw_requests
 from scheduler.workload.schema import Workload
 
@@ -122,10 +122,9 @@ def predict(loop: Loop, state: str = "shipped") -> Prediction:
     requests = draw_requests(loop.workload)
     profile = profile_in(state, loop.model)
     variant = Variant(loop.pool, GraphPool(loop.sizes), "eager")
-    predicted = compared_metrics(simulate(loop.workload, requests, profile, variant))
-    high = predicted
-    if predicted.get("replay_share", 0.0) < 1.0:
-        high = compared_metrics(simulate(loop.workload, requests, profile, replace(variant, bound="high")))
+    run = simulate(loop.workload, requests, profile, variant)
+    predicted, slow = compared_metrics(run), high_end(profile, variant, [run])
+    high = predicted if slow is None else compared_metrics(simulate(loop.workload, requests, profile, slow))
     return Prediction(loop, predicted, high)
 
 

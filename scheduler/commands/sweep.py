@@ -15,7 +15,7 @@ from scheduler.analysis.sweep.max_rate import require_searchable
 from scheduler.analysis.sweep.over_replications import rate_rows
 from scheduler.analysis.sweep.store import Store
 from scheduler.analysis.sweep.sweep import Effort, Point, carry_out, collect, failures
-from scheduler.analysis.sweep.task import HIGH, Record, setting_of
+from scheduler.analysis.sweep.task import Record, setting_of
 from scheduler.analysis.workers import Workers, WorkersLostError, open_workers
 from scheduler.commands.options import SweepOptions
 from scheduler.commands.run import chosen_pools, sampling, workload_profile
@@ -26,7 +26,7 @@ from scheduler.report.flat_csv import csv_text
 from scheduler.report.progress import progress_bar
 from scheduler.report.sweep_text import max_rate_text, sweep_text
 from scheduler.report.wording import count_text
-from scheduler.simulate import AnyProfile, Variant
+from scheduler.simulate import HIGH, AnyProfile, Variant
 from scheduler.workload.file.loader import load_workload
 from scheduler.workload.schema import Workload
 

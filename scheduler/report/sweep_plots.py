@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scheduler.analysis.sweep.over_replications import Group, estimate, grouped
-from scheduler.analysis.sweep.task import HIGH, Record
+from scheduler.analysis.sweep.task import Record
+from scheduler.simulate import HIGH
 
 if TYPE_CHECKING:
     from scheduler.report.plots.decisions import Estimate, ParetoPoint, SweepCurves

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from scheduler.analysis.sweep.over_replications import estimate, grouped
-from scheduler.analysis.sweep.task import HIGH, Record
+from scheduler.analysis.sweep.task import Record
 from scheduler.report.wording import count_text, number_text, percent_text
+from scheduler.simulate import HIGH
 
 # The first percentile of each kind that every run may state is shown.
 LATENCIES = (

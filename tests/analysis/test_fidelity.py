@@ -14,10 +14,12 @@ from scheduler.analysis.fidelity.executed import (
     relative_errors,
     same_steps,
 )
+from scheduler.catalog.profile.file import DEFAULT_PROFILE, load_profile
 from scheduler.catalog.profile.inline import InlineProfile
+from scheduler.catalog.profile.profile import LowHigh
 from scheduler.engine.graph_pool import GraphPool
 from scheduler.executors.model.by_profile import cost_model
-from scheduler.simulate import Variant, simulate
+from scheduler.simulate import Variant, high_end, simulate
 from scheduler.workload.draw import draw_requests
 from scheduler.workload.schema import Workload
 
@@ -104,6 +106,29 @@ def test_a_model_that_is_executed_has_no_error_and_differences_agree() -> None:
         lines = fidelity_lines(variant.name, found)
         assert any("p99_itl_ms" in line for line in lines)
         assert any("yes" in line for line in lines)
+
+
+@pytest.mark.parametrize(("policy", "has_high"), [("mixed", True), ("decode_only", False)])
+def test_prompts_are_issued_by_the_host_so_both_ends_of_its_time_are_predicted(
+    policy: str, has_high: bool
+) -> None:
+    work = workload(policy)
+    profile = load_profile(DEFAULT_PROFILE)
+    predicted = predict_and_execute(
+        work, draw_requests(work), profile, [POOL], lambda: cost_model(profile, "eager")
+    )["variants"]["graphs"]
+    assert predicted["predicted"]["replay_share"] == 1.0  # of its decode steps
+    assert ("predicted_high" in predicted) is has_high
+    if has_high:
+        assert predicted["predicted_high"]["mean_itl_ms"] > predicted["predicted"]["mean_itl_ms"]
+
+
+def test_a_range_of_what_preparing_a_step_takes_matters_to_graphs_too() -> None:
+    work, profile = workload(), load_profile(DEFAULT_PROFILE)
+    run = simulate(work, draw_requests(work), profile, POOL)
+    assert high_end(profile, POOL, [run]) is None
+    host = profile.host.model_copy(update={"step_ms": LowHigh(low=0.1, high=0.3)})
+    assert high_end(profile.model_copy(update={"host": host}), POOL, [run]) == replace(POOL, bound="high")
 
 
 def test_runs_that_differ_in_one_route_are_not_the_same() -> None:

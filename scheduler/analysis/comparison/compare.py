@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from scheduler.analysis.comparison.eager_range import has_range, meets_range
 from scheduler.analysis.comparison.pools import NamedPool
 from scheduler.analysis.metrics import Metric, summarize
 from scheduler.analysis.statistics.difference import Difference
@@ -17,7 +16,7 @@ from scheduler.engine.executor import Executor
 from scheduler.engine.graph_pool import GraphPool
 from scheduler.engine.loop import Run
 from scheduler.executors.execution import Execution
-from scheduler.simulate import AnyProfile, PoolCost, Variant, pool_cost, simulate
+from scheduler.simulate import AnyProfile, PoolCost, Variant, high_end, pool_cost, simulate
 from scheduler.workload.draw import draw_requests
 from scheduler.workload.requests import Requests
 from scheduler.workload.schema import Workload
@@ -44,7 +43,7 @@ class Column:
     @property
     def name(self) -> str:
         """The name in files and on the card; the high end of a range has a suffix."""
-        return self.variant.name + ("_high" if self.variant.bound == "high" else "")
+        return self.variant.column
 
     @property
     def title(self) -> str:
@@ -138,11 +137,11 @@ def compare(
     run_columns(comparison, (*columns, eager), progress, workers)
     if not comparison.columns[0].runs:
         raise KeyboardInterrupt  # before there was anything to show
-    if comparison.failure is None and comparison.execution is None and has_range(profile):
+    if comparison.failure is None and comparison.execution is None:
         for column in (*columns, eager):
-            if any(meets_range(run) for run in column.runs):
-                variant = replace(column.variant, bound="high")
-                comparison.high[variant.name] = Column(variant, column.origin, column.cost)
+            high = high_end(profile, column.variant, column.runs)
+            if high is not None:
+                comparison.high[high.name] = Column(high, column.origin, column.cost)
         run_columns(comparison, [*comparison.high.values()], progress, workers)
     return comparison
 

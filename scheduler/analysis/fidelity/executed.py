@@ -8,7 +8,7 @@ model's.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from scheduler.engine.executor import Executor
 from scheduler.engine.loop import Run
 from scheduler.engine.records import StepRecords
 from scheduler.executors.step_log import LogExecutor, RecordingExecutor, Section
-from scheduler.simulate import AnyProfile, Variant, simulate
+from scheduler.simulate import AnyProfile, Variant, high_end, simulate
 from scheduler.workload.requests import Requests
 from scheduler.workload.schema import Workload
 
@@ -64,9 +64,9 @@ def predict_and_execute(
         predicted = simulate(workload, requests, profile, variant)
         again = simulate(workload, requests, profile, variant, executor=LogExecutor(section))
         result = results[variant.name] = _compared(executed, predicted, again, section)
-        if profile.has_range and result["executed"].get("replay_share", 0.0) < 1.0:
-            high = simulate(workload, requests, profile, replace(variant, bound="high"))
-            result["predicted_high"] = compared_metrics(high)
+        high = high_end(profile, variant, [predicted])
+        if high is not None:
+            result["predicted_high"] = compared_metrics(simulate(workload, requests, profile, high))
             result["error_high"] = relative_errors(result["executed"], result["predicted_high"])
         for line in fidelity_lines(variant.name, results[variant.name]):
             say(line)

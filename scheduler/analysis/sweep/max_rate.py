@@ -14,18 +14,11 @@ from dataclasses import dataclass
 from math import sqrt
 from typing import Any, Literal
 
-from scheduler.analysis.comparison.eager_range import has_range, meets_range
 from scheduler.analysis.metrics import summarize
 from scheduler.analysis.statistics.steady_state import load_of
-from scheduler.analysis.sweep.task import (
-    Record,
-    Simulation,
-    at_high_end,
-    column_name,
-    drawn,
-)
+from scheduler.analysis.sweep.task import Record, Simulation, drawn
 from scheduler.errors import InputError
-from scheduler.simulate import Variant
+from scheduler.simulate import Variant, high_end
 from scheduler.workload.arrivals import ClosedLoopArrivals, TraceArrivals
 from scheduler.workload.schema import Workload
 
@@ -66,22 +59,20 @@ class RateSearch(Simulation):
     def records(self) -> list[Record]:
         """Search, and where the profile gives a range that matters search its high end, too."""
         self.check_source()
-        low, without_graph = self._search(self.variant)
-        records = [low]
-        if has_range(self.setting.profile) and without_graph:
-            records.append(self._search(at_high_end(self.variant))[0])
-        return records
+        low, high = self._search(self.variant)
+        return [low] if high is None else [low, self._search(high)[0]]
 
-    def _search(self, variant: Variant) -> tuple[Record, bool]:
-        without_graph = False
+    def _search(self, variant: Variant) -> tuple[Record, Variant | None]:
+        """Return the record of a search, and the variant's high end where any rate tried depends on it."""
+        high: Variant | None = None
         slo_ms = self.setting.workload.slo.limits_ms if self.setting.workload.slo else {}
 
         def check(scale: float) -> Reason:
-            nonlocal without_graph
+            nonlocal high
             workload = at_scale(self.setting.workload, scale)
             requests = drawn(workload, self.replication)
             run = self.run(workload, requests, variant)
-            without_graph = without_graph or meets_range(run)
+            high = high or high_end(self.setting.profile, variant, [run])
             warmup = self.warmup_requests(requests)
             summary = summarize(run, slo_ms, warmup)
             good = summary.get("slo_attainment", 0.0) * summary["measured_requests"]
@@ -93,12 +84,12 @@ class RateSearch(Simulation):
             return "queue growth" if load.overloaded else "run too short"
 
         found = search(check)
-        return self._found_record(found, variant), without_graph
+        return self._found_record(found, variant), high
 
     def _found_record(self, found: Found, variant: Variant) -> Record:
         own_rate = mean_rate_per_s(self.setting.workload, self.replication)
         record: Record = {
-            "variant": column_name(variant),
+            "variant": variant.column,
             "replication": self.replication,
             "simulations": found.simulations,
             "slo_share": self.slo_share,

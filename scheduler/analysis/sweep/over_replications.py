@@ -9,7 +9,8 @@ import numpy as np
 
 from scheduler.analysis.statistics.difference import paired_difference
 from scheduler.analysis.statistics.intervals import Interval, mean_interval
-from scheduler.analysis.sweep.task import HIGH, Record
+from scheduler.analysis.sweep.task import Record
+from scheduler.simulate import HIGH
 
 Group = tuple[tuple[Any, ...], str]
 

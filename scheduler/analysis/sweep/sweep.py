@@ -13,10 +13,10 @@ from typing import Any
 
 from scheduler.analysis.sweep.max_rate import SLO_SHARE, RateSearch
 from scheduler.analysis.sweep.store import Store
-from scheduler.analysis.sweep.task import HIGH, Record, Setting, Simulation
+from scheduler.analysis.sweep.task import Record, Setting, Simulation
 from scheduler.analysis.workers import Workers, as_completed
 from scheduler.errors import InputError
-from scheduler.simulate import Variant
+from scheduler.simulate import HIGH, Variant
 
 Progress = Callable[[str, int, int], None]
 

@@ -10,24 +10,21 @@ from pathlib import Path
 from typing import Any
 
 from scheduler import __version__
-from scheduler.analysis.comparison.eager_range import has_range, meets_range
 from scheduler.analysis.metrics import request_rate, summarize
 from scheduler.analysis.statistics.steady_state import load_of
 from scheduler.engine.loop import Run
 from scheduler.errors import InputError
-from scheduler.simulate import AnyProfile, Variant, pool_cost, simulate
+from scheduler.simulate import AnyProfile, Variant, high_end, pool_cost, simulate
 from scheduler.workload.arrivals import ClosedLoopArrivals
 from scheduler.workload.draw import draw_requests
 from scheduler.workload.requests import Requests
 from scheduler.workload.schema import Workload
 
 Record = dict[str, Any]
-HIGH = "_high"
 _PACKAGE = Path(__file__).parents[2]
 # What a simulated number depends on; a change to any of these files makes stored numbers stale.
 _SOURCES = (
     "__init__.py",
-    "analysis/comparison/eager_range.py",
     "analysis/sweep/max_rate.py",
     "analysis/metrics.py",
     "analysis/sweep/task.py",
@@ -102,8 +99,8 @@ class Simulation:
         requests = drawn(self.setting.workload, self.replication)
         run = self.run(self.setting.workload, requests, self.variant)
         records = [self._record(run, requests, self.variant)]
-        if has_range(self.setting.profile) and meets_range(run):
-            high = at_high_end(self.variant)
+        high = high_end(self.setting.profile, self.variant, [run])
+        if high is not None:
             records.append(self._record(self.run(self.setting.workload, requests, high), requests, high))
         return records
 
@@ -132,7 +129,7 @@ class Simulation:
             "schema_version": 1,
             "tool_version": __version__,
             "backend": "graphpool",
-            "variant": column_name(variant),
+            "variant": variant.column,
             "replication": self.replication,
             "model_id": profile.model_id,
             "profile": profile.name,
@@ -155,16 +152,6 @@ class Simulation:
         record |= _load(workload, run)
         record["request_rate"] = request_rate(workload, record)
         return record
-
-
-def column_name(variant: Variant) -> str:
-    """Return the variant's name in records; the high end of a range has a suffix."""
-    return variant.name + (HIGH if variant.bound == "high" else "")
-
-
-def at_high_end(variant: Variant) -> Variant:
-    """Return the variant with the slow end of what the profile gives as a range."""
-    return Variant(variant.name, variant.pool, variant.without_graph, "high")
 
 
 def drawn(workload: Workload, replication: int) -> Requests:
