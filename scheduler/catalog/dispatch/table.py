@@ -62,6 +62,11 @@ class DispatchTable:
     full: tuple[int, ...]
     piecewise: tuple[int, ...]
 
+    def decode_graph(self, batch: int) -> int | None:
+        """Return the tokens of the graph that a decode batch takes, or None without one."""
+        route = self.decode[batch - 1]
+        return None if route.kind == "NONE" else route.tokens
+
     def mixed_route(self, tokens: int) -> Route:
         """Return the route of a step of `tokens` tokens with prompts in it."""
         return self.mixed[tokens - 1] if tokens <= len(self.mixed) else Route("NONE", tokens)
