@@ -10,7 +10,7 @@ import reference_simulator as reference
 from hypothesis import strategies as st
 
 from scheduler.engine.batching import Limits
-from scheduler.engine.executor import StepPlan
+from scheduler.engine.executor import StepParts, StepPlan
 from scheduler.engine.graph_pool import GraphPool
 from scheduler.engine.kv_cache import KVCache
 from scheduler.engine.loop import DecodeLoop, Run
@@ -77,6 +77,64 @@ class AheadExecutor(PlainExecutor):
 
 
 @dataclass(frozen=True)
+class PartTimes:
+    """What steps ask of host and GPU: some are launched as one graph, the others kernel by kernel.
+
+    The host's noise is a process in time: what is decided in an odd span of `span_ns` costs `slow` more.
+    """
+
+    schedule: tuple[int, int, int] = (1, 0, 0)  # ns, ns per row or chunk, ns per new request
+    graph_launch: int = 2
+    launch: int = 9
+    gpu_after: int = 1
+    gpu: StepTimes = StepTimes()
+    tail: int = 1
+    update: tuple[int, int] = (1, 0)  # ns, ns per row or chunk
+    span_ns: int = 16
+    slow: int = 0
+
+    def __call__(self, plan: StepPlan, now_ns: int) -> reference.Parts:
+        rows = plan.batch_size + len(plan.prefill)
+        slow = self.slow * (now_ns // self.span_ns % 2)
+        base, per_row, per_new = self.schedule
+        return reference.Parts(
+            schedule=base + per_row * rows + per_new * plan.new_requests + slow,
+            launch=(self.graph_launch if plan.capture_size else self.launch) + slow,
+            gpu_after=self.gpu_after,
+            gpu=self.gpu(plan),
+            tail=-1 if plan.capture_size else self.tail,
+            update=self.update[0] + self.update[1] * rows,
+        )
+
+
+class PipelineExecutor:
+    """Answers with parts, and checks what it is told about slots and times."""
+
+    def __init__(self, times: PartTimes, options: reference.Options) -> None:
+        self.times = times
+        self.topology = options.topology
+        self.front_in, self.front_out = options.front_in, options.front_out
+        self.front_out_row_ns = options.front_out[2]
+        self.slots: dict[int, int] = {}
+        self.decided_ns = -1
+
+    admit = PlainExecutor.admit
+    release = PlainExecutor.release
+
+    def parts(self, plan: StepPlan, decided_ns: int) -> StepParts:
+        assert decided_ns >= self.decided_ns, "decisions in the order of time"
+        self.decided_ns = decided_ns
+        assert plan.batch_size + len(plan.prefill) <= len(self.slots)
+        return StepParts(*self.times(plan, decided_ns))
+
+    def front_in_ns(self, prompt_tokens: int) -> int:
+        return self.front_in[0] + self.front_in[1] * prompt_tokens
+
+    def front_out_ns(self, rows: int) -> int:
+        return self.front_out[0] + self.front_out[1] * rows
+
+
+@dataclass(frozen=True)
 class Small:
     """One small workload with its engine, pool and step times."""
 
@@ -84,16 +142,29 @@ class Small:
     prompt_tokens: tuple[int, ...]
     output_tokens: tuple[int, ...]
     options: reference.Options
-    times: StepTimes = StepTimes()
+    times: StepTimes | PartTimes = StepTimes()
     pool: GraphPool = EAGER
+
+    max_tokens: tuple[int, ...] | None = None
 
     def with_options(self, **changes) -> Small:
         return replace(self, options=replace(self.options, **changes))
 
 
 def run_reference(small: Small) -> reference.Outcome:
+    times = small.times
+
+    def parts(plan: StepPlan, now_ns: int) -> reference.Parts:
+        return times(plan, now_ns) if isinstance(times, PartTimes) else reference.Parts(gpu=times(plan))
+
     return reference.reference_run(
-        small.arrival_ns, small.prompt_tokens, small.output_tokens, small.options, small.times, small.pool
+        small.arrival_ns,
+        small.prompt_tokens,
+        small.output_tokens,
+        small.options,
+        parts,
+        small.pool,
+        small.max_tokens,
     )
 
 
@@ -107,7 +178,10 @@ def run_loop(small: Small, *, run_ahead: bool = True) -> Run:
         options.watermark_blocks,
     )
     prompts = array("q", small.prompt_tokens)
-    executor = AheadExecutor(small.times) if run_ahead else PlainExecutor(small.times)
+    if isinstance(small.times, PartTimes):
+        executor = PipelineExecutor(small.times, options)
+    else:
+        executor = AheadExecutor(small.times) if run_ahead else PlainExecutor(small.times)
     cache = KVCache(options.kv_blocks, options.block_size, options.prefix_caching)
     batching = POLICIES[options.policy](limits, small.pool, cache, executor, prompts, None)
 
@@ -125,6 +199,9 @@ def run_loop(small: Small, *, run_ahead: bool = True) -> Run:
         array("q", small.output_tokens),
         reject=reject,
         concurrency=options.concurrency,
+        round_trip_ns=options.round_trip_ns,
+        max_tokens=small.max_tokens,
+        empty_pause_ns=options.empty_pause_ns,
         start_ns=options.start_ns,
         async_scheduling=options.async_scheduling,
         run_ahead=run_ahead,
@@ -191,6 +268,8 @@ def small_workloads(draw, policies=tuple(POLICIES), kv=True, closed=True, extras
         prefix_caching=draw(st.booleans()) if extras else False,
         async_scheduling=draw(st.booleans()) if extras else False,
         start_ns=draw(st.sampled_from([0, 0, 25])) if extras else 0,
+        round_trip_ns=draw(st.sampled_from([None, 0, 0, 7, 40])) if extras else None,
+        empty_pause_ns=draw(st.sampled_from([0, 0, 5, 30])) if extras else 0,
     )
     sizes = draw(st.sets(st.integers(1, 6)))
     pool = GraphPool(tuple(sorted(sizes)), padding=draw(st.booleans()), piecewise=draw(st.booleans()))
@@ -201,4 +280,31 @@ def small_workloads(draw, policies=tuple(POLICIES), kv=True, closed=True, extras
         kv_tokens_per_ns=draw(st.sampled_from([0, 3])),
         per_prefill_token=draw(st.integers(0, 2)),
     )
-    return Small(tuple(arrivals), tuple(prompts), tuple(answers), options, times, pool)
+    own_ends = extras and draw(st.booleans())
+    # Some answers end by themselves, others by the request's limit.
+    max_tokens = tuple(n + draw(st.sampled_from([0, 5])) for n in answers) if own_ends else None
+    return Small(tuple(arrivals), tuple(prompts), tuple(answers), options, times, pool, max_tokens)
+
+
+@st.composite
+def small_pipelines(draw) -> Small:
+    """Draw a small workload on an engine whose host and GPU work side by side, behind a front end."""
+    small = draw(small_workloads(extras=True))
+    few = st.integers(0, 4)
+    front = draw(st.booleans())
+    times = PartTimes(
+        schedule=(draw(few), draw(st.integers(0, 2)), draw(few)),
+        graph_launch=draw(few),
+        launch=draw(st.integers(0, 25)),
+        gpu_after=draw(few),
+        gpu=small.times,
+        tail=draw(st.sampled_from([-1, 0, 2, 9])),
+        update=(draw(few), draw(st.integers(0, 1))),
+        slow=draw(st.sampled_from([0, 0, 6])),
+    )
+    small = small.with_options(
+        topology=draw(st.sampled_from(["uniproc", "multiproc"])),
+        front_in=(draw(few), draw(st.integers(0, 2))) if front else (0, 0),
+        front_out=(draw(few), draw(few), draw(few)) if front else (0, 0, 0),
+    )
+    return replace(small, times=times)

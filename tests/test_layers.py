@@ -18,7 +18,7 @@ GROUND = {"errors", "files", "version"}
 ROOMS = {
     "catalog": set[str](),
     "workload": {"catalog"},
-    "engine": {"catalog"},
+    "engine": set[str](),
     "executors": {"catalog", "engine"},
     "simulate": {"catalog", "workload", "engine", "executors"},
     "analysis": {"catalog", "workload", "engine", "executors", "simulate"},

@@ -2,12 +2,14 @@
 
 - `batching.py` The waiting queue, the running batch, and what every step policy does with them.
 - `executor.py` The one seam between the loop and what a step takes: modelled, measured or read from a log.
-- `graph_pool.py` The graph pool: which sizes were captured, by whose rules, and so which graph each step takes.
+- `graph_pool.py` The graph pool: which batch sizes were captured, and which graph a step takes.
 - `interrupt.py` Ctrl-C between two steps: held back while the loop changes its records, so that a partial run adds up.
 - `kv_cache.py` The KV cache: blocks of `block_size` tokens, counted; freed blocks keep their identity for reuse.
 - `ledger.py` Who received which token when: the times of every request, and the gaps between its tokens.
 - `loop.py` The decode loop on the virtual clock: traffic arrives, the engine steps, answers end.
+- `pipeline.py` When the steps of an engine begin and end: whole durations one after the other, or host and GPU apart.
 - `policies.py` The step policies: who decodes and who prefills in the next step.
 - `records.py` What a run leaves behind: compact arrays per request and per step, and the gaps between tokens.
 - `request.py` A request while it is in the batch.
+- `traffic.py` Which request the scheduler can see when: arrivals of an open loop, or the users of a closed one.
 """

@@ -9,7 +9,6 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from scheduler.catalog.dispatch.table import Route
 from scheduler.engine.executor import Admission, SlotWatcher, StepKind, StepPlan
 from scheduler.engine.graph_pool import GraphPool
 from scheduler.engine.kv_cache import KVCache
@@ -28,11 +27,6 @@ class Limits:
 
 
 DECODE = StepKind.DECODE  # looked up once per step
-_NO_GRAPH: tuple[int | None, bool] = (None, False)
-
-
-def _looked_up(route: Route) -> tuple[int | None, bool]:
-    return _NO_GRAPH if route.kind == "NONE" else (route.tokens, route.kind == "PIECEWISE")
 
 
 class Batching:
@@ -69,20 +63,14 @@ class Batching:
         self.on_preempt: Callable[[Running], None] = lambda request: None
         self.joined: list[Running] = []  # admitted in this decision
         self.preempted = False  # whether this decision preempted anyone
+        self._admissions = 0
         self._border = [0] * kv_cache.block_size
         self._slots = list(range(limits.max_num_seqs - 1, -1, -1))
-        table = pool.table(limits.max_num_seqs, self.token_budget(limits))
-        # (graph or None, whether it is a PIECEWISE one), by decoding requests and by tokens with prompts
-        self._decode_routes = [_NO_GRAPH, *(_looked_up(route) for route in table.decode)]
-        self._mixed_routes = [_NO_GRAPH, *(_looked_up(route) for route in table.mixed)]
+        self._routes = [pool.route(n) if n else None for n in range(limits.max_num_seqs + 1)]
 
     def decide(self) -> StepPlan | None:
         """Return the next step, or None where nothing can run."""
         raise NotImplementedError
-
-    def token_budget(self, limits: Limits) -> int:
-        """Return the most tokens that a step with prompts computes."""
-        return limits.max_num_batched_tokens
 
     def peak_tokens(self, prompt_tokens: int, output_tokens: int) -> int:
         """Return the most KV tokens a request holds: all but the last token, which is never read."""
@@ -103,7 +91,7 @@ class Batching:
         self._border[-request.origin % self.kv_cache.block_size] += 1
 
     def stop(self, request: Running) -> None:
-        """Let a running request take no further part in steps; it keeps its slot and its blocks."""
+        """Let a running request take no further part in steps; it keeps slot and blocks until it leaves."""
         if request.is_decoding:
             cached = request.origin + self.decode_steps
             self.decoding -= 1
@@ -112,13 +100,18 @@ class Batching:
             request.cached = cached
             request.blocks = self.kv_cache.blocks(cached)
         request.has_stopped = True
+        self.executor.release(request.slot)
 
     def leave(self, request: Running, owner: int = -1) -> None:
         """Take a stopped request out of the batch and give its slot and blocks back."""
         del self.running[request.index]
         self.kv_cache.release(request.blocks, owner)
         self._slots.append(request.slot)
-        self.executor.release(request.slot)
+
+    def forget(self, request: Running) -> None:
+        """Drop a preempted request from the queue: the token that was in flight turned out to be its last."""
+        self.waiting.remove(request.index)
+        del self.generated[request.index]
 
     def generated_by(self, request: Running) -> int:
         """Return how many tokens a running request has produced so far."""
@@ -134,7 +127,9 @@ class Batching:
         return blocks + kept_free <= self.kv_cache.free
 
     def _admit(self, index: int) -> Running:
-        request = Running(index, self._slots.pop(), self.prompt_tokens[index], self.generated.pop(index, 0))
+        self._admissions += 1
+        generated = self.generated.pop(index, 0)
+        request = Running(index, self._slots.pop(), self.prompt_tokens[index], generated, self._admissions)
         self.running[index] = request
         self.joined.append(request)
         self.executor.admit(request.slot, Admission(index, request.prompt_tokens, request.generated))
@@ -204,10 +199,7 @@ class Batching:
         self.decode_steps += steps
         self.kv_tokens += self.decoding * steps
 
-    def _mixed_route(self, tokens: int) -> tuple[int | None, bool]:
-        """Return the graph of a step of `tokens` tokens with prompts, and whether it is a PIECEWISE one."""
-        return self._mixed_routes[tokens] if tokens < len(self._mixed_routes) else _NO_GRAPH
-
     def _decode_step(self) -> StepPlan:
-        size, piecewise = self._decode_routes[self.decoding]
-        return StepPlan(DECODE, self.decoding, size, self.kv_tokens, (), len(self.joined), piecewise)
+        return StepPlan(
+            DECODE, self.decoding, self._routes[self.decoding], self.kv_tokens, (), len(self.joined)
+        )

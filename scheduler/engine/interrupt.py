@@ -8,14 +8,14 @@ from types import FrameType
 
 
 class HeldInterrupt:
-    """A context in which Ctrl-C waits for `raise_if_any`; a second one takes effect at once.
+    """A context in which Ctrl-C only sets `came`; a second one takes effect at once.
 
     Where Ctrl-C would not raise KeyboardInterrupt anyway (another thread, a worker that ignores it), nothing
     is changed.
     """
 
     def __init__(self) -> None:
-        self._came = False
+        self.came = False
         self._holds = False
 
     def __enter__(self) -> HeldInterrupt:
@@ -30,10 +30,5 @@ class HeldInterrupt:
             signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def _hold(self, _number: int, _frame: FrameType | None) -> None:
-        self._came = True
+        self.came = True
         signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    def raise_if_any(self) -> None:
-        """Raise KeyboardInterrupt if Ctrl-C was pressed since the context began."""
-        if self._came:
-            raise KeyboardInterrupt

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from array import array
+from collections.abc import Sequence
 
-from scheduler.engine.executor import StepPlan
 from scheduler.engine.records import RequestRecords, Status, StepRecorder, uncopied
 from scheduler.engine.request import Running
 
@@ -12,11 +12,12 @@ from scheduler.engine.request import Running
 class Ledger:
     """The books of one run; −1 stands for what has not happened.
 
-    Gaps are kept by cohort: sequences whose newest token came at the same instant share their next gap,
-    so a step costs as much work as there are cohorts (one or two), not sequences.
+    Times are the client's: the row at place p of a step's tokens has its own p · `row_ns` after the first.
+    Gaps are kept by cohort: sequences whose newest token came at the same instant share their next gap, so a
+    step costs as much work as there are cohorts (one or two), not sequences.
     """
 
-    def __init__(self, requests: int) -> None:
+    def __init__(self, requests: int, row_ns: int = 0) -> None:
         self.scheduled_ns = array("q", [-1]) * requests
         self.first_token_ns = array("q", [-1]) * requests
         self.finish_ns = array("q", [-1]) * requests
@@ -25,58 +26,87 @@ class Ledger:
         self.reasons: dict[int, str] = {}
         self.ended = 0
         self.steps = StepRecorder()
-        self._cohorts: dict[int, int] = {}  # time of the newest token -> how many decoding requests had it
+        self.row_ns = row_ns
+        # [token, rows] in the order of the batch; the newest token of the row at place p came at
+        # token + p · row_ns, so all rows of a cohort share the gap to the next step's tokens.
+        self._cohorts: list[list[int]] = []
         self._last_token_ns: dict[int, int] = {}  # of preempted requests
-        self._last_decode_ns = -1
+
+    @property
+    def rows(self) -> int:
+        """How many sequences wait for their next decode token."""
+        return sum(rows for _, rows in self._cohorts)
 
     def schedule(self, request: Running, now_ns: int) -> None:
         """Note that a request was admitted, for the first time or again."""
         if self.scheduled_ns[request.index] < 0:
             self.scheduled_ns[request.index] = now_ns
 
-    def rejoin(self, request: Running) -> None:
-        """Note that a preempted request goes on decoding where it stopped (its KV came back with it)."""
-        token_ns = self._last_token_ns.pop(request.index)
-        self._cohorts[token_ns] = self._cohorts.get(token_ns, 0) + 1
-        request.joined_ns = token_ns
+    def earliest(self, at_ns: int, joining: Sequence[Running], decodes: bool) -> int:
+        """Return when a step's first token comes, from `at_ns` on: no token overtakes its request's last.
 
-    def decode(self, plan: StepPlan, joined: list[Running], first_end_ns: int, now_ns: int) -> None:
-        """Note the gaps that the step's decoding requests saw, and the first tokens of those who joined."""
-        for token_ns, count in self._cohorts.items():
-            self.steps.add_gap(first_end_ns - token_ns, count)
-        self._cohorts = {}
+        The `joining` rows come after those that decode already, if the step `decodes`.
+        """
+        place = 0
+        if decodes:
+            place = self.rows
+            at_ns = max([at_ns, *(token_ns for token_ns, _ in self._cohorts)])
+        for request in joining:
+            if request.index in self._last_token_ns:
+                at_ns = max(at_ns, self._last_token_ns[request.index] - place * self.row_ns)
+            place += 1
+        return at_ns
+
+    def decode(self, joined: Sequence[Running], first_ns: int) -> int:
+        """Note the gaps that a step's decoding requests saw, and tokens of those who joined.; return rows."""
+        rows = 0
+        for token_ns, count in self._cohorts:
+            self.steps.add_gap(first_ns - token_ns, count)
+            rows += count
+        self._cohorts = []
         for request in joined:
-            if request.is_decoding and self.first_token_ns[request.index] < 0:
-                self.first_token_ns[request.index] = first_end_ns
-        self._last_decode_ns = now_ns
+            self.token(request, first_ns + rows * self.row_ns)
+            rows += 1
+        return rows
 
-    def prefill_token(self, request: Running, now_ns: int) -> None:
-        """Note the token that a prompt's last chunk yields: the first, or the next after a preemption."""
+    def token(self, request: Running, at_ns: int) -> None:
+        """Note a request's first token, or its next after a preemption."""
         index = request.index
         if self.first_token_ns[index] < 0:
-            self.first_token_ns[index] = now_ns
+            self.first_token_ns[index] = at_ns
         else:
-            self.steps.add_gap(now_ns - self._last_token_ns.pop(index), 1)
-        request.joined_ns = now_ns
+            self.steps.add_gap(at_ns - self._last_token_ns.pop(index), 1)
 
-    def go_on(self, count: int, now_ns: int) -> None:
-        """Note how many of those who received a token now will receive another."""
-        if count:
-            self._cohorts[now_ns] = self._cohorts.get(now_ns, 0) + count
+    def go_on(self, rows: int, at_ns: int) -> None:
+        """Note that `rows` sequences will receive another token, in the batch after those noted before.
 
-    def preempt(self, request: Running) -> None:
-        """Note a preemption; the gap to the next token goes on counting from the newest one."""
-        self.preemptions[request.index] += 1
-        if request.is_decoding:
-            token_ns = max(request.joined_ns, self._last_decode_ns)
-            self._last_token_ns[request.index] = token_ns
-            self._cohorts[token_ns] -= 1
-            request.is_decoding = False
+        The first of them had its newest token at `at_ns`.
+        """
+        if not rows:
+            return
+        token_ns = at_ns - self.rows * self.row_ns if self.row_ns else at_ns
+        if self._cohorts and self._cohorts[-1][0] == token_ns:
+            self._cohorts[-1][1] += rows
+        else:
+            self._cohorts.append([token_ns, rows])
+
+    def part(self, request: Running) -> None:
+        """Note that the last sequence of the batch was preempted: its gap goes on from its newest token."""
+        cohort = self._cohorts[-1]
+        self._last_token_ns[request.index] = cohort[0] + (self.rows - 1) * self.row_ns
+        cohort[1] -= 1
+        if not cohort[1]:
+            self._cohorts.pop()
+
+    def part_at(self, request: Running, at_ns: int) -> None:
+        """Note the newest token of a request that was preempted before it came."""
+        self._last_token_ns[request.index] = at_ns
 
     def complete(self, index: int, now_ns: int) -> None:
         """Note that a request received its last token."""
         self.status[index] = Status.COMPLETED
         self.finish_ns[index] = now_ns
+        self._last_token_ns.pop(index, None)
         self.ended += 1
 
     def reject(self, index: int, reason: str) -> None:

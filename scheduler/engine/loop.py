@@ -1,29 +1,30 @@
 """The decode loop on the virtual clock: traffic arrives, the engine steps, answers end.
 
-Two SimPy processes in all. The clock is integer nanoseconds. At one instant, in this order: a step ends
-(tokens, completions), every arrival of that instant is received, then one scheduling decision is made.
+Two SimPy processes in all. The clock is integer nanoseconds. At one instant, in this order: tokens are handed
+over (completions), every arrival of that instant is received, then one scheduling decision is made.
 """
 
 from __future__ import annotations
 
 import heapq
 from array import array
-from collections.abc import Callable, Generator
+from collections import deque
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import simpy
 
 from scheduler.engine.batching import Batching
-from scheduler.engine.executor import Executor, ExecutorError, PredictableExecutor, StepKind, StepPlan
+from scheduler.engine.executor import Executor, ExecutorError, PipelinedExecutor, StepPlan
 from scheduler.engine.interrupt import HeldInterrupt
 from scheduler.engine.ledger import Ledger
-from scheduler.engine.records import KVUse, RequestRecords, StepRecords, TokenGaps
+from scheduler.engine.pipeline import DECODE, Clock, Flight, HostAndGpu, WholeSteps
+from scheduler.engine.records import HostAndGpuTimes, KVUse, RequestRecords, StepRecords, TokenGaps
 from scheduler.engine.request import Running
+from scheduler.engine.traffic import FOREVER, Traffic
 
 Process = Generator[simpy.Event, Any, None]
-FOREVER = 2**62
-DECODE = StepKind.DECODE
 
 
 @dataclass(slots=True)
@@ -31,7 +32,8 @@ class Run:
     """What one variant of a run left behind.
 
     `failure` says why a partial run stopped early; `remarks` are what the executor has to say about its
-    step times, such as having read them beyond the measured range.
+    step times, such as having read them beyond the measured range. `host_and_gpu` is there where an
+    executor told the two apart.
     """
 
     requests: RequestRecords
@@ -41,79 +43,97 @@ class Run:
     peak_kv_blocks: int
     failure: str | None = None
     remarks: tuple[str, ...] = ()
+    host_and_gpu: HostAndGpuTimes | None = None
 
 
 class DecodeLoop:
     """One engine serving one list of requests, from the first arrival to the last token.
 
-    `arrival_ns` ascends; with `concurrency` set it is ignored and completions release the next request.
-    `reject(prompt_tokens, output_tokens)` gives the reason why a request can never be served, or None.
-    With `run_ahead` (and an executor that can), decode steps between two decisions that matter are
-    executed in one event; every timestamp is the same as without. With `async_scheduling` each decision is
-    made one step early, as vLLM's asynchronous scheduler does.
+    `arrival_ns` ascends; with `concurrency` set it is ignored and answers release the next request,
+    `round_trip_ns` after they ended (see Traffic). `reject(prompt_tokens, output_tokens)` gives the reason
+    why a request can never be served, or None. With `run_ahead` (and an executor that can), decode steps
+    between two decisions that matter are executed in one event; every timestamp is the same as without.
+
+    With `async_scheduling` up to two steps are in flight, as in vLLM's batch queue: each decision is made
+    while the step before it runs. What ends in that step still holds its slot and blocks. That an answer
+    ends is foreseen where it reaches the request's `max_tokens` (None: always); another end is found when
+    its token is handed over, and the request decodes once more. After a decision that finds nothing to run
+    while requests exist, or have just ended, the engine pauses for `empty_pause_ns`.
     """
 
     def __init__(
         self,
         batching: Batching,
-        executor: Executor,
+        executor: Executor | PipelinedExecutor,
         arrival_ns: array[int],
         prompt_tokens: array[int],
         output_tokens: array[int],
         *,
         reject: Callable[[int, int], str | None],
         concurrency: int | None = None,
+        round_trip_ns: int | None = None,
         start_ns: int = 0,
         async_scheduling: bool = False,
+        max_tokens: Sequence[int] | None = None,
+        empty_pause_ns: int = 0,
         run_ahead: bool = True,
         progress: Callable[[int], None] | None = None,
     ) -> None:
         self.batching = batching
-        self.executor = executor
-        self.ahead = executor if run_ahead and isinstance(executor, PredictableExecutor) else None
         self.prompt_tokens = prompt_tokens
         self.output_tokens = output_tokens
         self.reject = reject
         self.start_ns = start_ns
-        self.async_scheduling = async_scheduling
+        self.most_in_flight = 2 if async_scheduling else 1
+        self.max_tokens = max_tokens if async_scheduling else None
+        self.empty_pause_ns = empty_pause_ns if async_scheduling else 0
         self.progress = progress
-        self.closed_loop = concurrency is not None
-        count = len(prompt_tokens)
-        self.arrival_ns = array("q", bytes(8 * count)) if self.closed_loop else arrival_ns
-        self.released = min(count, concurrency) if concurrency is not None else count
-        self.received = 0
-        self.ledger = Ledger(count)
+        self.front = executor if isinstance(executor, PipelinedExecutor) else None
+        self.ledger = Ledger(len(prompt_tokens), self.front.front_out_row_ns if self.front else 0)
+        if isinstance(executor, PipelinedExecutor):
+            self.clock: Clock = HostAndGpu(executor)
+        else:
+            self.clock = WholeSteps(executor, self.ledger.steps.durations, run_ahead)
+        # Nothing that a launch does delays tokens, nobody decodes on beyond an answer's end: what has ended
+        # may leave before the next step is executed.
+        self.hands_over_first = self.front is None and self.max_tokens is None
+        front_in_ns = self.front.front_in_ns if self.front else None
+        self.traffic = Traffic(arrival_ns, prompt_tokens, front_in_ns, concurrency, round_trip_ns)
+        self.in_flight: deque[Flight] = deque()
+        self.flights = 0
+        self.busy_from_ns = -1  # the newest hand-over, or the decision that ended an idle time; −1 in one
         self.stops: list[tuple[int, int, Running]] = []  # when each answer will end: the world's knowledge
         self.joins = 0
+        self.just_ended = False  # whether the newest hand-over ended an answer
         self.least_free_blocks = batching.kv_cache.total
         self.env = simpy.Environment()
         self.wake: simpy.Event | None = None
-        self.known_until_ns = start_ns
         self.interrupt = HeldInterrupt()
-        self.stopped: list[Running] = []  # finished, their slots and blocks not yet given back
-        self.room_made = False  # after the decision: the next one may admit who could not join in this
-        batching.on_preempt = self.ledger.preempt
+        batching.on_preempt = self._preempted
 
     def run(self) -> Run:
         """Serve every request and return the records; an executor's failure or Ctrl-C ends it early."""
         engine = self.env.process(self._engine())
-        if not self.closed_loop:
-            self.env.process(self._traffic())
+        if not self.traffic.is_closed:
+            self.env.process(self._arrivals())
         failure = None
         try:
             with self.interrupt:
                 self.env.run(until=engine)
         except ExecutorError as error:
+            self._land()
             failure = str(error) or type(error).__name__
         except KeyboardInterrupt:
             failure = "interrupted"
+        steps = self.ledger.steps
         return Run(
-            self.ledger.request_records(self.arrival_ns, self.prompt_tokens, self.output_tokens),
-            self.ledger.steps.step_records(),
-            self.ledger.steps.token_gaps(),
-            self.ledger.steps.kv_use(),
+            self.ledger.request_records(self.traffic.arrival_ns, self.prompt_tokens, self.output_tokens),
+            steps.step_records(),
+            steps.token_gaps(),
+            steps.kv_use(),
             self.batching.kv_cache.total - self.least_free_blocks,
             failure,
+            host_and_gpu=steps.host_and_gpu() if self.front else None,
         )
 
     @property
@@ -123,10 +143,10 @@ class DecodeLoop:
 
     # The two processes.
 
-    def _traffic(self) -> Process:
+    def _arrivals(self) -> Process:
         """Let time pass to each arrival and wake an idle engine."""
-        for arrival_ns in self.arrival_ns:
-            delay = arrival_ns - self.now
+        for seen_ns in self.traffic.instants():
+            delay = seen_ns - self.now
             if delay > 0:
                 yield self.env.timeout(delay)
             if self.wake is not None:
@@ -134,85 +154,112 @@ class DecodeLoop:
                 self.wake = None
 
     def _engine(self) -> Process:
-        """Decide, execute, hand out tokens; sleep while there is nothing to do."""
+        """Decide, launch, hand out the tokens of the oldest step; sleep while there is nothing to do."""
+        env, traffic, in_flight = self.env, self.traffic, self.in_flight
         if self.start_ns:
-            yield self.env.timeout(self.start_ns)
+            yield env.timeout(self.start_ns)
+        is_idle = False
         while True:
-            self.interrupt.raise_if_any()
-            plan = self._decide()
-            if plan is None:
-                if self.ledger.ended == len(self.prompt_tokens):
-                    return
-                if self.batching.waiting or self.closed_loop:
-                    raise RuntimeError("requests wait and nothing can run")
-                self.wake = self.env.event()
-                yield self.wake
-                self.known_until_ns = self.now
+            if self.interrupt.came:
+                self._land()
+                raise KeyboardInterrupt
+            now = self.now
+            if traffic.next_ns <= now:
+                self._receive(now, is_idle)
+            plan = self.batching.decide()
+            if plan is not None:
+                next_ns = self._step(plan, now)
+            elif in_flight:
+                next_ns = self._hand_over(in_flight.popleft(), now) + self._pause_ns()
+                self.busy_from_ns = -1
+            elif self.ledger.ended == len(self.prompt_tokens):
+                return
+            else:
+                yield self._work()
+                is_idle = True
                 continue
-            start_ns = self.now
-            steps, first_ns, total_ns = self._execute(plan, start_ns)
-            yield self.env.timeout(total_ns)
-            self._end_steps(plan, start_ns, steps, start_ns + first_ns)
+            is_idle = False
+            if next_ns > now:
+                yield env.timeout(next_ns - now)
+
+    def _work(self) -> simpy.Event:
+        """Return the event for which an engine with nothing to do waits."""
+        if self.batching.waiting:
+            raise RuntimeError("requests wait and nothing can run")
+        self.busy_from_ns = -1
+        if self.traffic.is_closed:
+            return self.env.timeout(max(0, self.traffic.next_ns - self.now))
+        self.wake = self.env.event()
+        return self.wake
+
+    def _pause_ns(self) -> int:
+        """Return how long the engine pauses after a decision without a step, its oldest step handed over."""
+        batching = self.batching
+        exist = batching.running or batching.waiting or self.just_ended
+        return self.empty_pause_ns if exist else 0
 
     # What happens at one instant.
 
-    def _decide(self) -> StepPlan | None:
-        """Make one scheduling decision on what is known by now.
-
-        With asynchronous scheduling (vLLM) the decision was made when the step that ends now started:
-        later arrivals are unknown to it, and what finished in that step still holds its slot and blocks.
-        """
-        self._receive(self.known_until_ns)
-        plan = self.batching.decide()
-        if plan is None and (self.stopped or self.known_until_ns < self.now):
-            self._release_stopped()
-            self.known_until_ns = self.now
-            self._receive(self.now)
-            plan = self.batching.decide()
-        self.room_made = bool(self.stopped)
-        if self.stopped:
-            self._release_stopped()
-        return plan
-
-    def _receive(self, until_ns: int) -> None:
-        """Take in every request that arrived by `until_ns`."""
-        arrival_ns = self.arrival_ns
-        while self.received < self.released and arrival_ns[self.received] <= until_ns:
-            index = self.received
-            self.received += 1
+    def _receive(self, now: int, is_idle: bool) -> None:
+        """Take in every request that can be seen by now."""
+        for index in self.traffic.receive(now, is_idle):
             reason = self.reject(self.prompt_tokens[index], self.output_tokens[index])
             if reason is None:
                 self.batching.waiting.append(index)
             else:
                 self.ledger.reject(index, reason)
-                self._release_next()
+                self._answered(self.traffic.seen_ns(index))  # refused at once, whenever the next decision is
 
-    def _release_stopped(self) -> None:
-        for request in self.stopped:
-            self.batching.leave(request)
-        self.stopped.clear()
+    def _step(self, plan: StepPlan, now: int) -> int:
+        """Launch the step just decided, hand over the step before; return when the next decision is made."""
+        in_flight = self.in_flight
+        makes_room = False  # what has ended leaves: the next decision may admit who could not join in this
+        if in_flight:
+            makes_room = bool(in_flight[-1].finished)
+            if self.hands_over_first:
+                self._hand_over(in_flight.popleft(), now)
+        flight = self._launch(plan, now, makes_room)
+        if len(in_flight) + 1 < self.most_in_flight:
+            in_flight.append(flight)
+            return flight.next_ns
+        oldest = flight
+        if in_flight:
+            oldest = in_flight.popleft()
+            in_flight.append(flight)
+        updated_ns = self._hand_over(oldest, flight.waits_ns)
+        return updated_ns if updated_ns > flight.next_ns else flight.next_ns
 
-    def _execute(self, plan: StepPlan, now: int) -> tuple[int, int, int]:
-        """Execute the step and those that surely follow; return (steps, first step's ns, total ns)."""
-        for request in self.batching.joined:
-            self.ledger.schedule(request, self.known_until_ns)
+    def _launch(self, plan: StepPlan, now: int, makes_room: bool) -> Flight:
+        """Launch the step just decided (and those that surely follow) and count it as computed."""
+        batching = self.batching
+        self.flights += 1
+        for request in batching.joined:
+            self.ledger.schedule(request, now)
             if request.is_decoding:
-                if self.batching.generated_by(request):
-                    self.ledger.rejoin(request)
+                request.first_flight = self.flights
                 self._expect_stop(request)
-        durations = self.ledger.steps.durations
-        before = len(durations)
-        most_steps = self._steps_ahead(plan)
-        if most_steps > 1 and self.ahead is not None:
-            total_ns = self.ahead.run_ahead(plan, most_steps, self._horizon_ns(now), durations)
-        else:
-            total_ns = self.executor.run(plan)
-            durations.append(total_ns)
-        steps = len(durations) - before
-        return steps, durations[before], total_ns
+        most_steps = self._steps_ahead(plan) if self.clock.can_run_ahead and not makes_room else 1
+        flight = self.clock.launch(plan, now, most_steps, self._horizon_ns() if most_steps > 1 else now)
+        flight.number, flight.kv_blocks = self.flights, batching.kv_cache.used
+        if batching.joined and plan.batch_size:
+            flight.joined = [request for request in batching.joined if request.is_decoding]
+        if self.busy_from_ns < 0:
+            self.busy_from_ns = now
+        if plan.batch_size:
+            batching.advance(flight.steps)
+        if batching.kv_cache.free < self.least_free_blocks:
+            self.least_free_blocks = batching.kv_cache.free
+        if self.stops and self.stops[0][0] <= batching.decode_steps:
+            flight.finished = self._pop_finished()
+        if plan.prefill:
+            flight.prompts = [batching.running[chunk.request] for chunk in plan.prefill if chunk.is_last]
+            for request in flight.prompts:
+                self._end_prefill(request, flight)
+        return flight
 
     def _steps_ahead(self, plan: StepPlan) -> int:
-        if self.ahead is None or plan.kind is not DECODE or self.room_made:
+        """Return how many decode steps surely follow each other, this one included."""
+        if plan.kind is not DECODE:
             return 1
         stop_step, _, request = self.stops[0]
         while not request.is_decoding or request.stop_step != stop_step:
@@ -220,45 +267,28 @@ class DecodeLoop:
             stop_step, _, request = self.stops[0]
         return self.batching.steps_ahead(stop_step - self.batching.decode_steps)
 
-    def _horizon_ns(self, now: int) -> int:
-        """Return the time until an arrival that could join."""
-        if self.received < self.released and self.batching.arrival_could_join():
-            return self.arrival_ns[self.received] - now
-        return FOREVER
+    def _horizon_ns(self) -> int:
+        """Return the time of an arrival that could join."""
+        return self.traffic.next_ns if self.batching.arrival_could_join() else FOREVER
 
-    def _end_steps(self, plan: StepPlan, start_ns: int, steps: int, first_end_ns: int) -> None:
-        """Hand out the tokens of the step (or run of equal steps) that ends now."""
-        batching, ledger = self.batching, self.ledger
-        now = self.now
-        ledger.steps.add(start_ns, plan, steps, batching.kv_cache.used)
-        if plan.batch_size:
-            ledger.decode(plan, batching.joined, first_end_ns, now)
-            batching.advance(steps)
-        if batching.kv_cache.free < self.least_free_blocks:
-            self.least_free_blocks = batching.kv_cache.free
-        stops = self.stops
-        finished = self._pop_finished() if stops and stops[0][0] <= batching.decode_steps else ()
-        going_on = plan.batch_size - len(finished)
-        for chunk in plan.prefill:
-            if chunk.is_last:
-                going_on += self._end_prefill(batching.running[chunk.request])
-        ledger.go_on(going_on, now)
-        for request in finished:
-            self._finish(request)
-        self.known_until_ns = now - ledger.steps.durations[-1] if self.async_scheduling else now
-        if self.stopped and not self.async_scheduling:
-            self._release_stopped()
-
-    def _end_prefill(self, request: Running) -> int:
-        """Emit the token that a prompt's last chunk yields; return 1 if the request goes on to decode."""
-        self.ledger.prefill_token(request, self.now)
+    def _end_prefill(self, request: Running, flight: Flight) -> None:
+        """Count the token that a prompt's last chunk yields; whoever needs more goes on to decode."""
+        request.first_flight = flight.number
         request.generated += 1
-        if request.generated == self.output_tokens[request.index]:
-            self._finish(request)
-            return 0
+        ends = request.generated == self.output_tokens[request.index]
+        if ends:
+            flight.finished = [*flight.finished, request]
+            if self._is_foreseen(request):
+                self.batching.stop(request)
+                return
         self.batching.join_decoding(request, request.target)
-        self._expect_stop(request)
-        return 1
+        if not ends:
+            self._expect_stop(request)
+
+    def _is_foreseen(self, request: Running) -> bool:
+        """Return whether the scheduler knows before it sees the last token that it is the last."""
+        limits = self.max_tokens
+        return limits is None or self.output_tokens[request.index] >= limits[request.index]
 
     def _expect_stop(self, request: Running) -> None:
         remaining = self.output_tokens[request.index] - self.batching.generated_by(request)
@@ -267,25 +297,102 @@ class DecodeLoop:
         heapq.heappush(self.stops, (request.stop_step, self.joins, request))
 
     def _pop_finished(self) -> list[Running]:
-        finished: list[Running] = []
+        finished = []
         stops = self.stops
         done = self.batching.decode_steps
         while stops and stops[0][0] <= done:
             stop_step, _, request = heapq.heappop(stops)
             if request.is_decoding and request.stop_step == stop_step:
                 finished.append(request)
+                if self._is_foreseen(request):
+                    self.batching.stop(request)
         return finished
 
-    def _finish(self, request: Running) -> None:
-        self.batching.stop(request)
-        self.stopped.append(request)
-        self.ledger.complete(request.index, self.now)
-        self._release_next()
+    def _preempted(self, request: Running) -> None:
+        """Keep the time of a preempted request's newest token, which may still be in flight."""
+        ledger = self.ledger
+        ledger.preemptions[request.index] += 1
+        if request.is_decoding:
+            request.is_decoding = False
+            newest = self.in_flight[-1] if self.in_flight else None
+            if newest is not None and newest.yields_a_token_of(request):
+                newest.parted = [*newest.parted, request]
+            else:
+                ledger.part(request)
 
-    def _release_next(self) -> None:
-        """In a closed loop a request that ended lets the next one arrive at this instant."""
-        if self.closed_loop and self.released < len(self.prompt_tokens):
-            self.arrival_ns[self.released] = self.now
-            self.released += 1
+    # Handing over.
+
+    def _hand_over(self, flight: Flight, host_free_ns: int) -> int:
+        """Hand out the tokens of a step; return when the host has updated its books."""
+        handed_ns = flight.ready_ns if flight.ready_ns > host_free_ns else host_free_ns
+        ledger, plan = self.ledger, flight.plan
+        ledger.steps.add(self.busy_from_ns, plan, flight.steps, flight.kv_blocks)
+        first_ns = flight.first_ready_ns
+        token_ns = handed_ns
+        if self.front is not None:
+            ledger.steps.add_times(flight, handed_ns - self.busy_from_ns)
+            first_ns = token_ns = self._delivered_ns(self.front, flight, handed_ns)
+        self.busy_from_ns = handed_ns
+        self.just_ended = bool(flight.finished)
+        rows = ledger.decode(flight.joined, first_ns) if plan.batch_size else 0
+        for place, request in enumerate(flight.prompts, rows):
+            ledger.token(request, token_ns + place * ledger.row_ns)
+        rows += len(flight.prompts)
+        finished = flight.finished
+        if flight.parted or (finished and ledger.row_ns):
+            self._go_on_by_place(flight, rows, token_ns)
+        else:
+            ledger.go_on(rows - len(finished), token_ns)
+            for request in finished:
+                self._finish(request, token_ns)
+        return handed_ns + flight.update_ns
+
+    def _delivered_ns(self, front: PipelinedExecutor, flight: Flight, handed_ns: int) -> int:
+        """Return when the client has the first of a step's tokens, which were handed over at `handed_ns`."""
+        decodes = bool(flight.plan.batch_size)
+        joining = [*flight.joined, *flight.prompts]
+        rows = len(joining) + (self.ledger.rows if decodes else 0)
+        return self.ledger.earliest(handed_ns + front.front_out_ns(rows), joining, decodes)
+
+    def _go_on_by_place(self, flight: Flight, rows: int, token_ns: int) -> None:
+        """Part and finish where it matters who is at which place among a step's rows."""
+        ledger, parted = self.ledger, flight.parted
+        in_batch = [
+            request for request in self.batching.running.values() if flight.yields_a_token_of(request)
+        ]
+        in_batch = sorted([*in_batch, *parted], key=lambda request: request.admission)
+        token_of = {request: token_ns + place * ledger.row_ns for place, request in enumerate(in_batch)}
+        begin = 0
+        gone = {*flight.finished, *parted}
+        for place, request in enumerate(in_batch):
+            if request in gone:
+                ledger.go_on(place - begin, token_ns + begin * ledger.row_ns)
+                begin = place + 1
+        ledger.go_on(rows - begin, token_ns + begin * ledger.row_ns)
+        for request in parted:
+            ledger.part_at(request, token_of[request])
+        for request in flight.finished:
+            self._finish(request, token_of[request])
+
+    def _finish(self, request: Running, at_ns: int) -> None:
+        """Take leave of an answer whose last token was handed over; its client has it at `at_ns`."""
+        batching = self.batching
+        if batching.running.get(request.index) is not request:
+            batching.forget(request)  # preempted while its last token was in flight
+        else:
+            if not request.has_stopped:
+                batching.stop(request)
+            batching.leave(request)
+        self.ledger.complete(request.index, at_ns)
+        self._answered(at_ns)
+
+    def _answered(self, at_ns: int) -> None:
+        """Let the client know that its request has ended."""
+        self.traffic.answered(at_ns)
         if self.progress is not None and self.ledger.ended % 1024 == 0:
             self.progress(self.ledger.ended)
+
+    def _land(self) -> None:
+        """Hand over what is in flight although no decision follows."""
+        while self.in_flight:
+            self._hand_over(self.in_flight.popleft(), 0)

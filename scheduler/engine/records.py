@@ -11,16 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scheduler.engine.executor import StepPlan
+from scheduler.engine.pipeline import Flight
 
 Int64 = NDArray[np.int64]
-
-
-class Graph(IntEnum):
-    """What a step ran in, as engines name it."""
-
-    NONE = 0
-    PIECEWISE = 1
-    FULL = 2
 
 
 class Status(IntEnum):
@@ -29,9 +22,6 @@ class Status(IntEnum):
     UNFINISHED = 0
     COMPLETED = 1
     REJECTED = 2
-
-
-_NONE, _PIECEWISE, _FULL = int(Graph.NONE), int(Graph.PIECEWISE), int(Graph.FULL)  # looked up once per step
 
 
 @dataclass(slots=True)
@@ -51,7 +41,11 @@ class RequestRecords:
 
 @dataclass(slots=True)
 class StepRecords:
-    """One row per step, in time order. `capture_size` is 0 for a step without a graph; `graph` a `Graph`."""
+    """One row per step, in time order. `capture_size` is 0 for a step without a graph.
+
+    A step lasts from the handing over of the tokens before it (after an idle time: from its decision) until
+    the handing over of its own, which is the gap that its decoding requests see; steps do not overlap.
+    """
 
     start_ns: Int64
     duration_ns: Int64
@@ -60,10 +54,23 @@ class StepRecords:
     capture_size: NDArray[np.int32]
     kv_tokens: Int64
     prefill_tokens: NDArray[np.int32]
-    graph: NDArray[np.int8]
 
     def __len__(self) -> int:
         return len(self.start_ns)
+
+
+@dataclass(slots=True)
+class HostAndGpuTimes:
+    """When host and GPU worked on each step, beside `StepRecords`; nanoseconds on the virtual clock.
+
+    The host schedules from `decided_ns` and has launched at `launched_ns`; the GPU works from `gpu_start_ns`
+    to `gpu_end_ns`. The step's tokens are handed over at `start_ns + duration_ns` of its row in StepRecords.
+    """
+
+    decided_ns: Int64
+    launched_ns: Int64
+    gpu_start_ns: Int64
+    gpu_end_ns: Int64
 
 
 @dataclass(slots=True)
@@ -103,8 +110,8 @@ class StepRecorder:
         self._capture: array[int] = array("i")
         self._kv: array[int] = array("q")
         self._prefill: array[int] = array("i")
-        self._graph: array[int] = array("b")
         self._kv_blocks: array[int] = array("q")
+        self._times = tuple(array("q") for _ in range(4))  # of host and GPU, where they are told apart
         self._gap: array[int] = array("q")
         self._gap_count: array[int] = array("i")
         self._gap_run: array[int] = array("i")
@@ -121,8 +128,20 @@ class StepRecorder:
         self._capture.append(plan.capture_size or 0)
         self._kv.append(plan.kv_tokens)
         self._prefill.append(plan.prefill_tokens if plan.prefill else 0)
-        self._graph.append(_NONE if plan.capture_size is None else _PIECEWISE if plan.piecewise else _FULL)
         self._kv_blocks.append(kv_blocks)
+
+    def add_times(self, flight: Flight, duration_ns: int) -> None:
+        """Record how long the step just added lasted, and when host and GPU worked on it."""
+        self.durations.append(duration_ns)
+        decided, launched, gpu_start, gpu_end = self._times
+        decided.append(flight.decided_ns)
+        launched.append(flight.launched_ns)
+        gpu_start.append(flight.gpu_start_ns)
+        gpu_end.append(flight.gpu_end_ns)
+
+    def host_and_gpu(self) -> HostAndGpuTimes:
+        """Return when host and GPU worked on each step."""
+        return HostAndGpuTimes(*(uncopied(times) for times in self._times))
 
     def add_gap(self, gap_ns: int, count: int) -> None:
         """Record the gap that `count` sequences saw before their token of the newest run's first step."""
@@ -152,9 +171,8 @@ class StepRecorder:
             np.repeat(np.array(self._capture, np.int32), steps),
             kv_tokens,
             np.repeat(np.array(self._prefill, np.int32), steps),
-            np.repeat(np.array(self._graph, np.int8), steps),
         )
-        for runs in (self._kind, self._capture, self._kv, self._prefill, self._graph):
+        for runs in (self._kind, self._capture, self._kv, self._prefill):
             del runs[:]
         return expanded
 

@@ -39,7 +39,6 @@ STEP_COLUMNS = (
     "capture_size",
     "kv_tokens",
     "prefill_tokens",
-    "graph",
 )
 # File name -> (which records of a run, their columns).
 TABLES: dict[str, tuple[Callable[[Run], Any], tuple[str, ...]]] = {

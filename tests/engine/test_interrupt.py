@@ -97,8 +97,7 @@ def test_a_second_ctrl_c_takes_effect_at_once():
         os.kill(os.getpid(), signal.SIGINT)
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
-        with pytest.raises(KeyboardInterrupt):
-            interrupt.raise_if_any()
+        assert interrupt.came
 
 
 def test_a_worker_that_ignores_ctrl_c_goes_on_ignoring_it():
