@@ -13,7 +13,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from scheduler.catalog.importers.grid import Cells, decode_table, fit, leave_one_size_out, predict
+from scheduler.catalog.importers.grid import Cells, decode_table, leave_one_size_out, predict
 from scheduler.catalog.importers.prefill_steps import PrefillStep, prefill_section
 from scheduler.catalog.importers.rows import number_at, read_rows, read_text
 from scheduler.catalog.profile.curves import CurveProfile, Decode, DecodeMode, Host, Prefill
@@ -163,7 +163,9 @@ def _second_session(facts: Sequence[Fact], steps: Steps) -> list[Fit]:
                 predict(table, int(size), fact["context"]) / ms - 1 for size, ms in fact["graph"].items()
             ]
             fits.append(
-                fit(errors, "graph decode steps, second session", "same machine type, another session")
+                Fit.of_errors(
+                    errors, "graph decode steps, second session", "same machine type, another session"
+                )
             )
     return fits
 

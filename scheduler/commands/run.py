@@ -58,14 +58,14 @@ def run_main_job(workload_file: Path, options: RunOptions) -> int:
             progress=progress,
         )
         comparison.smaller = smaller_pool(comparison, progress)
-    command, executor = command_line(workload_file, options), options.executor
+    command, executor = command_line(workload_file, options), str(options.executor)
     execution = comparison.execution
     if execution is not None:
         if options.executor == "torch":
             execution.facts["command"] = command
             execution.write_log(options.step_log or folder / "steps.jsonl")
         # A step log repeats the run that wrote it, to the byte: its results say what executed the steps.
-        command, executor = execution.facts.get("command", command), execution.facts.get("executor", executor)
+        command, executor = execution.fact("command", command), execution.fact("executor", executor)
     write_results(comparison, folder, command=command, executor=executor, draw=options.plots)
     if options.timeline is not None:
         write_timeline(comparison, options.timeline, window_s)

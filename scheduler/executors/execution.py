@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from scheduler.engine.executor import Executor
 from scheduler.errors import InputError
@@ -26,7 +25,7 @@ class Execution:
     """
 
     open: Callable[[str, int], Executor]
-    facts: dict[str, Any]
+    facts: dict[str, object]
     sections: list[Section] = field(default_factory=list)
 
     def executor(self, variant: str, replication: int) -> Executor:
@@ -38,6 +37,11 @@ class Execution:
     def write_log(self, path: Path) -> None:
         """Write the step log that `--executor log` repeats."""
         write_step_log(path, self.sections)
+
+    def fact(self, key: str, otherwise: str) -> str:
+        """Return one of the facts where it is a text."""
+        found = self.facts.get(key)
+        return found if isinstance(found, str) else otherwise
 
     @property
     def failed_sizes(self) -> dict[int, str]:

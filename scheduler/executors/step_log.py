@@ -51,7 +51,7 @@ class Section:
 
     variant: str
     replication: int
-    executor: dict[str, Any] = field(default_factory=dict)
+    executor: dict[str, object] = field(default_factory=dict)
     steps: list[LoggedStep] = field(default_factory=list)
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from statistics import median
+from collections.abc import Mapping
 
 from scheduler.catalog.profile.profile import Fit
 from scheduler.catalog.profile.tables import DecodeTable, decode_points, read_points
@@ -64,21 +63,6 @@ def leave_one_size_out(cells: Cells, of: str) -> Fit:
     for size in sizes[1:-1]:
         rest = decode_table({key: ms for key, ms in cells.items() if key[0] != size})
         errors += [predict(rest, at, kv) / ms - 1 for (at, kv), ms in cells.items() if at == size]
-    return fit(errors, of, "each inner size predicted from the other sizes: the error of interpolation")
-
-
-def fit(errors: Iterable[float], of: str, note: str | None = None) -> Fit:
-    """Return median, p90 of the magnitude and the worst of signed relative errors."""
-    errors = sorted(errors)
-    if not errors:
-        raise InputError(f"{of}: nothing to compare")
-    magnitudes = sorted(abs(error) for error in errors)
-    worst = errors[0] if -errors[0] > errors[-1] else errors[-1]
-    return Fit(
-        of=of,
-        points=len(errors),
-        median_error=round(median(errors), 4),
-        p90_error=round(magnitudes[min(len(errors) - 1, int(0.9 * len(errors)))], 4),
-        worst_error=round(worst, 4),
-        note=note,
+    return Fit.of_errors(
+        errors, of, "each inner size predicted from the other sizes: the error of interpolation"
     )

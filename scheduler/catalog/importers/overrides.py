@@ -4,32 +4,33 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from scheduler.catalog.profile.curves import CurveProfile
 from scheduler.catalog.profile.file import error_lines
+from scheduler.catalog.profile.measured import MeasuredProfile
 from scheduler.errors import InputError
 
-SECTIONS = ("identity", "model", "memory", "host", "pool", "jitter", "decode", "prefill")
+Kind = TypeVar("Kind", bound=MeasuredProfile)
 
 
-def with_overrides(profile: CurveProfile, overrides: Mapping[str, Any]) -> CurveProfile:
+def with_overrides(profile: Kind, overrides: Mapping[str, Any]) -> Kind:
     """Return the profile with dotted fields replaced; their provenance becomes what the person stated.
 
     Raises InputError with a line per field that does not exist or does not fit.
     """
     if not overrides:
         return profile
+    sections = [*profile.sections()]
     value = profile.model_dump(mode="json", exclude_defaults=True)
     errors = []
     for key, stated in overrides.items():
         *parents, last = key.split(".")
-        if not parents or parents[0] not in SECTIONS:
-            close = difflib.get_close_matches(key.split(".")[0], SECTIONS, n=1)
+        if not parents or parents[0] not in sections:
+            close = difflib.get_close_matches(key.split(".")[0], sections, n=1)
             hint = f"; did you mean {close[0]}?" if close else ""
-            errors.append(f"--set {key}: expected a field of {', '.join(SECTIONS)}{hint}")
+            errors.append(f"--set {key}: expected a field of {', '.join(sections)}{hint}")
             continue
         place = value
         for parent in parents:
@@ -40,6 +41,6 @@ def with_overrides(profile: CurveProfile, overrides: Mapping[str, Any]) -> Curve
     if errors:
         raise InputError(errors)
     try:
-        return CurveProfile.model_validate(value)
+        return type(profile).model_validate(value)
     except ValidationError as error:
         raise InputError(error_lines(error, "--set")) from None

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from scheduler.catalog.importers.grid import fit
 from scheduler.catalog.profile.curves import Prefill
 from scheduler.catalog.profile.profile import Fit
 from scheduler.catalog.profile.tables import Curve, DecodeTable, decode_points, read_curve, read_points
@@ -58,7 +57,7 @@ def prefill_section(
     for name, some, more in (("prefill steps", alone, 0.0), ("mixed steps", mixed, extra)):
         if some:
             errors = [(parts(step) + more) / step.ms - 1 for step in some]
-            fits.append(fit(errors, name, "against the measured steps the section was built from"))
+            fits.append(Fit.of_errors(errors, name, "against the measured steps the section was built from"))
     return Prefill(tokens=tokens, pair_ms=pair_ms, mixed_extra_ms=extra), fits
 
 

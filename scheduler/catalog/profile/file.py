@@ -105,9 +105,9 @@ def _parse(data: bytes, label: str) -> Any:
         raise InputError(f"{label}: {error}") from None
 
 
-def without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, object]:
     """Return a JSON object's keys and values (json's object_pairs_hook); ValueError for a key given twice."""
-    result: dict[str, Any] = {}
+    result: dict[str, object] = {}
     for key, value in pairs:
         if key in result:
             raise ValueError(f"key {key!r} stands twice in one object")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -117,6 +117,6 @@ class InlineProfile(Strict):
             "engine.kv_blocks: expected a number or unlimited, got auto: an inline profile knows no memory"
         )
 
-    def record(self) -> dict[str, Any]:
+    def record(self) -> dict[str, object]:
         """See Profile: its own whole truth."""
         return {"inline": self.model_dump(mode="json", exclude_none=True)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, model_validator
 
@@ -65,8 +65,6 @@ class MeasuredProfile(Strict):
     fit: Annotated[tuple[Fit, ...], BeforeValidator(as_tuple)] = ()
     provenance: dict[str, Provenance]
 
-    _claim_nothing: ClassVar = ("format", "version", "identity", "fit", "provenance")
-
     @model_validator(mode="after")
     def _every_field_has_an_origin(self) -> MeasuredProfile:
         fields = set(self.leaf_fields())
@@ -112,17 +110,22 @@ class MeasuredProfile(Strict):
         """See Profile."""
         return self.memory.gpu_bytes
 
-    def record(self) -> dict[str, Any]:
+    def record(self) -> dict[str, object]:
         """See Profile: all but the step times."""
         kept = ("identity", "model", "memory", "pool", "fit", "provenance")
         whole_profile = self.model_dump(mode="json", exclude_none=True)
         return {key: whole_profile[key] for key in kept if key in whole_profile}
 
+    @classmethod
+    def sections(cls) -> list[str]:
+        """Return the names of the sections that a person may state: all but what is said about them."""
+        return [name for name in cls.model_fields if name not in ("format", "version", "fit", "provenance")]
+
     def leaf_fields(self) -> Iterator[str]:
         """Yield the dotted names of the data fields that are present (tables count as one field)."""
-        for section in type(self).model_fields:
+        for section in self.sections():
             value = getattr(self, section)
-            if value is not None and section not in self._claim_nothing:
+            if value is not None and section != "identity":
                 yield from _leaves(value, section)
 
     def origin_of(self, field: str) -> Provenance | None:

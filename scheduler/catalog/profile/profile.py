@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal, NamedTuple, Protocol
+from collections.abc import Iterable, Mapping, Sequence
+from statistics import median
+from typing import Annotated, Literal, NamedTuple, Protocol
 
 from pydantic import BeforeValidator, model_validator
 
@@ -89,6 +90,23 @@ class Fit(Strict):
     p90_error: Annotated[float, BeforeValidator(number(1e3, least=0))]
     worst_error: _Signed
     note: PlainText | None = None
+
+    @classmethod
+    def of_errors(cls, errors: Iterable[float], of: str, note: str | None = None) -> Fit:
+        """Return the median, the magnitude that 90 % of the errors stay within, and the worst of some.
+
+        Raises ValueError where there are none.
+        """
+        ascending = sorted(errors)
+        magnitudes = sorted(map(abs, ascending))
+        return cls(
+            of=of,
+            points=len(ascending),
+            median_error=round(median(ascending), 4),
+            p90_error=round(magnitudes[-1 - len(magnitudes) // 10], 4),
+            worst_error=round(ascending[-1] if ascending[-1] >= -ascending[0] else ascending[0], 4),
+            note=note,
+        )
 
 
 class Provenance(Strict):
@@ -182,11 +200,11 @@ class Profile(Protocol):
         """
         ...
 
-    def record(self) -> dict[str, Any]:
+    def record(self) -> Mapping[str, object]:
         """Return what result files keep of the profile, as JSON values."""
         ...
 
-    def model_dump(self, *, mode: str) -> dict[str, Any]:
+    def model_dump(self, *, mode: str) -> Mapping[str, object]:
         """Return the whole profile; with mode "json" as JSON values."""
         ...
 

@@ -7,14 +7,13 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
 
 from scheduler.errors import InputError
 from scheduler.executors.calibration.cells import longest_context, plan_cells, row_states
-from scheduler.executors.calibration.grid import Grid
+from scheduler.executors.calibration.grid import Constants, Grid, MeasuredOn, PromptTimes, Recording
 from scheduler.executors.real.attention import chunk_attention
 from scheduler.executors.real.decoder import Decoder
 from scheduler.executors.real.device_clock import StepTime
@@ -33,6 +32,7 @@ from scheduler.executors.real.torch_session import free_memory_bytes, replay_bac
 CPU_PROMPTS = ((16, 0), (64, 0), (128, 0), (32, 128))
 GPU_PROMPTS = ((16, 0), (64, 0), (256, 0), (1024, 0), (2048, 0), (4096, 0), (256, 2048), (1024, 2048))
 PROMPT_REPEATS = 7
+SEED = 0
 MEMORY_SHARE = 0.8
 """Of the memory free beside the weights, this share may go to the KV slab."""
 
@@ -62,7 +62,6 @@ def open_bench(
     attention: str,
     spread: float,
     passes: int,
-    seed: int,
     progress: Callable[[str, int, int], None],
 ) -> Bench:
     """Build the decoder, choose the cells that fit the memory, and record one step per graph cell."""
@@ -71,7 +70,7 @@ def open_bench(
     prompts = GPU_PROMPTS if device == "cuda" else CPU_PROMPTS
     longest_prompt = max(tokens + cached for tokens, cached in prompts)
     positions = max(longest_context(contexts, False, spread), longest_prompt) + 1
-    decoder = Decoder(shape, device=device, dtype=dtype, max_positions=positions, seed=seed)
+    decoder = Decoder(shape, device=device, dtype=dtype, max_positions=positions, seed=SEED)
     budget = int(MEMORY_SHARE * free_memory_bytes(device)) // shape.kv_bytes_per_token(dtype.itemsize)
     probe = StaticDecoder(decoder, rows=1, max_context=max(contexts), attention=attention, buckets=contexts)
     cut, name = probe.attention.needs_ordered_rows, probe.attention.name
@@ -82,13 +81,13 @@ def open_bench(
     if not plan.cells:
         raise InputError(f"calibrate: not even {batches[0]} rows of {contexts[0]} tokens fit on {device}")
     slab_tokens = max(plan.needed_tokens, longest_prompt) + SCRATCH_TOKENS
-    slab = KvSlab(shape, slab_tokens, target, dtype, seed + 1)
+    slab = KvSlab(shape, slab_tokens, target, dtype, SEED + 1)
     rows = max(cell.batch for cell in plan.cells)
     static = StaticDecoder(
         decoder, rows=rows, max_context=longest, attention=name, buckets=contexts, slab=slab
     )
     captured = CapturedSteps(replay_backend(device))
-    identity = _identity(model, static, captured.backend, seed) | {"length_spread": 0.0 if cut else spread}
+    identity = _identity(model, static, captured.backend, 0.0 if cut else spread)
     grid = Grid(identity, [], passes, plan.skipped)
     keys = {static.key(c.batch, static.bucket(c.context)) for c in plan.cells if c.mode == "graph"}
     static.rest()
@@ -97,13 +96,13 @@ def open_bench(
     )
     grid.recordings = [_recording(captured, key) for key in [*captured.captured, *captured.failed]]
     bench = Bench(static, captured, grid)
-    draw = np.random.default_rng(seed)
+    draw = np.random.default_rng(SEED)
     for cell in plan.cells:
         key = static.key(cell.batch, static.bucket(cell.context))
         done = captured.get(key) if cell.mode == "graph" else None
         if cell.mode == "graph" and done is None:
-            where = {"batch": cell.batch, "context": cell.context}
-            grid.skipped.append({**where, "reason": captured.failed[key]})
+            reason = captured.failed[key]
+            grid.skipped.append({"batch": cell.batch, "context": cell.context, "reason": reason})
             continue
         grid.cells.append(cell)
         bench.launchers.append(done.replay if done is not None else static.launch_eager(key))
@@ -111,22 +110,20 @@ def open_bench(
     return bench
 
 
-def _recording(captured: CapturedSteps, key: GraphKey) -> dict[str, Any]:
+def _recording(captured: CapturedSteps, key: GraphKey) -> Recording:
+    found = Recording(batch=key.batch, context=key.context, dtype=key.dtype, attention=key.attention)
     done = captured.get(key)
     if done is None:
-        return {**key._asdict(), "error": captured.failed[key]}
-    return {
-        **key._asdict(),
-        "warm_up_s": done.warm_up_s,
-        "capture_s": done.capture_s,
-        "memory_bytes": done.memory_bytes,
-        "nodes": done.nodes,
-        "node_types": done.node_types,
-        "notes": list(done.notes),
-    }
+        found["error"] = captured.failed[key]
+        return found
+    found["warm_up_s"], found["capture_s"] = done.warm_up_s, done.capture_s
+    found["memory_bytes"] = done.memory_bytes
+    found["nodes"], found["node_types"] = done.nodes, done.node_types
+    found["notes"] = list(done.notes)
+    return found
 
 
-def time_constants(bench: Bench) -> dict[str, Any]:
+def time_constants(bench: Bench) -> Constants:
     """Time what surrounds a launch, each alone: input copies, tokens back, and the replay call itself."""
     static, clock = bench.static, bench.static.clock
     state = bench.states[-1]
@@ -144,7 +141,7 @@ def time_constants(bench: Bench) -> dict[str, Any]:
         static.load(state, len(state))
         clock.wait()
 
-    constants: dict[str, Any] = {
+    constants: Constants = {
         "rows": len(state),
         "copy_in_ms": median_ms(copy_in),
         "tokens_back_ms": median_ms(lambda: static.fetch(len(state))),
@@ -162,9 +159,9 @@ def time_constants(bench: Bench) -> dict[str, Any]:
     return constants
 
 
-def time_prompts(static: StaticDecoder) -> list[dict[str, Any]]:
+def time_prompts(static: StaticDecoder) -> list[PromptTimes]:
     """Time one prompt chunk per step, alone, after `cached` tokens."""
-    rows = []
+    rows: list[PromptTimes] = []
     prompts = GPU_PROMPTS if static.clock.is_cuda else CPU_PROMPTS
     vocabulary = static.decoder.shape.vocabulary
     for tokens, cached in prompts:
@@ -190,7 +187,7 @@ def time_prompts(static: StaticDecoder) -> list[dict[str, Any]]:
     return rows
 
 
-def _identity(model: str, static: StaticDecoder, backend: ReplayBackend, seed: int) -> dict[str, Any]:
+def _identity(model: str, static: StaticDecoder, backend: ReplayBackend, spread: float) -> MeasuredOn:
     on_gpu = static.clock.is_cuda
     return {
         "model": model,
@@ -205,6 +202,7 @@ def _identity(model: str, static: StaticDecoder, backend: ReplayBackend, seed: i
         "python": platform.python_version(),
         "driver": f"CUDA {torch.version.cuda}" if on_gpu else "no GPU",
         "stride": static.stride,
-        "seed": seed,
+        "seed": SEED,
         "date": time.strftime("%Y-%m-%d"),
+        "length_spread": spread,
     }

@@ -17,7 +17,7 @@ from typing import Literal
 from scheduler.catalog.profile.curves import CurveProfile
 from scheduler.catalog.profile.file import write_profile
 from scheduler.errors import InputError
-from scheduler.executors.calibration.bench import Bench, open_bench, time_constants, time_prompts
+from scheduler.executors.calibration.bench import SEED, Bench, open_bench, time_constants, time_prompts
 from scheduler.executors.calibration.cells import (
     CPU_BATCHES,
     CPU_CONTEXTS,
@@ -63,15 +63,13 @@ def calibrate(
     repeats: int = 20,
     passes: int = 2,
     attention: str = "auto",
-    whole_steps: bool | None = None,
     on_noise: Literal["mark", "refuse"] = "mark",
-    seed: int = 0,
     time_limit_s: float | None = None,
     progress: Progress = quiet,
 ) -> Calibration:
     """Measure the grid, write `out` (a profile) and `out` with the ending .grid.jsonl (the raw rounds).
 
-    Goes on from a grid file of the same identity. `whole_steps` None splits host and GPU time on a GPU only.
+    Goes on from a grid file of the same identity. Host and GPU time are told apart on a GPU only.
     With a `time_limit_s` the rounds end early (at least three are measured). Raises InputError for a device
     that is not there, a foreign grid file, or a noisy machine under on_noise "refuse".
     """
@@ -90,17 +88,16 @@ def calibrate(
         attention=attention,
         spread=length_spread,
         passes=passes,
-        seed=seed,
         progress=progress,
     )
     _go_on_from(grid_path, bench.grid)
     try:
         _warm_up(bench, progress)
         if not bench.grid.rounds:
-            bench.grid.constants |= time_constants(bench)
+            bench.grid.constants = time_constants(bench)
             bench.grid.prefill = time_prompts(bench.static)
             write_grid(grid_path, bench.grid)
-        _measure(bench, grid_path, repeats * passes, time_limit_s, seed, progress)
+        _measure(bench, grid_path, repeats * passes, time_limit_s, progress)
     finally:
         bench.captured.backend.reset()
     grid = bench.grid
@@ -111,7 +108,7 @@ def calibrate(
             raise InputError(f"{mark}; the raw grid is in {grid_path}")
         grid.identity["marks"] = [mark]
     name = f"{_slug(grid.identity['device'])}-{model}-{grid.identity['dtype']}"
-    profile = profile_of(grid, name=name, whole_steps=not on_gpu if whole_steps is None else whole_steps)
+    profile = profile_of(grid, name=name, whole_steps=not on_gpu)
     write_profile(out, profile)
     return Calibration(profile, grid, grid_path, is_noisy)
 
@@ -138,16 +135,14 @@ def _warm_up(bench: Bench, progress: Progress) -> None:
             bench.time_cell(cell)
 
 
-def _measure(
-    bench: Bench, path: Path, rounds: int, time_limit_s: float | None, seed: int, progress: Progress
-) -> None:
+def _measure(bench: Bench, path: Path, rounds: int, time_limit_s: float | None, progress: Progress) -> None:
     grid = bench.grid
     started = time.perf_counter()
     while len(grid.rounds) < rounds:
         number = len(grid.rounds)
         progress("measure", number, rounds)
         order = list(range(len(grid.cells)))
-        random.Random(f"{seed}/{number}").shuffle(order)  # noqa: S311 - an order, not a secret
+        random.Random(f"{SEED}/{number}").shuffle(order)  # noqa: S311 - an order, not a secret
         samples = []
         for cell in order:
             timed = bench.time_cell(cell)

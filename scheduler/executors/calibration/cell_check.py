@@ -6,7 +6,7 @@ import random
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 
@@ -34,6 +34,16 @@ class CheckedCell:
         return (self.eager_ms < self.graph_ms) == (self.predicted_eager_ms < self.predicted_graph_ms)
 
 
+class CellCheck(TypedDict):
+    """How many steps were checked, and in what share the faster mode was named rightly; the sums' errors."""
+
+    cells: int
+    agreement: float
+    eager_total_error: float
+    graph_total_error: float
+    rows: list[dict[str, object]]
+
+
 def check_cells(
     session: TorchSession,
     profile: Profile,
@@ -42,7 +52,7 @@ def check_cells(
     cells: int = 30,
     repeats: int = 9,
     seed: int = 0,
-) -> dict[str, Any]:
+) -> CellCheck:
     """Time random steps and compare; return agreement (share), total errors of both modes and the cells.
 
     All cells are interleaved in random order within each repeat.
@@ -87,7 +97,7 @@ def check_cells(
     return _summary(checked)
 
 
-def _summary(checked: Sequence[CheckedCell]) -> dict[str, Any]:
+def _summary(checked: Sequence[CheckedCell]) -> CellCheck:
     def total_error(predicted: str, measured: str) -> float:
         totals = [sum(float(getattr(cell, name)) for cell in checked) for name in (predicted, measured)]
         return totals[0] / totals[1] - 1

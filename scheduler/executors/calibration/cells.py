@@ -5,12 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from scheduler.executors.calibration.grid import Cell, Mode
+from scheduler.executors.calibration.grid import Cell, Mode, SkippedCell
 
 Int64 = NDArray[np.int64]
 
@@ -34,7 +33,7 @@ class CellPlan:
     """The cells that fit the memory, those that do not, and the KV tokens that the largest needs."""
 
     cells: list[Cell] = field(default_factory=list)
-    skipped: list[dict[str, Any]] = field(default_factory=list)
+    skipped: list[SkippedCell] = field(default_factory=list)
     needed_tokens: int = 0
 
 

@@ -11,7 +11,7 @@ import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple, NotRequired, TypedDict
 
 from scheduler.errors import InputError
 from scheduler.files import replacing
@@ -53,17 +53,83 @@ class CellTimes(NamedTuple):
     gpu_ms: float | None
 
 
+class MeasuredOn(TypedDict):
+    """What was measured, with what; `marks` are doubts for people, such as a noisy machine."""
+
+    model: str
+    device: str
+    backend: str
+    clock: str
+    attention: str
+    attention_note: str
+    dtype: str
+    element_bytes: int
+    torch: str
+    python: str
+    driver: str
+    stride: int
+    seed: int
+    date: str
+    length_spread: float
+    marks: NotRequired[list[str]]
+
+
+class SkippedCell(TypedDict):
+    """A cell that was not measured, in either mode, and why."""
+
+    batch: int
+    context: int
+    reason: str
+
+
+class Recording(TypedDict, total=False):
+    """A recorded step: what it was recorded for, and what that took or the `error` that it ended with."""
+
+    batch: int
+    context: int | None
+    dtype: str
+    attention: str
+    warm_up_s: float
+    capture_s: float
+    memory_bytes: int | None
+    nodes: int | None
+    node_types: dict[str, int]
+    notes: list[str]
+    error: str
+
+
+class Constants(TypedDict, total=False):
+    """What surrounds a launch with `rows` rows, and the device's memory (absent on a CPU)."""
+
+    rows: int
+    copy_in_ms: float
+    tokens_back_ms: float
+    replay_call_ms: float | None
+    gpu_bytes: int
+    activation_bytes: int
+
+
+class PromptTimes(TypedDict):
+    """Medians of a step that computes `tokens` of one prompt after `cached` of it; no `gpu_ms` on a CPU."""
+
+    tokens: int
+    cached: int
+    total_ms: float
+    issue_ms: float
+    gpu_ms: float | None
+
+
 @dataclass(slots=True)
 class Grid:
     """A calibration in numbers: `rounds[r]` are round r's samples; `passes` splits rounds in equal parts."""
 
-    identity: dict[str, Any]
+    identity: MeasuredOn
     cells: list[Cell]
     passes: int = 1
-    skipped: list[dict[str, Any]] = field(default_factory=list)
-    recordings: list[dict[str, Any]] = field(default_factory=list)
-    constants: dict[str, Any] = field(default_factory=dict)
-    prefill: list[dict[str, Any]] = field(default_factory=list)
+    skipped: list[SkippedCell] = field(default_factory=list)
+    recordings: list[Recording] = field(default_factory=list)
+    constants: Constants = field(default_factory=Constants)
+    prefill: list[PromptTimes] = field(default_factory=list)
     rounds: list[list[Sample]] = field(default_factory=list)
 
     def times(self, cell: int, rounds: slice = slice(None)) -> CellTimes:
@@ -101,7 +167,7 @@ class Grid:
                 differences.append((max(medians) - min(medians)) / statistics.median(medians))
         return statistics.median(differences) if differences else None
 
-    def rows(self) -> Iterator[dict[str, Any]]:
+    def rows(self) -> Iterator[dict[str, object]]:
         """Yield one flat record per cell: the cell, its times, and each pass's median."""
         size = len(self.rounds) // self.passes
         for index, cell in enumerate(self.cells):
@@ -146,7 +212,7 @@ def read_grid(path: Path) -> Grid:
     return grid
 
 
-def _header(grid: Grid) -> dict[str, Any]:
+def _header(grid: Grid) -> dict[str, object]:
     header = asdict(grid)
     header.pop("rounds")
     header["cells"] = [list(cell) for cell in grid.cells]

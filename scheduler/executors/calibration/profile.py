@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
-from typing import Any
 
 from scheduler.catalog.profile.curves import CurveProfile, Decode, DecodeMode, Host, Prefill
 from scheduler.catalog.profile.measured import Memory, ModelShape
 from scheduler.catalog.profile.profile import Fit, Identity, LowHigh, PoolCosts, Provenance
 from scheduler.catalog.profile.tables import Curve, DecodeTable
-from scheduler.executors.calibration.grid import Grid, Mode
+from scheduler.executors.calibration.grid import Grid, MeasuredOn, Mode
 from scheduler.executors.model.by_profile import cost_model
 from scheduler.executors.real.model_shapes import model_shape
 
@@ -85,7 +84,7 @@ def profile_of(grid: Grid, *, name: str, whole_steps: bool) -> CurveProfile:
     return profile.model_copy(update={"fit": tuple(_fits(grid, profile))})
 
 
-def _identity(identity: dict[str, Any], name: str) -> Identity:
+def _identity(identity: MeasuredOn, name: str) -> Identity:
     return Identity(
         name=name,
         gpu=identity["device"],
@@ -214,13 +213,13 @@ def _pool_costs(grid: Grid) -> PoolCosts | None:
     The first (largest) recording carries the shared memory; it grows with its rows.
     """
     done = [row for row in grid.recordings if row.get("memory_bytes") is not None]
+    held = [row["memory_bytes"] or 0 for row in done]
     if len(done) < 2:
         return None
-    first, further = done[0], done[1:]
     return PoolCosts(
         fixed_bytes=0,
-        bytes_per_largest_row=first["memory_bytes"] // first["batch"],
-        bytes_per_graph=round(statistics.mean(max(row["memory_bytes"], 0) for row in further)),
+        bytes_per_largest_row=held[0] // done[0]["batch"],
+        bytes_per_graph=round(statistics.mean(max(more, 0) for more in held[1:])),
         capture_s_per_graph=round(statistics.mean(row["capture_s"] for row in done), 6),
         warmup_s_per_graph=round(statistics.mean(row["warm_up_s"] for row in done), 6),
     )
@@ -239,17 +238,6 @@ def _fits(grid: Grid, profile: CurveProfile) -> list[Fit]:
                 nearest = min(max(measured, min(ends)), max(ends))
                 errors.append(nearest / measured - 1)
         if errors:
-            fits.append(_fit(mode, errors))
+            note = "a time given as a range counts as met inside it" if mode == "eager" else None
+            fits.append(Fit.of_errors(errors, f"the calibration's own whole {mode} steps", note))
     return fits
-
-
-def _fit(mode: Mode, errors: list[float]) -> Fit:
-    by_size = sorted(errors, key=abs)
-    return Fit(
-        of=f"the calibration's own whole {mode} steps",
-        points=len(errors),
-        median_error=round(statistics.median(errors), 6),
-        p90_error=round(abs(by_size[-1 - len(by_size) // 10]), 6),
-        worst_error=round(by_size[-1], 6),
-        note="a time given as a range counts as met inside it" if mode == "eager" else None,
-    )

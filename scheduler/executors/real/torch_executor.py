@@ -41,12 +41,6 @@ class Counts:
 
 
 @dataclass(slots=True)
-class _Sequence:
-    request: int
-    known_tokens: int
-
-
-@dataclass(slots=True)
 class TorchExecutor:
     """An Executor over a StaticDecoder, for one run; a step whose plan has no graph is issued eagerly.
 
@@ -65,7 +59,7 @@ class TorchExecutor:
 
     _rows: BatchRows = field(init=False)
     _state: Int64 = field(init=False)
-    _sequences: dict[int, _Sequence] = field(init=False)
+    _request_of_slot: dict[int, int] = field(init=False)
     _slot_of_request: dict[int, int] = field(init=False)
     _free_places: list[int] = field(init=False)
     _launchers: dict[GraphKey, Callable[[], None]] = field(init=False)
@@ -74,7 +68,7 @@ class TorchExecutor:
         static = self.static
         self._rows = BatchRows(static.rows)
         self._state = np.zeros((static.rows, 3), np.int64)
-        self._sequences = {}
+        self._request_of_slot = {}
         self._slot_of_request = {}
         self._free_places = [static.stride * place for place in reversed(range(static.rows))]
         self._launchers = {}
@@ -85,7 +79,7 @@ class TorchExecutor:
         row = self._rows.add(slot)
         start = row * static.stride if static.attention.needs_ordered_rows else self._free_places.pop()
         known = admission.prompt_tokens + admission.generated_tokens
-        self._sequences[slot] = _Sequence(admission.request, known)
+        self._request_of_slot[slot] = admission.request
         self._slot_of_request[admission.request] = slot
         self._state[row] = (0, 0, start)
         if self.entries is not None:
@@ -104,8 +98,7 @@ class TorchExecutor:
         if not self.static.attention.needs_ordered_rows:
             self._free_places.append(start)
         self._move(self._rows.remove(slot))
-        sequence = self._sequences.pop(slot)
-        self._slot_of_request.pop(sequence.request)
+        self._slot_of_request.pop(self._request_of_slot.pop(slot))
 
     def _move(self, moves: Sequence[Move]) -> None:
         state, static = self._state, self.static
@@ -176,7 +169,7 @@ class TorchExecutor:
         self._state[:rows, TOKEN] = tokens
         self._state[:rows, POSITION] += 1
         if self.on_tokens is not None:
-            emitted = (self._sequences[self._rows.slot(row)].request for row in range(rows))
+            emitted = (self._request_of_slot[self._rows.slot(row)] for row in range(rows))
             self.on_tokens(dict(zip(emitted, tokens.tolist(), strict=True)))
 
     def _with_prefill(self, plan: StepPlan) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
@@ -47,7 +46,7 @@ class TorchSession:
         """Return an executor for one run from an empty batch."""
         return TorchExecutor(self.static, self.captured, self.entries)
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         """Return what executes the steps, as JSON values: for the card and the step log's header."""
         warm_up_s, capture_s, memory_bytes = self.captured.totals()
         static = self.static
