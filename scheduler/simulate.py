@@ -70,7 +70,7 @@ def pool_cost(engine: Engine, profile: AnyProfile, pool: GraphPool, name: str = 
     """
     capture_s = graph_bytes = None
     if profile.pool is not None:
-        capture_s = profile.pool.startup_s(pool.captures(engine.max_num_seqs))
+        capture_s = profile.pool.startup_s(pool.captures(engine.max_num_seqs, engine.prefill_tokens_per_step))
         graph_bytes = profile.pool.memory_bytes(pool.sizes)
     if engine.delay_start_by_capture and capture_s is None:
         raise InputError(

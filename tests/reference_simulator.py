@@ -372,14 +372,21 @@ class ReferenceSimulator:
         batch, new = len(decoding), self.admissions - admitted_before
         kv_tokens = sum(s.computed for s in decoding)
         if not chunks:
-            capture = self.pool.route(batch)
-            captured = [s for s in self.pool.sizes if s >= batch][:1]
-            if self.pool.padding:
-                assert ([capture] if capture else []) == captured, "I5: not the smallest graph that holds it"
-            return StepPlan(StepKind.DECODE, batch, capture, kv_tokens, (), new), parts
+            capture = self.smallest_graph(batch)
+            pieces = capture is not None and self.pool.piecewise
+            pieces = pieces and (not self.pool.full or capture > self.options.max_num_seqs)
+            return StepPlan(StepKind.DECODE, batch, capture, kv_tokens, (), new, pieces), parts
         kind = StepKind.MIXED if batch else StepKind.PREFILL
-        capture = self.pool.route_mixed(batch + sum(chunk.tokens for chunk in chunks))
-        return StepPlan(kind, batch, capture, kv_tokens, chunks, new), parts
+        total = batch + sum(chunk.tokens for chunk in chunks)
+        capture = self.smallest_graph(total) if self.pool.piecewise else None
+        return StepPlan(kind, batch, capture, kv_tokens, chunks, new, capture is not None), parts
+
+    def smallest_graph(self, rows: int) -> int | None:
+        """Return the smallest captured size that holds the rows; without padding only their own."""
+        holding = [size for size in self.pool.sizes if size >= rows]
+        if not holding or holding[0] in self.pool.failed:
+            return None
+        return holding[0] if self.pool.padding or holding[0] == rows else None
 
     def admit(self) -> None:
         """Let the oldest waiting request run, as the newest of the batch."""

@@ -41,7 +41,7 @@ def factors(variant: Variant, steps: int = 400, replication: int = 0, seed: int 
     found = []
     for step in range(steps):
         batch = 1 + step % 16
-        plan = StepPlan(StepKind.DECODE, batch, variant.pool.route(batch), 500 * batch)
+        plan = StepPlan(StepKind.DECODE, batch, variant.pool.table(64).decode_graph(batch), 500 * batch)
         found.append(jittered.run(plan) / plain.run(plan))
     return np.array(found)
 

@@ -18,7 +18,7 @@ GROUND = {"errors", "files", "version"}
 ROOMS = {
     "catalog": set[str](),
     "workload": {"catalog"},
-    "engine": set[str](),
+    "engine": {"catalog"},
     "executors": {"catalog", "engine"},
     "simulate": {"catalog", "workload", "engine", "executors"},
     "analysis": {"catalog", "workload", "engine", "executors", "simulate"},

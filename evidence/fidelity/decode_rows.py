@@ -65,7 +65,7 @@ def resumed_ticks(path: Path) -> set[tuple[int, float]]:
 
 def predicted_rows(path: Path, ticks: Path | None = None) -> list[DecodeRow]:
     """Predict every graph row of Llama-3.1-8B in a file of decode steps; raises InputError."""
-    pool = GraphPool(pool_preset("vllm", 512, 2048).sizes)
+    table = GraphPool(pool_preset("vllm", 512, 2048).sizes).table(512)
     resumed = resumed_ticks(ticks) if ticks is not None else set()
     models = {
         name: cost_model(load_profile(name), "fallback") for names in PROFILES.values() for name in names
@@ -75,7 +75,7 @@ def predicted_rows(path: Path, ticks: Path | None = None) -> list[DecodeRow]:
         if row["mode"] != "graph" or not row["model"].startswith("Llama-3.1-8B"):
             continue
         batch, context = (int(number_at(row, name, path, index)) for name in ("batch", "context_tokens"))
-        plan = StepPlan(StepKind.DECODE, batch, pool.route(batch), batch * context)
+        plan = StepPlan(StepKind.DECODE, batch, table.decode_graph(batch), batch * context)
         for name in PROFILES.get(row["device"], ()):
             measured = number_at(row, "step_ms", path, index)
             predicted = models[name].run(plan) / 1e6

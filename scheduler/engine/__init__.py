@@ -2,7 +2,7 @@
 
 - `batching.py` The waiting queue, the running batch, and what every step policy does with them.
 - `executor.py` The one seam between the loop and what a step takes: modelled, measured or read from a log.
-- `graph_pool.py` The graph pool: which batch sizes were captured, and which graph a step takes.
+- `graph_pool.py` The graph pool: which sizes were captured, by whose rules, and so which graph each step takes.
 - `interrupt.py` Ctrl-C between two steps: held back while the loop changes its records, so that a partial run adds up.
 - `kv_cache.py` The KV cache: blocks of `block_size` tokens, counted; freed blocks keep their identity for reuse.
 - `ledger.py` Who received which token when: the times of every request, and the gaps between its tokens.

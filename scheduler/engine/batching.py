@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from scheduler.catalog.dispatch.table import Route
 from scheduler.engine.executor import Admission, SlotWatcher, StepKind, StepPlan
 from scheduler.engine.graph_pool import GraphPool
 from scheduler.engine.kv_cache import KVCache
@@ -27,6 +28,11 @@ class Limits:
 
 
 DECODE = StepKind.DECODE  # looked up once per step
+_NO_GRAPH: tuple[int | None, bool] = (None, False)
+
+
+def _looked_up(route: Route) -> tuple[int | None, bool]:
+    return _NO_GRAPH if route.kind == "NONE" else (route.tokens, route.kind == "PIECEWISE")
 
 
 class Batching:
@@ -66,11 +72,18 @@ class Batching:
         self._admissions = 0
         self._border = [0] * kv_cache.block_size
         self._slots = list(range(limits.max_num_seqs - 1, -1, -1))
-        self._routes = [pool.route(n) if n else None for n in range(limits.max_num_seqs + 1)]
+        table = pool.table(limits.max_num_seqs, self.token_budget(limits))
+        # (graph or None, whether it is a PIECEWISE one), by decoding requests and by tokens with prompts
+        self._decode_routes = [_NO_GRAPH, *(_looked_up(route) for route in table.decode)]
+        self._mixed_routes = [_NO_GRAPH, *(_looked_up(route) for route in table.mixed)]
 
     def decide(self) -> StepPlan | None:
         """Return the next step, or None where nothing can run."""
         raise NotImplementedError
+
+    def token_budget(self, limits: Limits) -> int:
+        """Return the most tokens that a step with prompts computes."""
+        return limits.max_num_batched_tokens
 
     def peak_tokens(self, prompt_tokens: int, output_tokens: int) -> int:
         """Return the most KV tokens a request holds: all but the last token, which is never read."""
@@ -199,7 +212,10 @@ class Batching:
         self.decode_steps += steps
         self.kv_tokens += self.decoding * steps
 
+    def _mixed_route(self, tokens: int) -> tuple[int | None, bool]:
+        """Return the graph of a step of `tokens` tokens with prompts, and whether it is a PIECEWISE one."""
+        return self._mixed_routes[tokens] if tokens < len(self._mixed_routes) else _NO_GRAPH
+
     def _decode_step(self) -> StepPlan:
-        return StepPlan(
-            DECODE, self.decoding, self._routes[self.decoding], self.kv_tokens, (), len(self.joined)
-        )
+        size, piecewise = self._decode_routes[self.decoding]
+        return StepPlan(DECODE, self.decoding, size, self.kv_tokens, (), len(self.joined), piecewise)

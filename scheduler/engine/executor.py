@@ -30,7 +30,8 @@ class StepPlan(NamedTuple):
     `batch_size` counts the sequences decoded (0 in a pure prefill step); `capture_size` is the graph
     (rows for a decode step, total tokens for a piecewise mixed step) or None; `kv_tokens` is the number
     of tokens in the KV cache of the decoded sequences when the step starts. `new_requests` joined the batch
-    in this decision, for the first time or again.
+    in this decision, for the first time or again. `piecewise`: the graph is a PIECEWISE one, launched piece
+    by piece with attention between; its size counts tokens.
     """
 
     kind: StepKind
@@ -39,6 +40,7 @@ class StepPlan(NamedTuple):
     kv_tokens: int
     prefill: tuple[PrefillChunk, ...] = ()
     new_requests: int = 0
+    piecewise: bool = False
 
     @property
     def prefill_tokens(self) -> int:

@@ -1,61 +1,82 @@
-"""The graph pool: which batch sizes were captured, and which graph a step takes."""
+"""The graph pool: which sizes were captured, by whose rules, and so which graph each step takes."""
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
+
+from scheduler.catalog.dispatch.engines import PLAIN_RULES, engine_rules
+from scheduler.catalog.dispatch.table import DispatchTable, GraphMode, Route, Settings
 
 
 @dataclass(frozen=True, slots=True)
 class GraphPool:
-    """The batch sizes captured as CUDA graphs, ascending; an empty pool is pure eager.
+    """The sizes captured as CUDA graphs, ascending; an empty pool is pure eager.
 
-    With `padding` a batch takes the smallest captured size that holds it; without, only its exact size.
-    With `piecewise` the same sizes also serve mixed steps, chosen by total tokens (vLLM's
-    FULL_AND_PIECEWISE); a decode graph of more rows than `max_num_seqs` then exists for mixed steps only.
-    `failed` are sizes that could not be captured on the device: what is routed to them runs without a graph.
+    `full`: decode steps have FULL graphs, one launch each. `piecewise`: the same sizes also have PIECEWISE
+    graphs, by tokens, for steps with prompts and for decode batches without a FULL one. With `padding` a
+    batch takes the smallest size that holds it; without, only its exact size. `rules` name the engine and
+    release whose dispatch rules apply (`vllm==0.33.0`; `plain`: no engine's). `failed` are sizes that could
+    not be captured on the device: what is routed to them runs without a graph.
     """
 
     sizes: tuple[int, ...] = ()
     padding: bool = True
     piecewise: bool = False
     failed: tuple[int, ...] = ()
+    full: bool = True
+    rules: str = PLAIN_RULES
 
     def __post_init__(self) -> None:
         if self.sizes != tuple(sorted(set(self.sizes))) or (self.sizes and self.sizes[0] < 1):
             raise ValueError(f"capture sizes must be positive and ascend without repeats, got {self.sizes}")
 
-    def route(self, batch_size: int) -> int | None:
-        """Return the capture size a decode step of `batch_size` takes, or None where no graph serves it."""
-        index = bisect_left(self.sizes, batch_size)
-        if index == len(self.sizes):
-            return None
-        size = self.sizes[index]
-        if size in self.failed:
-            return None
-        return size if self.padding or size == batch_size else None
-
-    def route_mixed(self, total_tokens: int) -> int | None:
-        """Return the piecewise capture size a mixed step of `total_tokens` takes, or None."""
-        return self.route(total_tokens) if self.piecewise else None
-
-    def captures(self, max_num_seqs: int) -> tuple[int, ...]:
-        """Return the sizes as they are captured: a piecewise pool's decode graphs beside all piecewise ones.
-
-        vLLM captures a size of at most `max_num_seqs` twice then, once FULL and once PIECEWISE.
-        """
+    @property
+    def mode(self) -> GraphMode:
+        """The engines' name for what is captured."""
+        if not self.sizes or not (self.full or self.piecewise):
+            return "none"
         if not self.piecewise:
-            return self.sizes
-        return tuple(size for size in self.sizes if size <= max_num_seqs) + self.sizes
+            return "full_decode_only"
+        return "full_and_piecewise" if self.full else "piecewise"
 
-    def unserved(self, largest_batch: int) -> list[tuple[int, int]]:
-        """Return the batch sizes 1…`largest_batch` without a graph, as inclusive ranges."""
-        ranges: list[tuple[int, int]] = []
-        for batch_size in range(1, largest_batch + 1):
-            if self.route(batch_size) is not None:
-                continue
-            if ranges and ranges[-1][1] == batch_size - 1:
-                ranges[-1] = (ranges[-1][0], batch_size)
-            else:
-                ranges.append((batch_size, batch_size))
-        return ranges
+    def table(self, max_num_seqs: int, max_num_batched_tokens: int | None = None) -> DispatchTable:
+        """Return which graph every step takes under these limits (no token budget: every size fits it)."""
+        most = max(max_num_batched_tokens or 0, max_num_seqs)
+        if max_num_batched_tokens is None:
+            most = max(most, *self.sizes, 1)
+        return _compiled(self, max_num_seqs, most)
+
+    def captures(self, max_num_seqs: int, max_num_batched_tokens: int | None = None) -> tuple[int, ...]:
+        """Return the sizes as they are captured, FULL graphs before PIECEWISE ones.
+
+        vLLM captures a size of at most `max_num_seqs` twice in mode full_and_piecewise.
+        """
+        table = self.table(max_num_seqs, max_num_batched_tokens)
+        return table.full + table.piecewise
+
+
+@lru_cache(maxsize=256)
+def _compiled(pool: GraphPool, max_num_seqs: int, max_num_batched_tokens: int) -> DispatchTable:
+    settings = Settings(max_num_seqs, max_num_batched_tokens, pool.mode, pool.sizes, padding=pool.padding)
+    table = engine_rules(pool.rules).table(settings)
+    if not pool.failed:
+        return table
+    return DispatchTable(
+        _without(pool.failed, table.decode), _without(pool.failed, table.mixed), table.full, table.piecewise
+    )
+
+
+def _without(failed: tuple[int, ...], routes: Iterable[Route]) -> tuple[Route, ...]:
+    """Return the routes with NONE where the graph could not be captured."""
+    return tuple(
+        Route("NONE", tokens) if route.tokens in failed else route for tokens, route in enumerate(routes, 1)
+    )
+
+
+def full_limit(pool: GraphPool, max_num_seqs: int) -> int | None:
+    """Return the largest size that decode batches take as a FULL graph, None where every size is one."""
+    if not pool.piecewise:
+        return None
+    return max_num_seqs if pool.full else 0

@@ -6,7 +6,7 @@ Three engines' habits: `DecodeOnly` (a decode instance), `PrefillFirst` (SGLang,
 
 from __future__ import annotations
 
-from scheduler.engine.batching import Batching
+from scheduler.engine.batching import Batching, Limits
 from scheduler.engine.executor import PrefillChunk, StepKind, StepPlan
 from scheduler.engine.kv_cache import KVCache
 from scheduler.engine.request import Running
@@ -44,14 +44,18 @@ class DecodeOnly(Batching):
 class PrefillFirst(Batching):
     """Waiting prompts are prefilled in steps of their own before decoding goes on."""
 
+    def token_budget(self, limits: Limits) -> int:
+        """Return the most prompt tokens of one prefill step."""
+        return limits.max_prefill_tokens
+
     def decide(self) -> StepPlan | None:
         """Prefill whoever can join; decode when nobody can."""
         self._begin_decision()
         chunks = self._prefill_chunks()
         if chunks:
             tokens = sum(chunk.tokens for chunk in chunks)
-            capture_size = self.pool.route_mixed(tokens)
-            return StepPlan(StepKind.PREFILL, 0, capture_size, 0, chunks, len(self.joined))
+            size, piecewise = self._mixed_route(tokens)
+            return StepPlan(StepKind.PREFILL, 0, size, 0, chunks, len(self.joined), piecewise)
         self._grow_decoding()
         return self._decode_step() if self.decoding else None
 
@@ -116,8 +120,9 @@ class Mixed(Batching):
             return self._decode_step() if self.decoding else None
         kind = StepKind.MIXED if self.decoding else StepKind.PREFILL
         total_tokens = self.decoding + sum(chunk.tokens for chunk in chunks)
-        capture_size = self.pool.route_mixed(total_tokens)
-        return StepPlan(kind, self.decoding, capture_size, self.kv_tokens, tuple(chunks), len(self.joined))
+        size, piecewise = self._mixed_route(total_tokens)
+        joined = len(self.joined)
+        return StepPlan(kind, self.decoding, size, self.kv_tokens, tuple(chunks), joined, piecewise)
 
     def _admit_waiting(self, budget: int, chunks: list[PrefillChunk]) -> None:
         kv_cache = self.kv_cache

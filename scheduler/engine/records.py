@@ -16,12 +16,23 @@ from scheduler.engine.pipeline import Flight
 Int64 = NDArray[np.int64]
 
 
+class Graph(IntEnum):
+    """What a step ran in, as engines name it."""
+
+    NONE = 0
+    PIECEWISE = 1
+    FULL = 2
+
+
 class Status(IntEnum):
     """How a request ended. The reasons for a rejection are kept apart, in `RequestRecords.reasons`."""
 
     UNFINISHED = 0
     COMPLETED = 1
     REJECTED = 2
+
+
+_NONE, _PIECEWISE, _FULL = int(Graph.NONE), int(Graph.PIECEWISE), int(Graph.FULL)  # looked up once per step
 
 
 @dataclass(slots=True)
@@ -41,7 +52,7 @@ class RequestRecords:
 
 @dataclass(slots=True)
 class StepRecords:
-    """One row per step, in time order. `capture_size` is 0 for a step without a graph.
+    """One row per step, in time order. `capture_size` is 0 for a step without a graph; `graph` a `Graph`.
 
     A step lasts from the handing over of the tokens before it (after an idle time: from its decision) until
     the handing over of its own, which is the gap that its decoding requests see; steps do not overlap.
@@ -54,6 +65,7 @@ class StepRecords:
     capture_size: NDArray[np.int32]
     kv_tokens: Int64
     prefill_tokens: NDArray[np.int32]
+    graph: NDArray[np.int8]
 
     def __len__(self) -> int:
         return len(self.start_ns)
@@ -110,6 +122,7 @@ class StepRecorder:
         self._capture: array[int] = array("i")
         self._kv: array[int] = array("q")
         self._prefill: array[int] = array("i")
+        self._graph: array[int] = array("b")
         self._kv_blocks: array[int] = array("q")
         self._times = tuple(array("q") for _ in range(4))  # of host and GPU, where they are told apart
         self._gap: array[int] = array("q")
@@ -128,6 +141,7 @@ class StepRecorder:
         self._capture.append(plan.capture_size or 0)
         self._kv.append(plan.kv_tokens)
         self._prefill.append(plan.prefill_tokens if plan.prefill else 0)
+        self._graph.append(_NONE if plan.capture_size is None else _PIECEWISE if plan.piecewise else _FULL)
         self._kv_blocks.append(kv_blocks)
 
     def add_times(self, flight: Flight, duration_ns: int) -> None:
@@ -171,8 +185,9 @@ class StepRecorder:
             np.repeat(np.array(self._capture, np.int32), steps),
             kv_tokens,
             np.repeat(np.array(self._prefill, np.int32), steps),
+            np.repeat(np.array(self._graph, np.int8), steps),
         )
-        for runs in (self._kind, self._capture, self._kv, self._prefill):
+        for runs in (self._kind, self._capture, self._kv, self._prefill, self._graph):
             del runs[:]
         return expanded
 

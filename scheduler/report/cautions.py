@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
 
 from scheduler.analysis.comparison.compare import Column, Comparison, decoded_without_graph
 from scheduler.analysis.comparison.differences import differences
 from scheduler.analysis.comparison.steadiness import load_warnings, warmup_warnings
 from scheduler.analysis.metrics import without_graph_share
+from scheduler.catalog.dispatch.table import kind_ranges
+from scheduler.engine.executor import StepKind
+from scheduler.engine.records import Graph, StepRecords
 from scheduler.report.wording import count_text, ranges_text, sizes_text
 
 
@@ -67,7 +74,7 @@ def rejections(column: Column) -> dict[str, int]:
 
 
 def _pool_warnings(comparison: Comparison, column: Column) -> list[str]:
-    """Return what could not be captured, and every batch size without a graph."""
+    """Return what could not be captured, and every step that no graph, or a slower one, serves."""
     pool = column.variant.pool
     warnings = []
     if pool.failed and comparison.execution is not None:
@@ -76,16 +83,67 @@ def _pool_warnings(comparison: Comparison, column: Column) -> list[str]:
             f"{column.name}: capture failed for {sizes_text(pool.failed)} ({error}); "
             "steps of these sizes ran without a graph."
         )
-    largest = comparison.workload.engine.max_num_seqs
-    unserved = pool.unserved(largest)
-    if not unserved or not pool.sizes:
-        return warnings
-    share = sum(without_graph_share(run) for run in column.runs) / max(1, len(column.runs))
-    fixes = [] if pool.padding else ["turn padding on"]
-    fixes += [f"capture {largest}"] if pool.sizes[-1] < largest else []
-    advice = f" ({' and '.join(fixes)}, or lower max_num_seqs)" if fixes else ""
+    if pool.sizes:
+        warnings += _decode_warnings(comparison, column)
+        warnings += _prompt_warnings(comparison, column)
+    return warnings
+
+
+def _decode_warnings(comparison: Comparison, column: Column) -> list[str]:
+    """Name the decode batches that the engine admits and no FULL graph serves, and how often they ran."""
+    pool, engine = column.variant.pool, comparison.workload.engine
+    largest = engine.max_num_seqs
+    ranges = pool.table(largest, engine.prefill_tokens_per_step).decode_ranges()
+    without = [(first, last) for first, last, kind in ranges if kind == "NONE"]
+    piecewise = [(first, last) for first, last, kind in ranges if kind == "PIECEWISE"]
+    warnings = []
+    if without:
+        share = sum(without_graph_share(run) for run in column.runs) / max(1, len(column.runs))
+        fixes = [] if pool.padding else ["turn padding on"]
+        fixes += [f"capture {largest}"] if largest not in pool.sizes and pool.padding else []
+        fixes += [f"capture {largest}"] if pool.sizes[-1] < largest and not pool.padding else []
+        advice = f" ({' and '.join(fixes)}, or lower max_num_seqs)" if fixes else ""
+        warnings.append(
+            f"{column.name}: batch sizes {ranges_text(without)} have no graph; {100 * share:.1f} % of decode "
+            f"steps ran without one because of it{advice}."
+        )
+    if piecewise and pool.full:
+        steps, time = _shares(column, lambda steps: steps.kind == StepKind.DECODE, Graph.PIECEWISE)
+        warnings.append(
+            f"{column.name}: batch sizes {ranges_text(piecewise)} have no FULL graph and take a PIECEWISE "
+            f"one; {100 * steps:.1f} % of decode steps did, {100 * time:.1f} % of all time "
+            f"(capture {largest})."
+        )
+    return warnings
+
+
+def _prompt_warnings(comparison: Comparison, column: Column) -> list[str]:
+    """Say what steps with prompts lose for want of a size, where the list is to serve them."""
+    pool, engine = column.variant.pool, comparison.workload.engine
+    budget = engine.prefill_tokens_per_step
+    if not pool.piecewise or engine.policy == "decode_only":
+        return []
+    ranges = kind_ranges(pool.table(engine.max_num_seqs, budget).mixed_route(n) for n in range(1, budget + 1))
+    without = [(first, last) for first, last, kind in ranges if kind == "NONE"]
+    steps, time = _shares(column, lambda steps: steps.kind != StepKind.DECODE, Graph.NONE)
+    if not without or steps == 0:
+        return []
     return [
-        *warnings,
-        f"{column.name}: batch sizes {ranges_text(unserved)} have no graph; {100 * share:.1f} % of decode "
-        f"steps ran without one because of it{advice}.",
+        f"{column.name}: steps with prompts of {ranges_text(without)} tokens have no graph; "
+        f"{100 * steps:.1f} % of steps with prompts ran without one, {100 * time:.1f} % of all time "
+        f"(capture sizes up to {budget}, the token budget)."
     ]
+
+
+def _shares(
+    column: Column, of: Callable[[StepRecords], NDArray[np.bool_]], graph: Graph
+) -> tuple[float, float]:
+    """Return which share of some steps ran in a kind of graph, and which share of all time that took."""
+    chosen = taken = time_ns = all_ns = 0
+    for run in column.runs:
+        some = of(run.steps)
+        found = some & (run.steps.graph == graph)
+        chosen, taken = chosen + int(some.sum()), taken + int(found.sum())
+        time_ns += int(run.steps.duration_ns[found].sum())
+        all_ns += int(run.steps.duration_ns.sum())
+    return taken / max(chosen, 1), time_ns / max(all_ns, 1)

@@ -12,6 +12,7 @@ from scheduler import __version__
 from scheduler.analysis.comparison.compare import Column, Comparison
 from scheduler.analysis.comparison.steadiness import is_steady
 from scheduler.analysis.metrics import request_rate
+from scheduler.engine.graph_pool import GraphPool
 from scheduler.report.cautions import rejections, warnings_of
 from scheduler.report.views import graph_use, view_of
 from scheduler.workload.arrivals import (
@@ -114,6 +115,16 @@ def nested_results(comparison: Comparison, command: str, executor: str = "model"
     return found
 
 
+def _slower_batches(comparison: Comparison, pool: GraphPool) -> dict[str, Any]:
+    """Return the decode batches, as inclusive ranges, that the engine admits and no FULL graph serves."""
+    engine = comparison.workload.engine
+    ranges = pool.table(engine.max_num_seqs, engine.prefill_tokens_per_step).decode_ranges()
+    return {
+        "batch_sizes_without_graph": [[first, last] for first, last, kind in ranges if kind == "NONE"],
+        "batch_sizes_piecewise": [[first, last] for first, last, kind in ranges if kind == "PIECEWISE"],
+    }
+
+
 def _variant(comparison: Comparison, column: Column) -> dict[str, Any]:
     variant = column.variant
     return {
@@ -123,7 +134,7 @@ def _variant(comparison: Comparison, column: Column) -> dict[str, Any]:
         "without_graph": variant.without_graph,
         "capture_sizes": list(variant.pool.sizes),
         "failed_captures": list(variant.pool.failed),
-        "batch_sizes_without_graph": variant.pool.unserved(comparison.workload.engine.max_num_seqs),
+        **_slower_batches(comparison, variant.pool),
         "padding": variant.pool.padding,
         "piecewise": variant.pool.piecewise,
         "capture_time_s": column.cost.capture_s,

@@ -39,6 +39,7 @@ STEP_COLUMNS = (
     "capture_size",
     "kv_tokens",
     "prefill_tokens",
+    "graph",
 )
 # File name -> (which records of a run, their columns).
 TABLES: dict[str, tuple[Callable[[Run], Any], tuple[str, ...]]] = {

@@ -24,10 +24,10 @@ from scheduler.errors import InputError
 
 def pool_cost(load, sizes, routing="smallest", padding=True):
     """The same sum, step by step through the router."""
-    pool = GraphPool(tuple(sizes), padding)
+    routes = GraphPool(tuple(sizes), padding).table(len(load.weights))
     total = 0.0
     for batch in range(1, len(load.weights)):
-        size = pool.route(batch)
+        size = routes.decode_graph(batch)
         eager = load.eager_ns[batch]
         if size is None:
             step = eager

@@ -37,14 +37,15 @@ def compared(**changes):
     )
 
 
-def test_nearly_flat_graph_times_leave_the_two_graphs_that_hold_every_batch():
+def test_nearly_flat_graph_times_leave_the_graphs_that_hold_every_step():
     comparison = compared()
     comparison.smaller = smaller_pool(comparison)
     sizes = comparison.smaller.column.variant.pool.sizes
     own = comparison.pools[0].variant.pool.sizes
     assert set(sizes) < set(own)
     assert sizes[0] == own[0]
-    assert sizes[-1] == 64
+    assert 64 in sizes, "the largest FULL graph"
+    assert sizes[-1] == own[-1], "the largest for steps with prompts"
     before, after = comparison.pools[0].mean("mean_tpot_ms"), comparison.smaller.column.mean("mean_tpot_ms")
     assert abs(after / before - 1) < 0.01
     lines = smaller_lines(comparison)

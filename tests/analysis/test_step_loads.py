@@ -23,7 +23,7 @@ class RunOf:
         none = np.zeros(len(rows), np.int64)
         self.steps = StepRecords(
             none, none, kind.astype(np.int8), batch.astype(np.int32), none.astype(np.int32), kv,
-            prefill.astype(np.int32),
+            prefill.astype(np.int32), none.astype(np.int8),
         )  # fmt: skip
 
 

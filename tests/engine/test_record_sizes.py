@@ -40,7 +40,7 @@ def test_a_step_and_the_gaps_it_ends_take_at_most_64_bytes():
     assert isinstance(run.steps, StepRecords)
     assert isinstance(run.gaps, TokenGaps)
     assert (len(run.steps), len(run.gaps.gap_ns)) == (STEPS, STEPS - 1)
-    assert bytes_each(run.steps) == 37
+    assert bytes_each(run.steps) == 38
     assert bytes_each(run.gaps) == 16
     assert bytes_each(run.steps) + bytes_each(run.gaps) + array("q").itemsize < 64
 

@@ -15,7 +15,7 @@ from scheduler.analysis.tuning.choose import Load
 from scheduler.analysis.tuning.objectives import Objective
 from scheduler.analysis.tuning.step_loads import StepHistogram, decode_load, mixed_load, step_histogram
 from scheduler.analysis.workers import Workers, as_completed
-from scheduler.engine.graph_pool import GraphPool
+from scheduler.engine.graph_pool import GraphPool, full_limit
 from scheduler.engine.loop import Run
 from scheduler.errors import InputError
 from scheduler.executors.model.by_profile import cost_model
@@ -156,7 +156,8 @@ class Evaluator:
 def loads_of(profile: AnyProfile, histogram: StepHistogram, pool: GraphPool, rules: SizeRules) -> list[Load]:
     """Return the loads of a histogram: decode steps, and those with prompts where the list serves them."""
     model = cost_model(profile, "fallback")
-    loads = [decode_load(histogram, model, rules.candidates)]
+    most = len(histogram.decode_count) - 1
+    loads = [decode_load(histogram, model, rules.candidates, full_limit(pool, most))]
     if pool.piecewise:
         loads.append(mixed_load(histogram, model, rules.candidates))
     return loads

@@ -15,6 +15,7 @@ from scheduler.analysis.comparison.compare import Column, Comparison, Progress, 
 from scheduler.analysis.tuning.choose import best_by_count, size_problem
 from scheduler.analysis.tuning.step_loads import decode_load, mixed_load, step_histogram
 from scheduler.analysis.workers import Workers
+from scheduler.engine.graph_pool import full_limit
 from scheduler.executors.model.by_profile import cost_model
 from scheduler.simulate import pool_cost
 
@@ -27,7 +28,8 @@ def smaller_pool(
     """Return a smaller version of the first pool, simulated on the same requests, or None.
 
     None where steps are executed for real, the run is partial, or no smaller pool costs as little. The
-    smallest size and the one that holds max_num_seqs are always kept, so that no batch loses its graph.
+    smallest size, the largest FULL graph and the largest of all are always kept, so that no batch takes a
+    slower kind of graph than before.
     """
     own = comparison.pools[0] if comparison.pools else None
     if own is None or comparison.execution is not None or comparison.failure is not None:
@@ -46,16 +48,19 @@ def smaller_pool(
 def _fewest_sizes(comparison: Comparison, own: Column) -> tuple[int, ...] | None:
     pool = own.variant.pool
     most = comparison.workload.engine.max_num_seqs
-    top = pool.route(most)
-    if top is None or not pool.padding or len(pool.sizes) < 3:
+    table = pool.table(most, comparison.workload.engine.prefill_tokens_per_step)
+    if table.decode[-1].kind == "NONE" or not pool.padding or len(pool.sizes) < 3:
         return None
+    kept = {pool.sizes[0], table.decode[-1].tokens}
+    kept |= {graphs[-1] for graphs in (table.full, table.piecewise) if graphs}
+    kept &= set(pool.sizes)
     largest_total = pool.sizes[-1] if pool.piecewise else 0
     histogram = step_histogram(own.runs, most, largest_total)
     model = cost_model(comparison.profile, own.variant.without_graph)
-    loads = [decode_load(histogram, model, pool.sizes)]
+    loads = [decode_load(histogram, model, pool.sizes, full_limit(pool, most))]
     if pool.piecewise:
         loads.append(mixed_load(histogram, model, pool.sizes))
-    problem = size_problem(loads, pool.sizes, forced=(pool.sizes[0], top))
+    problem = size_problem(loads, pool.sizes, forced=sorted(kept))
     choices = best_by_count(problem, len(pool.sizes))
     costs = [np.inf if choice is None else choice.cost for choice in choices]
     enough = min(costs) * (1 + TOLERANCE)

@@ -18,7 +18,7 @@ from scheduler.engine.executor import PrefillChunk, StepKind, StepPlan
 from scheduler.engine.loop import Run
 from scheduler.engine.records import StepRecords
 from scheduler.errors import InputError
-from scheduler.executors.model.cost_model import CostModel
+from scheduler.executors.model.cost_model import CostModel, Launch
 from scheduler.executors.model.step_lines import StepLine
 
 Integers = NDArray[np.int64]
@@ -64,8 +64,13 @@ def _columns(steps: StepRecords, chosen: NDArray[np.bool_]) -> tuple[Integers, I
     return batch, batch + steps.prefill_tokens[chosen], steps.kv_tokens[chosen]
 
 
-def decode_load(histogram: StepHistogram, model: CostModel, candidates: Sequence[int]) -> Load:
-    """Return the token-weighted decode load, costed at each batch size's mean KV tokens."""
+def decode_load(
+    histogram: StepHistogram, model: CostModel, candidates: Sequence[int], full_up_to: int | None = None
+) -> Load:
+    """Return the token-weighted decode load, costed at each batch size's mean KV tokens.
+
+    Candidates above `full_up_to` (None: none are) serve decode batches as PIECEWISE graphs.
+    """
     count, kv = histogram.decode_count, histogram.decode_kv
     batches = np.flatnonzero(count)
     eager = np.zeros(len(count))
@@ -75,7 +80,8 @@ def decode_load(histogram: StepHistogram, model: CostModel, candidates: Sequence
     for size in candidates:
         held = batches[batches <= size]
         try:
-            graph[held, size] = _line_ns(model.decode_line("graph", size), kv[held])
+            launch: Launch = "graph" if full_up_to is None or size <= full_up_to else "piecewise"
+            graph[held, size] = _line_ns(model.decode_line(launch, size), kv[held])
         except InputError:  # the profile's table ends below this size
             graph[:, size] = np.nan
     return Load.of(count * np.arange(len(count), dtype=np.float64), graph, eager)

@@ -59,10 +59,11 @@ def check_cells(
     """
     draw = random.Random(seed)  # noqa: S311 - a choice of cells, not a secret
     static, pool, model = session.static, GraphPool(tuple(sorted(sizes))), cost_model(profile, "eager")
+    routes = pool.table(pool.sizes[-1]).decode
     jobs = []
     for _ in range(cells):
         batch = draw.randint(1, pool.sizes[-1])
-        size, context = pool.route(batch) or batch, draw.randint(16, static.stride - 1)
+        size, context = routes[batch - 1].tokens, draw.randint(16, static.stride - 1)
         bucket = static.bucket(context + 1)
         captured = session.captured.get(static.key(size, bucket))
         if captured is None:

@@ -16,6 +16,7 @@ from scheduler.errors import InputError
 from scheduler.executors.model.step_lines import NS_PER_MS, StepLine
 
 WithoutGraph = Literal["eager", "fallback"]
+Launch = Mode | Literal["piecewise"]  # how a decode step is launched
 Bound = Literal["low", "high"]
 JITTER_STEPS = 1 << 20  # then the factors repeat
 
@@ -24,7 +25,8 @@ class CostModel(ABC):
     """A `PredictableExecutor` that reads step times from a profile; a subclass for each kind of profile.
 
     A decode step in a graph costs what the *captured* size costs with the live rows' KV tokens; without a
-    graph, what the actual size costs on the `without_graph` curve. `bound` picks the end of every time
+    graph, what the actual size costs on the `without_graph` curve. In a PIECEWISE graph it computes as in a
+    FULL one and is launched as a step with prompts in piecewise graphs. `bound` picks the end of every time
     that the profile knows as a range. `extrapolated` collects, in words, what was read beyond the measured
     range.
     """
@@ -37,14 +39,15 @@ class CostModel(ABC):
         self.bound: Bound = bound
         self.extrapolated: set[str] = set()
         self._graph_lines: dict[int, StepLine] = {}
+        self._piecewise_lines: dict[int, StepLine] = {}
         self._other_lines: dict[int, StepLine] = {}
-        self._kv_beyond: dict[tuple[str, int], int] = {}
+        self._kv_beyond: dict[tuple[Launch, int], int] = {}
         self._jitter: array[float] | None = None
         self._steps = 0
 
     @abstractmethod
-    def decode_line(self, mode: Mode, size: int, live_rows: int | None = None) -> StepLine:
-        """Return the times of decode steps of `size` rows in a mode, by KV tokens.
+    def decode_line(self, mode: Launch, size: int, live_rows: int | None = None) -> StepLine:
+        """Return the times of decode steps of `size` rows launched in a mode, by KV tokens.
 
         `live_rows` of them are requests (None: all); it only counts where padding attends to nothing.
         Raises InputError where the profile has no time for it (a table too short, a curve missing).
@@ -58,7 +61,7 @@ class CostModel(ABC):
         """Return the unrounded nanoseconds of a step with prompt tokens in a piecewise graph of each size."""
         return [self.prompt_step_ns(plan._replace(capture_size=size)) for size in sizes]
 
-    def decode_ms(self, mode: Mode, size: int, kv_tokens: int) -> float:
+    def decode_ms(self, mode: Launch, size: int, kv_tokens: int) -> float:
         """Return the milliseconds of a decode step of `size` rows in a mode (for plots and tables)."""
         return self.decode_line(mode, size).ns(kv_tokens) / NS_PER_MS
 
@@ -112,8 +115,7 @@ class CostModel(ABC):
         """
         if self._jitter is not None or plan.prefill:
             return self._run_one_by_one(plan, most_steps, horizon_ns, durations)
-        lines = self._other_lines if plan.capture_size is None else self._graph_lines
-        line = lines.get(self._key(plan)) or self._line(plan)
+        line = self._lines(plan).get(self._key(plan)) or self._line(plan)
         slopes = line.slopes
         if len(slopes) == 1 and slopes[0] == 0.0:
             duration = round(line.offsets[0])
@@ -185,17 +187,28 @@ class CostModel(ABC):
             return plan.batch_size
         return size if self.padding_attends else size << 32 | plan.batch_size
 
+    def _lines(self, plan: StepPlan) -> dict[int, StepLine]:
+        if plan.capture_size is None:
+            return self._other_lines
+        return self._piecewise_lines if plan.piecewise else self._graph_lines
+
+    def _launch(self, plan: StepPlan) -> Launch:
+        if plan.capture_size is None:
+            return self.without_graph
+        return "piecewise" if plan.piecewise else "graph"
+
     def _line(self, plan: StepPlan) -> StepLine:
-        lines = self._other_lines if plan.capture_size is None else self._graph_lines
+        lines = self._lines(plan)
         key = self._key(plan)
         line = lines.get(key)
         if line is None:
-            mode: Mode = self.without_graph if plan.capture_size is None else "graph"
             live = None if self.padding_attends else plan.batch_size
-            line = lines[key] = self.decode_line(mode, plan.capture_size or plan.batch_size, live)
+            line = lines[key] = self.decode_line(
+                self._launch(plan), plan.capture_size or plan.batch_size, live
+            )
         return line
 
     def _note_kv(self, plan: StepPlan, kv_tokens: int) -> None:
         rows = plan.capture_size or plan.batch_size
-        mode = self.without_graph if plan.capture_size is None else "graph"
+        mode = self._launch(plan)
         self._kv_beyond[mode, rows] = max(kv_tokens, self._kv_beyond.get((mode, rows), 0))

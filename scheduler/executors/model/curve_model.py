@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from scheduler.catalog.profile.curves import CurveProfile, Prefill
-from scheduler.catalog.profile.profile import ZERO, LowHigh, Mode
+from scheduler.catalog.profile.profile import ZERO, LowHigh
 from scheduler.catalog.profile.tables import Points, decode_points, read_curve, read_points
 from scheduler.engine.executor import StepPlan
 from scheduler.errors import InputError
-from scheduler.executors.model.cost_model import Bound, CostModel, WithoutGraph
+from scheduler.executors.model.cost_model import Bound, CostModel, Launch, WithoutGraph
 from scheduler.executors.model.prefill_cost import PrefillCost
 from scheduler.executors.model.step_lines import NS_PER_MS, StepLine, step_line
 
@@ -25,9 +25,10 @@ class CurveCostModel(CostModel):
         if profile.decode.graph is not None:
             self.padding_attends = profile.decode.graph.padding_attends
 
-    def decode_line(self, mode: Mode, size: int, live_rows: int | None = None) -> StepLine:
+    def decode_line(self, mode: Launch, size: int, live_rows: int | None = None) -> StepLine:
         """See CostModel."""
         profile = self._profile
+        launch, mode = mode, "graph" if mode == "piecewise" else mode
         table, data = profile.decode.table(mode), profile.decode.mode(mode)
         if table is None or data is None:
             raise InputError(
@@ -44,7 +45,8 @@ class CurveCostModel(CostModel):
             rows_ms = without_kv_ms - points[0][1]
             points = [(kv, ms + rows_ms) for kv, ms in points]
         points = [(kv, ms + data.gpu_extra_ms) for kv, ms in points]
-        issue_ms = data.issue_ms.at(self.bound)
+        issue = self._piecewise_issue() if launch == "piecewise" else data.issue_ms
+        issue_ms = issue.at(self.bound)
         host_ms = self._host_ms(size)
         if profile.host.overlap:
             return step_line(points, issue_ms + host_ms, 0.0)
@@ -92,6 +94,16 @@ class CurveCostModel(CostModel):
             return prefill.piecewise_issue_ms
         if prefill.issue_ms is not None:
             return prefill.issue_ms
+        return self._issue_without_graph()
+
+    def _piecewise_issue(self) -> LowHigh:
+        """Return what launching a decode step piece by piece takes; unknown: as much as without a graph."""
+        prefill = self._profile.prefill
+        if prefill is None or prefill.piecewise_issue_ms is None:
+            return self._issue_without_graph()
+        return prefill.piecewise_issue_ms
+
+    def _issue_without_graph(self) -> LowHigh:
         mode = self._profile.decode.mode(self.without_graph)
         return ZERO if mode is None else mode.issue_ms
 

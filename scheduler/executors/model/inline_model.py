@@ -6,7 +6,7 @@ from scheduler.catalog.profile.inline import InlineProfile
 from scheduler.catalog.profile.profile import Mode
 from scheduler.engine.executor import StepPlan
 from scheduler.errors import InputError
-from scheduler.executors.model.cost_model import Bound, CostModel, WithoutGraph
+from scheduler.executors.model.cost_model import Bound, CostModel, Launch, WithoutGraph
 from scheduler.executors.model.step_lines import NS_PER_MS, StepLine
 
 
@@ -17,8 +17,10 @@ class InlineCostModel(CostModel):
         super().__init__(without_graph, bound)
         self._profile = profile
 
-    def decode_line(self, mode: Mode, size: int, live_rows: int | None = None) -> StepLine:
-        """See CostModel."""
+    def decode_line(self, mode: Launch, size: int, live_rows: int | None = None) -> StepLine:
+        """See CostModel; whole step times know no launch of their own for PIECEWISE graphs."""
+        if mode == "piecewise":
+            mode = self.without_graph
         curve = self._profile.decode(mode)
         if curve is None:  # no graph, same engine: eager where the file says nothing else
             mode, curve = "eager", self._profile.decode_eager_ms
