@@ -14,7 +14,7 @@ from functools import lru_cache
 from typing import Any, Literal, cast
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from scheduler.analysis.statistics.intervals import may_state, weighted_percentile
 from scheduler.engine.executor import StepKind
@@ -203,6 +203,24 @@ def _goodput(
     if duration > 0:
         record["request_goodput"] = float(good.sum() / duration)
     return record
+
+
+def waiting_and_running(run: Run, at_ns: ArrayLike) -> tuple[Float, Float]:
+    """Return how many requests wait and how many run (hold a slot) at the given times, as servers report it.
+
+    A preempted request waits until it is admitted again; a rejected one does neither.
+    """
+    requests, held, at = run.requests, run.kv_use, np.asarray(at_ns)
+    came = (requests.status != Status.REJECTED) & (requests.arrival_ns >= 0)
+    arrived, ended = (
+        np.searchsorted(np.sort(times), at, side="right").astype(float)
+        for times in (requests.arrival_ns[came], requests.finish_ns[requests.finish_ns >= 0])
+    )
+    in_system = arrived - ended
+    newest = np.searchsorted(held.time_ns, at, side="right")
+    holding = np.concatenate([[0], held.running])[newest]  # 0 before the first step
+    running: Float = np.minimum(holding, in_system)  # an answer that has ended holds no slot
+    return in_system - running, running
 
 
 def pool_use(run: Run, start_ns: int = 0) -> dict[str, Any]:

@@ -241,6 +241,7 @@ class DecodeLoop:
         most_steps = self._steps_ahead(plan) if self.clock.can_run_ahead and not makes_room else 1
         flight = self.clock.launch(plan, now, most_steps, self._horizon_ns() if most_steps > 1 else now)
         flight.number, flight.kv_blocks = self.flights, batching.kv_cache.used
+        flight.running = len(batching.running)
         if batching.joined and plan.batch_size:
             flight.joined = [request for request in batching.joined if request.is_decoding]
         if self.busy_from_ns < 0:
@@ -326,7 +327,7 @@ class DecodeLoop:
         """Hand out the tokens of a step; return when the host has updated its books."""
         handed_ns = flight.ready_ns if flight.ready_ns > host_free_ns else host_free_ns
         ledger, plan = self.ledger, flight.plan
-        ledger.steps.add(self.busy_from_ns, plan, flight.steps, flight.kv_blocks)
+        ledger.steps.add(self.busy_from_ns, plan, flight.steps, flight.kv_blocks, flight.running)
         first_ns = flight.first_ready_ns
         token_ns = handed_ns
         if self.front is not None:

@@ -35,6 +35,7 @@ class Flight:
 
     number = 0
     kv_blocks = 0
+    running = 0  # requests that hold a slot
     joined: Sequence[Running] = ()  # decoding for the first time since they were admitted
     prompts: Sequence[Running] = ()  # their last chunk is in this step
     finished: Sequence[Running] = ()  # their last token is

@@ -87,10 +87,14 @@ class HostAndGpuTimes:
 
 @dataclass(slots=True)
 class KVUse:
-    """KV blocks in use at the start of each run of equal steps (`time_ns` ascends)."""
+    """KV blocks in use and requests that hold a slot from the start of each run of equal steps on.
+
+    `time_ns` ascends. A preempted request holds no slot until it is admitted again.
+    """
 
     time_ns: Int64
     blocks: Int64
+    running: NDArray[np.int32]
 
 
 @dataclass(slots=True)
@@ -124,15 +128,17 @@ class StepRecorder:
         self._prefill: array[int] = array("i")
         self._graph: array[int] = array("b")
         self._kv_blocks: array[int] = array("q")
+        self._running: array[int] = array("i")
         self._times = tuple(array("q") for _ in range(4))  # of host and GPU, where they are told apart
         self._gap: array[int] = array("q")
         self._gap_count: array[int] = array("i")
         self._gap_run: array[int] = array("i")
 
-    def add(self, start_ns: int, plan: StepPlan, steps: int, kv_blocks: int) -> None:
+    def add(self, start_ns: int, plan: StepPlan, steps: int, kv_blocks: int, running: int) -> None:
         """Record `steps` equal steps whose durations were just appended to `durations`.
 
-        `kv_blocks` is the number of KV blocks in use during the first of them.
+        `kv_blocks` is the number of KV blocks in use during the first of them, `running` how many requests
+        hold a slot.
         """
         self._steps.append(steps)
         self._start.append(start_ns)
@@ -143,6 +149,7 @@ class StepRecorder:
         self._prefill.append(plan.prefill_tokens if plan.prefill else 0)
         self._graph.append(_NONE if plan.capture_size is None else _PIECEWISE if plan.piecewise else _FULL)
         self._kv_blocks.append(kv_blocks)
+        self._running.append(running)
 
     def add_times(self, flight: Flight, duration_ns: int) -> None:
         """Record how long the step just added lasted, and when host and GPU worked on it."""
@@ -196,8 +203,8 @@ class StepRecorder:
         return uncopied(self.durations)[: sum(self._steps)]
 
     def kv_use(self) -> KVUse:
-        """Return the KV blocks in use at the start of each run of steps."""
-        return KVUse(uncopied(self._start), uncopied(self._kv_blocks))
+        """Return the KV blocks in use and the requests running at the start of each run of steps."""
+        return KVUse(uncopied(self._start), uncopied(self._kv_blocks), uncopied(self._running))
 
     def token_gaps(self) -> TokenGaps:
         """Collect every gap: those recorded one by one, and the steps that continue a run."""

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
+from scheduler.analysis.metrics import waiting_and_running
 from scheduler.engine.executor import StepKind
 from scheduler.engine.loop import Run
-from scheduler.engine.records import KVUse, RequestRecords, StepRecords
+from scheduler.engine.records import KVUse, StepRecords
 
 Float = NDArray[np.float64]
 SLICES = 200
@@ -22,7 +23,7 @@ class OverTime:
 
     `batch[route]` is the time average of the batch size of steps on that route (0 while idle or
     prefilling), so the three add up to the mean batch. `waiting` and `running` are counts at the end of
-    the slice; a preempted request counts as running. `kv_blocks` is the most in use.
+    the slice. `kv_blocks` is the most in use.
     """
 
     edges_s: Float
@@ -37,7 +38,7 @@ def over_time(run: Run, end_ns: int | None = None, slices: int = SLICES) -> Over
     steps = run.steps
     last = int(steps.start_ns[-1] + steps.duration_ns[-1]) if len(steps) else 0
     edges = np.linspace(0, max(end_ns or last, 1), slices + 1)
-    waiting, running = waiting_and_running(run.requests, edges[1:])
+    waiting, running = waiting_and_running(run, edges[1:])
     return OverTime(
         edges / 1e9,
         {route: _mean_batch(steps, chosen, edges) for route, chosen in _routes(steps).items()},
@@ -64,18 +65,6 @@ def _mean_batch(steps: StepRecords, chosen: NDArray[np.bool_], edges: Float) -> 
         return np.zeros(len(edges) - 1)
     slices: Float = np.diff(np.interp(edges, corners, heights)) / np.diff(edges)
     return slices
-
-
-def waiting_and_running(requests: RequestRecords, at_ns: ArrayLike) -> tuple[Float, Float]:
-    """Return how many requests wait and how many run at the given times; rejected ones do neither."""
-    served = requests.scheduled_ns >= 0
-    ended = requests.finish_ns >= 0
-    waits = served | ((requests.status == 0) & (requests.arrival_ns >= 0))
-    arrived, scheduled, finished = (
-        np.searchsorted(np.sort(times), np.asarray(at_ns), side="right").astype(float)
-        for times in (requests.arrival_ns[waits], requests.scheduled_ns[served], requests.finish_ns[ended])
-    )
-    return arrived - scheduled, scheduled - finished
 
 
 def _most_blocks(kv_use: KVUse, edges: Float, end_ns: int) -> Float:

@@ -46,7 +46,7 @@ TABLES: dict[str, tuple[Callable[[Run], Any], tuple[str, ...]]] = {
     "requests.npz": (lambda run: run.requests, REQUEST_COLUMNS),
     "steps.npz": (lambda run: run.steps, STEP_COLUMNS),
     "gaps.npz": (lambda run: run.gaps, ("gap_ns", "count", "step")),
-    "kv.npz": (lambda run: run.kv_use, ("time_ns", "blocks")),
+    "kv.npz": (lambda run: run.kv_use, ("time_ns", "blocks", "running")),
 }
 # What a zip member without a date carries.
 _NO_DATE = (1980, 1, 1, 0, 0, 0)

@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 
 from scheduler.analysis.comparison.compare import Column, Comparison
+from scheduler.analysis.metrics import waiting_and_running
 from scheduler.engine.executor import StepKind
 from scheduler.engine.loop import Run
 from scheduler.engine.records import RequestRecords
 from scheduler.errors import InputError
 from scheduler.files import replacing
-from scheduler.report.over_time import waiting_and_running
 
 Event = dict[str, Any]
 ENGINE_TRACK = 0
@@ -203,17 +203,18 @@ def _requests(requests: RequestRecords, process: int, window_ns: tuple[int, int]
 def _counters(run: Run, process: int, window_ns: tuple[int, int]) -> Iterator[Event]:
     """Yield running and waiting where they change, and the KV blocks at each run of equal steps."""
     low, high = window_ns
-    requests = run.requests
-    times = np.unique(np.concatenate([requests.arrival_ns, requests.scheduled_ns, requests.finish_ns]))
+    requests, kv_use = run.requests, run.kv_use
+    changes = kv_use.time_ns[np.flatnonzero(np.diff(kv_use.running, prepend=0))]
+    times = np.unique(
+        np.concatenate([requests.arrival_ns, requests.scheduled_ns, requests.finish_ns, changes])
+    )
     times = times[(times >= max(low, 0)) & (times < high)]
-    waiting, running = waiting_and_running(requests, times)
+    waiting, running = waiting_and_running(run, times)
     for at, wait, active in zip(times.tolist(), waiting.tolist(), running.tolist(), strict=True):
         values = {"running": int(active), "waiting": int(wait)}
         yield {"ph": "C", "name": "requests", "pid": process, "ts": _microseconds(at), "args": values}
-    within = (run.kv_use.time_ns >= low) & (run.kv_use.time_ns < high)
-    for at, blocks in zip(
-        run.kv_use.time_ns[within].tolist(), run.kv_use.blocks[within].tolist(), strict=True
-    ):
+    within = (kv_use.time_ns >= low) & (kv_use.time_ns < high)
+    for at, blocks in zip(kv_use.time_ns[within].tolist(), kv_use.blocks[within].tolist(), strict=True):
         yield {
             "ph": "C",
             "name": "KV blocks",

@@ -5,7 +5,7 @@ import pytest
 
 from scheduler.analysis.comparison.compare import Comparison
 from scheduler.engine.executor import StepKind
-from scheduler.report.over_time import over_time, waiting_and_running
+from scheduler.report.over_time import over_time
 from scheduler.report.views import batch_time, graph_use, measured_steps, samples, views_of
 
 
@@ -61,18 +61,6 @@ def test_slices_keep_the_integral_of_the_batch_size(comparison: Comparison) -> N
         area = sum((mean * np.diff(slices.edges_s)).sum() for mean in slices.batch.values())
         steps = run.steps
         assert area == pytest.approx((steps.batch_size * (steps.duration_ns / 1e9)).sum())
-
-
-def test_waiting_and_running_agree_with_counting_one_by_one(comparison: Comparison) -> None:
-    requests = comparison.pools[0].runs[0].requests
-    at = np.linspace(0, requests.finish_ns.max(), 23).astype(np.int64)
-    waiting, running = waiting_and_running(requests, at)
-    for i, now in enumerate(at):
-        arrived = requests.arrival_ns <= now
-        scheduled = (requests.scheduled_ns >= 0) & (requests.scheduled_ns <= now)
-        finished = (requests.finish_ns >= 0) & (requests.finish_ns <= now)
-        assert waiting[i] == (arrived & ~scheduled).sum()
-        assert running[i] == (scheduled & ~finished).sum()
 
 
 def test_slices_hold_the_most_kv_blocks_in_use(comparison: Comparison) -> None:

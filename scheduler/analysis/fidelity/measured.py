@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from scheduler.analysis.metrics import latencies_ms
+from scheduler.analysis.metrics import latencies_ms, waiting_and_running
 from scheduler.engine.loop import Run
 from scheduler.engine.records import Status
 from scheduler.errors import InputError
@@ -107,23 +107,9 @@ def validate(
     )
 
 
-def running_and_waiting(run: Run, time_s: Float) -> tuple[Float, Float]:
-    """Return how many requests run (hold a slot) and wait at each time; preempted ones wait again."""
-    requests, steps = run.requests, run.steps
-    time_ns = time_s * 1e9
-    served = requests.status != Status.REJECTED
-    arrived = np.searchsorted(np.sort(requests.arrival_ns[served]), time_ns, side="right")
-    finish = requests.finish_ns[requests.status == Status.COMPLETED]
-    in_system = arrived - np.searchsorted(np.sort(finish), time_ns, side="right")
-    index = np.clip(np.searchsorted(steps.start_ns, time_ns, side="right") - 1, 0, max(len(steps) - 1, 0))
-    prefilling = (steps.prefill_tokens > 0).astype(np.float64)
-    running = np.minimum((steps.batch_size + prefilling)[index], in_system) if len(steps) else 0.0 * time_s
-    return running, in_system - running
-
-
 def _timelines(ticks: Ticks, run: Run, cost: PoolCost) -> dict[str, tuple[Float, Float]]:
     """Return (measured, simulated) at each tick."""
-    running, waiting = running_and_waiting(run, ticks.time_s)
+    waiting, running = waiting_and_running(run, ticks.time_s * 1e9)
     pairs = {"running": (ticks.running, running), "waiting": (ticks.waiting, waiting)}
     if cost.kv_blocks:
         index = np.clip(np.searchsorted(run.kv_use.time_ns, ticks.time_s * 1e9, side="right") - 1, 0, None)
