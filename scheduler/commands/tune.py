@@ -25,7 +25,7 @@ from scheduler.report.engine_flags import PastedPool, flags_text
 from scheduler.report.progress import progress_bar
 from scheduler.report.tune_text import open_loop_text, tune_text
 from scheduler.workload.file.loader import load_workload
-from scheduler.workload.server_logs.batches import read_engine_log
+from scheduler.workload.inputs.door import read_engine_log
 
 MIB = 1 << 20
 MOST_GRAPHS = 10_000

@@ -13,7 +13,7 @@ from scheduler.report.card import aligned
 from scheduler.report.wording import number_text, percent_text
 from scheduler.simulate import Variant
 from scheduler.workload.file.loader import load_workload
-from scheduler.workload.server_logs.measured import read_measured
+from scheduler.workload.inputs.door import read_measured
 
 ENOUGH_FOR_P99 = 1_000  # ten samples beyond it
 

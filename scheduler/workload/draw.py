@@ -6,10 +6,11 @@ import numpy as np
 
 from scheduler.errors import InputError
 from scheduler.workload.arrivals import NS_PER_S, ClosedLoopArrivals, TraceArrivals
+from scheduler.workload.inputs.door import read_trace
 from scheduler.workload.lengths import Length
 from scheduler.workload.requests import Int64, Requests
 from scheduler.workload.schema import Workload
-from scheduler.workload.traces.read import Trace, read_trace
+from scheduler.workload.traces.read import Trace
 
 PURPOSES = ("arrivals", "prompt_tokens", "output_tokens", "jitter")
 

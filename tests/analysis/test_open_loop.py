@@ -10,7 +10,7 @@ from scheduler.analysis.tuning.budgets import Budgets, size_rules_for
 from scheduler.analysis.tuning.open_loop import StepCosts, open_loop_choice
 from scheduler.catalog.profile.inline import InlineProfile
 from scheduler.errors import InputError
-from scheduler.workload.server_logs.batches import EngineLog
+from scheduler.workload.server_logs.engine_log import EngineLog
 from scheduler.workload.server_logs.start_up import StartUpFacts
 
 INLINE = InlineProfile.model_validate(

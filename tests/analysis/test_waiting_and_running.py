@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scheduler.workload.server_logs.measured import Measured
 
 from scheduler.analysis.fidelity.measured import Ticks, validate
 from scheduler.analysis.metrics import waiting_and_running
@@ -15,7 +16,6 @@ from scheduler.report.over_time import over_time
 from scheduler.simulate import Variant, simulate
 from scheduler.workload.draw import draw_requests
 from scheduler.workload.schema import Workload
-from scheduler.workload.server_logs.measured import Measured
 
 POOL = Variant("graphs", GraphPool((1, 2, 4, 8)), "fallback")
 

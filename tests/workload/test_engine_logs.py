@@ -140,9 +140,10 @@ def test_logs_may_be_gzipped(tmp_path):
         ("", "the file is empty"),
         ("hello\n", "found none of them"),
         ("steps,batch_size\n1,2\n", "found none of them"),
-        ("Decode batch, #running-req: many\nx\n", ":1: expected #running-req: a number"),
-        ("\n".join([*VLLM_TABLE, "| 7 | 8 | 1 | FULL | lots |", "x"]), ":16: expected a row"),
-        ("\n".join([*VLLM_TABLE, "| 7 | 8 | 3 | FULL | 1 |", "x"]), ":16: expected padded = unpadded"),
+        ("Decode batch, #running-req: many\nx\n", "line 1: expected #running-req: a number"),
+        ("| 7 | 8 | 1 | FULL | lots |\nx\n", "line 1: expected a row"),
+        ("Iteration(1): a generation\n", "line 1: expected Iteration(N): …"),
+        ("iter = 1, num_scheduled_requests = 2\n", "line 1: expected iter = N, num_scheduled"),
     ],
 )
 def test_a_malformed_line_is_named(tmp_path, text, message):
@@ -155,3 +156,19 @@ def test_a_malformed_line_is_named(tmp_path, text, message):
 def test_a_missing_file_is_an_input_error(tmp_path):
     with pytest.raises(InputError, match="cannot be read"):
         read_engine_log(tmp_path / "nothing.log")
+
+
+@pytest.mark.parametrize(
+    ("row", "why"),
+    [
+        ("| 7 | 8 | 1 | FULL | lots |", "expected a row"),
+        ("| 7 | 8 | 3 | FULL | 1 |", "expected padded = unpadded"),
+        ("| 7 | 8 | 1 | FULL", "expected a row"),  # cut off by whatever else wrote to the same pipe
+        ("| 7 | 8 | 1 | HALF | 30 |", "expected a row"),
+    ],
+)
+def test_a_line_that_looks_like_data_is_counted_and_shown(tmp_path, row, why):
+    log = read_engine_log(written(tmp_path, "\n".join([*VLLM_TABLE, row, "x"])))
+    assert log.decode_steps == {7: 30}
+    assert log.left_out[0] == "1 line looks like data but was not understood and left out"
+    assert log.left_out[1].startswith(f"line 16: {why}")

@@ -15,8 +15,8 @@ from scheduler.engine.loop import Run
 from scheduler.engine.records import Status
 from scheduler.errors import InputError
 from scheduler.simulate import AnyProfile, PoolCost, Variant, pool_cost, simulate
+from scheduler.workload.inputs.measured import Measured
 from scheduler.workload.schema import Workload
-from scheduler.workload.server_logs.measured import Measured
 
 Float = NDArray[np.float64]
 STATISTICS = ("mean", "p50", "p90", "p99")

@@ -15,7 +15,7 @@ from scheduler.executors.model.by_profile import cost_model
 from scheduler.executors.model.step_lines import StepLine
 from scheduler.simulate import AnyProfile
 from scheduler.workload.file.loader import parse_inline_yaml, read_file
-from scheduler.workload.server_logs.batches import EngineLog
+from scheduler.workload.server_logs.engine_log import EngineLog
 
 KV_TOKENS_PER_SEQUENCE = 1024
 LARGEST_MIXED = 512

@@ -15,7 +15,7 @@ import numpy as np
 from scheduler.analysis.tuning.budgets import SizeRules
 from scheduler.analysis.tuning.choose import Floats, Load, best_by_count, size_problem
 from scheduler.errors import InputError
-from scheduler.workload.server_logs.batches import EngineLog
+from scheduler.workload.server_logs.engine_log import EngineLog
 
 SCHEMA_VERSION = 1
 NS_PER_MS = 1e6

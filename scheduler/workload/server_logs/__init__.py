@@ -1,6 +1,11 @@
 """What serving engines print and export: batches, start-up facts, measured requests.
 
-- `batches.py` What serving engines print about their batches: histograms of decode and mixed steps, start-up facts.
-- `measured.py` Measured runs: what a real server's requests saw, to hold a simulation against.
+- `batches.py` Server logs as histograms of decode and mixed steps: every engine's lines read side by side.
+- `engine_log.py` What a server said of its steps: histograms of decode and mixed steps, and how long they took.
+- `prometheus.py` Prometheus text of vLLM and SGLang (GET /metrics): what a server counted since it started.
+- `sglang.py` What SGLang logs of its steps: `Decode batch` lines, each a sample of many, and `Prefill batch` lines.
 - `start_up.py` Start-up lines of vLLM and SGLang: what was captured, how long it took, what it left for the KV cache.
+- `tensorrt_llm.py` What TensorRT-LLM logs of its steps: `print_iter_log` lines and the iteration statistics of `/metrics`.
+- `vllm.py` What vLLM logs of its steps: graph tables, iteration details, running requests, acceptance.
+- `wrappers.py` Log lines as collectors store them: colours, JSON around the text, and messages folded into one.
 """

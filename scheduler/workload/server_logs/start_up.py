@@ -28,6 +28,13 @@ class StartUpFacts:
     block_size: int | None = None
     draft_tokens: int | None = None
     decode_log_interval: int | None = None
+    version: str | None = None
+
+    @property
+    def are_known(self) -> bool:
+        """Whether a server said anything; limits alone stand in other files, too."""
+        said = (self.engine, self.capture_sizes, self.mode, self.graph_bytes, self.version)
+        return any(fact is not None for fact in said)
 
 
 _WHOLE = r"['\"]?\s*[:=]\s*(\d{1,15})\b"
@@ -50,9 +57,13 @@ _LIMITS = {
     "draft_tokens": re.compile(r"\bnum_speculative_tokens" + _WHOLE),
     "decode_log_interval": re.compile(r"\bdecode_log_interval" + _WHOLE),
 }
+_VERSION = re.compile(
+    r"(?:vLLM API server version|LLM engine \(|TensorRT[- ]LLM version:?)\s*v?(\d[\w.+-]{0,40})",
+    re.IGNORECASE,
+)
 _MARKS = (
     "apture", "apturing", "KV ", "max_num", "max_running", "cudagraph", "cuda_graph", "Mode:", "max_total",
-    "page_size", "block_size", "num_speculative",
+    "page_size", "block_size", "num_speculative", "version", "LLM engine (",
 )  # fmt: skip
 
 
@@ -67,6 +78,7 @@ class StartUpReader:
         self._graph_bytes: list[int] = []
         self._capture_s: list[float] = []
         self._limits: dict[str, int] = {}
+        self._version: str | None = None
 
     def read(self, line: str) -> None:
         """Take what a line says; a number that makes no sense is passed over."""
@@ -84,6 +96,9 @@ class StartUpReader:
             limit = pattern.search(line)
             if limit and int(limit[1]) > 0:
                 self._limits[name] = int(limit[1])
+        version = _VERSION.search(line)
+        if version:
+            self._version = version[1].rstrip(".-+")
         self._read_capture(line)
         for pattern, engine in ((_VLLM_KV, "vllm"), (_SGLANG_KV, "sglang")):
             tokens = pattern.search(line)
@@ -111,6 +126,7 @@ class StartUpReader:
             min(self._kv_tokens, default=None),
             max(self._graph_bytes, default=None),
             max(self._capture_s, default=None),
+            version=self._version,
             **self._limits,
         )
 

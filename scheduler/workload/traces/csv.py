@@ -6,6 +6,7 @@ import csv
 from collections.abc import Iterator, Sequence
 
 from scheduler.errors import InputError
+from scheduler.workload.inputs.found import RequestRows
 from scheduler.workload.traces.formats import (
     CACHED_COLUMN,
     CSV_FORMATS,
@@ -15,11 +16,11 @@ from scheduler.workload.traces.formats import (
     recognise,
 )
 from scheduler.workload.traces.lines import Problems
-from scheduler.workload.traces.rows import LineFeed, RowReader, TraceRows
+from scheduler.workload.traces.rows import LineFeed, RowReader
 from scheduler.workload.traces.values import shown
 
 
-def read_csv(feed: LineFeed, rows: TraceRows, problems: Problems) -> None:
+def read_csv(feed: LineFeed, rows: RequestRows, problems: Problems) -> None:
     """Read a header and the rows below it; bad rows are noted in `problems`, a bad header is raised."""
     # With its line end, a cell whose quotes span two lines is not mistaken for one number.
     cells_of_rows = csv.reader((f"{text}\n" for text in feed.texts()), strict=True, skipinitialspace=True)
@@ -34,7 +35,7 @@ def _read_below(
     header: Sequence[str],
     cells_of_rows: Iterator[list[str]],
     feed: LineFeed,
-    rows: TraceRows,
+    rows: RequestRows,
     problems: Problems,
 ) -> None:
     names = [name.casefold() for name in header]

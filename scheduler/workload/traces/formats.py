@@ -49,7 +49,7 @@ class TraceFormat:
 
 # Sources of the names: Azure/AzurePublicDataset (2023 and 2024 LLM inference traces), HPMLL/BurstGPT,
 # microsoft/vidur (trace_replay), alibaba/ServeGen, kvcache-ai/Mooncake, alibaba-edu/qwen-bailian-usagetraces,
-# and request logs of vLLM's benchmark tools.
+# casys-kaist/LLMServingSim (docs/docs/workloads/jsonl-format.md), and request logs of vLLM's benchmark tools.
 CSV_FORMATS = (
     TraceFormat("Azure CSV", "TIMESTAMP", "ContextTokens", "GeneratedTokens", wall_clock=True),
     TraceFormat("BurstGPT CSV", "Timestamp", "Request tokens", "Response tokens"),
@@ -68,11 +68,12 @@ _TOKEN_KEYS = (
     ("input_tokens", "output_tokens"),
     ("input_length", "output_length"),
 )
+NAMES = {("arrival_time_ns", "input_toks"): "LLMServingSim JSONL"}
 JSON_FORMATS = (
     TraceFormat("Bailian JSONL", "timestamp", "input_length", "output_length", _S, "chat_id", 16),
     TraceFormat("Mooncake JSONL", "timestamp", "input_length", "output_length", _MS, None, 512),
     *(
-        TraceFormat("request JSONL", time, prompt, output, power)
+        TraceFormat(NAMES.get((time, prompt), "request JSONL"), time, prompt, output, power)
         for time, power in (
             ("arrival_time", _S),
             ("arrived_at", _S),
@@ -80,6 +81,7 @@ JSON_FORMATS = (
             ("arrival_s", _S),
             ("arrival_ms", _MS),
             ("arrival_ns", _NS),
+            ("arrival_time_ns", _NS),
             ("timestamp", _S),
         )
         for prompt, output in _TOKEN_KEYS

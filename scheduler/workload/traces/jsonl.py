@@ -6,9 +6,10 @@ import json
 from typing import Any
 
 from scheduler.errors import InputError
+from scheduler.workload.inputs.found import RequestRows
 from scheduler.workload.traces.formats import CACHED_COLUMN, JSON_FORMATS, KNOWN_KEYS, TraceFormat, recognise
 from scheduler.workload.traces.lines import Problems
-from scheduler.workload.traces.rows import LineFeed, RowReader, TraceRows, column
+from scheduler.workload.traces.rows import LineFeed, RowReader
 from scheduler.workload.traces.values import is_wall_clock, shown
 
 
@@ -39,16 +40,24 @@ _MISSING = object()
 _ZERO = _JsonNumber("0")
 
 
-def read_jsonl(feed: LineFeed, rows: TraceRows, problems: Problems) -> None:
-    """Read one object per line; bad lines are noted in `problems`, an unknown first line is raised."""
+def read_jsonl(feed: LineFeed, rows: RequestRows, problems: Problems) -> tuple[str, ...]:
+    """Read one object per line; bad lines are noted in `problems`, an unknown first line is raised.
+
+    Returns what was left out: agentic sessions, whose later calls wait for the answers before them.
+    """
+    sessions, calls, first_session = 0, 0, 0
     form: TraceFormat | None = None
     reader: RowReader | None = None
     blocks = _PrefixBlocks()
     for text in feed.texts():
         found = _json_object(text, feed, problems)
         if found is None and form is None:
-            return  # not JSON Lines: one message will do
+            return ()  # not JSON Lines: one message will do
         if found is None:
+            continue
+        if isinstance(found.get("sub_requests"), list):
+            sessions, calls = sessions + 1, calls + len(found["sub_requests"])
+            first_session = first_session or feed.number
             continue
         if form is None:
             form = _format_of(found, feed)
@@ -67,7 +76,13 @@ def read_jsonl(feed: LineFeed, rows: TraceRows, problems: Problems) -> None:
     if rows.shares_prefixes:
         rows.reusable_tokens = blocks.reusable_tokens
     if not any(rows.cached_tokens):
-        rows.cached_tokens = column()
+        del rows.cached_tokens[:]
+    if not sessions:
+        return ()
+    return (
+        f"left out {sessions:,} sessions of {calls:,} chained calls (first: line {first_session}): a call "
+        "waits for the answer before it, which is not modelled (docs/not_modelled.md)",
+    )
 
 
 def _json_object(text: str, feed: LineFeed, problems: Problems) -> dict[str, Any] | None:

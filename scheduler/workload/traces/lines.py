@@ -1,4 +1,4 @@
-"""A trace file as numbered lines of text: plain or gzipped, bounded in size and line length."""
+"""A file as numbered lines of text, or as one text: plain or gzipped, bounded in size and line length."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 MAX_TEXT_BYTES = 2 * 1024**3
 MAX_LINE_BYTES = 4 * 1024**2
+MAX_DOCUMENT_BYTES = 512 * 1024**2
 _GZIP_MAGIC = b"\x1f\x8b"
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
@@ -51,13 +52,18 @@ class Problems:
 
 
 def numbered_lines(
-    path: Path, max_text_bytes: int = MAX_TEXT_BYTES, max_line_bytes: int = MAX_LINE_BYTES
+    path: Path,
+    max_text_bytes: int = MAX_TEXT_BYTES,
+    max_line_bytes: int = MAX_LINE_BYTES,
+    *,
+    any_bytes: bool = False,
 ) -> Iterator[tuple[int, str]]:
     """Yield (line number from 1, text without its line end) of every line that is not blank.
 
     Gzip is recognised by its first bytes. CRLF, a UTF-8 byte order mark and a missing final newline are
     accepted. Raises InputError for a missing or unreadable file, damaged or cut-off gzip, bytes that are
     no UTF-8 text, a line longer than `max_line_bytes`, and text beyond `max_text_bytes` (after unpacking).
+    With `any_bytes`, for logs, bytes that are no text are replaced instead.
     """
     number = 0
     limit = max_text_bytes
@@ -69,9 +75,9 @@ def numbered_lines(
                     raise InputError(f"{path}:{number}: expected at most {limit:,} bytes of text, unpacked")
                 if number == 1 and line.startswith(_BYTE_ORDER_MARK):
                     line = line[len(_BYTE_ORDER_MARK) :]
-                if b"\0" in line:
+                if b"\0" in line and not any_bytes:
                     raise InputError(f"{path}:{number}: expected a text file, got a NUL byte (binary data?)")
-                text = line.decode("utf-8").strip()
+                text = line.decode("utf-8", "replace" if any_bytes else "strict").strip()
                 if text:
                     yield number, text
     except UnicodeDecodeError as error:
@@ -81,6 +87,39 @@ def numbered_lines(
         raise InputError(f"{path}:{number + 1}: the gzip data ends early (cut-off download?)") from error
     except (gzip.BadGzipFile, zlib.error) as error:
         raise InputError(f"{path}:{number + 1}: damaged gzip data: {error}") from error
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
+
+
+def whole_text(path: Path, max_bytes: int = MAX_DOCUMENT_BYTES) -> str:
+    """Return the text of a file, unpacked; raises InputError as numbered_lines does."""
+    try:
+        with path.open("rb") as file:
+            content = _unpacked(file).read(max_bytes + 1)
+        if len(content) > max_bytes:
+            raise InputError(f"{path}: expected at most {max_bytes:,} bytes of JSON, unpacked")
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        byte = error.object[error.start]
+        raise InputError(f"{path}:{line}: expected UTF-8 text, got byte 0x{byte:02x}") from error
+    except EOFError as error:
+        raise InputError(f"{path}: the gzip data ends early (cut-off download?)") from error
+    except (gzip.BadGzipFile, zlib.error) as error:
+        raise InputError(f"{path}: damaged gzip data: {error}") from error
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
+
+
+def first_bytes(path: Path, count: int) -> bytes:
+    """Return the first bytes of a file, unpacked; raises InputError where it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return _unpacked(file).read(count)
+    except EOFError:
+        return b""  # the reader of the format says on which line it ends
+    except (gzip.BadGzipFile, zlib.error) as error:
+        raise InputError(f"{path}: damaged gzip data: {error}") from error
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
 

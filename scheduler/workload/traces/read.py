@@ -10,11 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scheduler.errors import InputError
+from scheduler.workload.inputs.found import Found, RequestRows, Use
 from scheduler.workload.requests import Int64
 from scheduler.workload.traces.csv import read_csv
 from scheduler.workload.traces.jsonl import read_jsonl
 from scheduler.workload.traces.lines import MAX_TEXT_BYTES, Problems
-from scheduler.workload.traces.rows import MAX_ROWS, LineFeed, TraceRows
+from scheduler.workload.traces.rows import MAX_ROWS, LineFeed
 
 NS_PER_S = 1_000_000_000
 LATEST_NS = 2**62
@@ -49,9 +50,22 @@ def read_trace(
     rounded half-even to a nanosecond. Anything else that is not as it should be raises InputError with
     one line per problem: file, line number, column, what was expected.
     """
+    return trace_of(read_rows(path, max_text_bytes=max_text_bytes, max_rows=max_rows), time_scale)
+
+
+def read_rows(path: Path, *, max_text_bytes: int = MAX_TEXT_BYTES, max_rows: int = MAX_ROWS) -> Found:
+    """Read the rows of a trace file as they are; raises InputError, one line per problem."""
+    rows, left_out = _read_rows(LineFeed(path, max_text_bytes, max_rows))
+    return Found(path, rows.format_name, "a recorded trace", requests=rows, left_out=left_out)
+
+
+def trace_of(found: Found, time_scale: float = 1.0) -> Trace:
+    """Return the requests of a file as a trace (see read_trace); raises InputError where there are none."""
     if not (math.isfinite(time_scale) and time_scale > 0):
         raise InputError(f"arrivals.time_scale: expected a finite number above 0, got {time_scale}")
-    rows = _read_rows(LineFeed(path, max_text_bytes, max_rows))
+    found.require(Use.ARRIVALS, "a trace")
+    path, rows = found.path, found.requests
+    assert rows is not None  # noqa: S101  (told to mypy; it has arrivals)
     columns = (rows.arrival_ns, rows.prompt_tokens, rows.output_tokens)
     time_ns, prompt, output = (np.array(column, dtype=np.int64) for column in columns)
     kept = np.flatnonzero((prompt > 0) & (output > 0))
@@ -66,6 +80,7 @@ def read_trace(
         _lengths_line(prompt[order], output[order]),
         *dropped,
         *_order_lines(rows, time_ns, kept, arrival_ns),
+        *found.left_out,
         *_prefix_lines(rows, cached),
     )
     return Trace(arrival_ns, prompt[order], output[order], cached, rows.format_name, lines)
@@ -84,20 +99,26 @@ def rate_per_s(arrival_ns: Int64) -> float | None:
     return (len(arrival_ns) - 1) * NS_PER_S / span_ns if span_ns else None
 
 
-def _read_rows(feed: LineFeed) -> TraceRows:
+def _read_rows(feed: LineFeed) -> tuple[RequestRows, tuple[str, ...]]:
     path = feed.path
     if not feed.advance():
         raise InputError(f"{path}: expected a trace, got an empty file")
     if feed.text.startswith("["):
         raise InputError(f"{path}:{feed.number}: expected JSON Lines, one object per line, got an array")
     problems = Problems(path)
-    rows = TraceRows()
-    read = read_jsonl if feed.text.startswith("{") else read_csv
-    read(feed, rows, problems)
+    rows = RequestRows()
+    left_out: tuple[str, ...] = ()
+    if feed.text.startswith("{"):
+        left_out = read_jsonl(feed, rows, problems)
+    else:
+        read_csv(feed, rows, problems)
     problems.raise_if_any(feed.number)
-    if not rows.line_numbers:
-        raise InputError(f"{path}:{feed.number}: expected rows below the header, got none")
-    return rows
+    if not rows.numbers:
+        raise InputError(
+            [f"{path}:{feed.number}: expected rows below the header, got none"]
+            + [f"{path}: {line}" for line in left_out]
+        )
+    return rows, left_out
 
 
 def _scaled(since_first_ns: Int64, time_scale: float, path: Path) -> Int64:
@@ -112,8 +133,8 @@ def _scaled(since_first_ns: Int64, time_scale: float, path: Path) -> Int64:
     return np.asarray(np.rint(since_first_ns * time_scale).astype(np.int64))
 
 
-def _what_was_read(path: Path, rows: TraceRows, arrival_ns: Int64, time_scale: float) -> str:
-    read, kept = len(rows.line_numbers), len(arrival_ns)
+def _what_was_read(path: Path, rows: RequestRows, arrival_ns: Int64, time_scale: float) -> str:
+    read, kept = len(rows.numbers), len(arrival_ns)
     line = f"trace {path.name}: {rows.format_name}, times in {rows.time_unit}, {_rows(read)}"
     line += f", {kept:,} of them used," if kept < read else ""
     rate, variation = rate_per_s(arrival_ns), inter_arrival_cv(arrival_ns)
@@ -134,23 +155,23 @@ def _lengths_line(prompt: Int64, output: Int64) -> str:
     return "; ".join(parts)
 
 
-def _dropped_lines(rows: TraceRows, prompt: Int64, output: Int64) -> list[str]:
+def _dropped_lines(rows: RequestRows, prompt: Int64, output: Int64) -> list[str]:
     lines = []
     for what, is_bad in (("output", output == 0), ("prompt", (prompt == 0) & (output > 0))):
         bad = np.flatnonzero(is_bad)
         if len(bad):
-            first = rows.line_numbers[int(bad[0])]
-            lines.append(f"dropped {_rows(len(bad))} with 0 {what} tokens (first: line {first})")
+            first = rows.numbers[int(bad[0])]
+            lines.append(f"dropped {_rows(len(bad))} with 0 {what} tokens (first: {rows.place} {first})")
     return lines
 
 
-def _order_lines(rows: TraceRows, time_ns: Int64, kept: NDArray[np.intp], arrival_ns: Int64) -> list[str]:
+def _order_lines(rows: RequestRows, time_ns: Int64, kept: NDArray[np.intp], arrival_ns: Int64) -> list[str]:
     lines = []
     late = np.flatnonzero(np.diff(time_ns[kept]) < 0) + 1
     if len(late):
-        first = rows.line_numbers[int(kept[late[0]])]
+        first = rows.numbers[int(kept[late[0]])]
         times = "once" if len(late) == 1 else f"{len(late):,} times"
-        lines.append(f"the file goes back in time {times} (first: line {first}): sorted by time")
+        lines.append(f"the file goes back in time {times} (first: {rows.place} {first}): sorted by time")
     ties = int(np.count_nonzero(np.diff(arrival_ns) == 0))
     if ties:
         share = f"{ties / len(arrival_ns):.0%}" if ties > len(arrival_ns) / 100 else f"{ties:,}"
@@ -158,7 +179,7 @@ def _order_lines(rows: TraceRows, time_ns: Int64, kept: NDArray[np.intp], arriva
     return lines
 
 
-def _prefix_lines(rows: TraceRows, cached: Int64 | None) -> list[str]:
+def _prefix_lines(rows: RequestRows, cached: Int64 | None) -> list[str]:
     if not rows.shares_prefixes or cached is not None:
         return []
     line = "prompts share prefixes (hash_ids) that a prefix cache would hit: prefill is overstated"

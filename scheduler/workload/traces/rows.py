@@ -2,50 +2,15 @@
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from scheduler.errors import InputError
+from scheduler.workload.inputs.found import RequestRows
 from scheduler.workload.traces.lines import MAX_TEXT_BYTES, Problems, numbered_lines
 from scheduler.workload.traces.values import read_tokens, shown
 
 MAX_ROWS = 10_000_000
-
-
-def column() -> array[int]:
-    """Return an empty column of 64-bit numbers."""
-    return array("q")
-
-
-@dataclass(slots=True)
-class TraceRows:
-    """The rows of a trace in file order, as read: nothing dropped, sorted or shifted.
-
-    `cached_tokens` is empty where the file has no such column. `shares_prefixes` says that the file names
-    prefix blocks; `reusable_tokens` counts the prompt tokens in leading blocks that came up before, None
-    where the size of a block is not known.
-    """
-
-    format_name: str = ""
-    time_unit: str = ""
-    line_numbers: array[int] = field(default_factory=column)
-    arrival_ns: array[int] = field(default_factory=column)
-    prompt_tokens: array[int] = field(default_factory=column)
-    output_tokens: array[int] = field(default_factory=column)
-    cached_tokens: array[int] = field(default_factory=column)
-    shares_prefixes: bool = False
-    reusable_tokens: int | None = None
-
-    def append(self, line_number: int, values: Sequence[int]) -> None:
-        """Add one row: time, prompt, output and, if the file has them, cached tokens."""
-        self.line_numbers.append(line_number)
-        self.arrival_ns.append(values[0])
-        self.prompt_tokens.append(values[1])
-        self.output_tokens.append(values[2])
-        if len(values) > 3:
-            self.cached_tokens.append(values[3])
 
 
 class LineFeed:
@@ -69,9 +34,9 @@ class LineFeed:
         while self.advance():
             yield self.text
 
-    def check_rows(self, rows: TraceRows) -> None:
+    def check_rows(self, rows: RequestRows) -> None:
         """Raise InputError where the file has more rows than allowed."""
-        if len(rows.line_numbers) > self._max_rows:
+        if len(rows) > self._max_rows:
             raise InputError(f"{self.path}:{self.number}: expected at most {self._max_rows:,} rows, got more")
 
 
@@ -87,7 +52,7 @@ class RowReader:
         self._read_time = read_time
 
     def read_or_explain(
-        self, cells: Sequence[str], line_number: int, rows: TraceRows, problems: Problems
+        self, cells: Sequence[str], line_number: int, rows: RequestRows, problems: Problems
     ) -> bool:
         """Add the row and return True, or add one problem for every bad cell and return False."""
         try:
@@ -104,7 +69,7 @@ class RowReader:
                 raise ValueError(f"expected at most the {values[1]} prompt tokens, got {shown(cells[3])}")
         return values
 
-    def _explain(self, cells: Sequence[str], line_number: int, rows: TraceRows, problems: Problems) -> bool:
+    def _explain(self, cells: Sequence[str], line_number: int, rows: RequestRows, problems: Problems) -> bool:
         is_bad = False
         for name, reader, cell in zip(self._names, self._readers, cells, strict=True):
             try:

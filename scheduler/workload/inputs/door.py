@@ -1,0 +1,55 @@
+"""The one door for files from outside: told by its contents what a file is, and used in the role it can fill.
+
+`--from`, `--trace`, `--measured` and `--from-log` all come through here.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from scheduler.workload.inputs.formats import FORMATS
+from scheduler.workload.inputs.found import Found, Use
+from scheduler.workload.inputs.head import head_of
+from scheduler.workload.inputs.measured import Measured, measured_of
+from scheduler.workload.server_logs.engine_log import EngineLog
+from scheduler.workload.traces.read import Trace, trace_of
+
+
+def read_input(path: Path, max_num_seqs: int | None = None) -> Found:
+    """Tell what a file is and read it; `path#2` reads the second run of a file with several.
+
+    `max_num_seqs` tells decode from mixed steps where a server's log does not. Raises InputError, one line
+    per problem, with the format that was recognised.
+    """
+    head = head_of(path, max_num_seqs)
+    return next(row for row in FORMATS if row.is_it(head)).read(head)
+
+
+def read_trace(path: Path, time_scale: float = 1.0) -> Trace:
+    """Return the arrivals and lengths of a file as a trace; raises InputError where it has none."""
+    found = read_input(path)
+    found.require(Use.ARRIVALS, "a trace")
+    return trace_of(found, time_scale)
+
+
+def read_lengths(path: Path) -> Found:
+    """Return a file that has lengths, in the order of arrival; raises InputError where it has none."""
+    found = read_input(path)
+    found.require(Use.LENGTHS, "a workload")
+    return found
+
+
+def read_measured(path: Path) -> Measured:
+    """Return the measured requests of a file; raises InputError where it lacks arrivals or latencies."""
+    found = read_input(path)
+    found.require(Use.ARRIVALS, "--measured")
+    found.require(Use.LATENCIES, "--measured")
+    return measured_of(found)
+
+
+def read_engine_log(path: Path, max_num_seqs: int | None = None) -> EngineLog:
+    """Return the steps of a server's log or metrics; raises InputError where the file has none."""
+    found = read_input(path, max_num_seqs)
+    found.require(Use.BATCHES, "--from-log")
+    assert found.log is not None  # noqa: S101  (told to mypy; it has batches)
+    return found.log
