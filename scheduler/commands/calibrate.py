@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +16,7 @@ from scheduler.errors import InputError
 from scheduler.executors.real.availability import require_device
 from scheduler.executors.real.model_shapes import model_shape
 from scheduler.files import write_json
-from scheduler.report.card import aligned
+from scheduler.report.calibration import against_line, calibration_lines, cells_line
 from scheduler.report.progress import progress_bar
 from scheduler.simulate import Variant
 from scheduler.workload.draw import draw_requests
@@ -82,38 +81,6 @@ def _sizes(option: str, text: str) -> tuple[int, ...] | None:
     return sizes
 
 
-def calibration_lines(found: Calibration, out: Path) -> list[str]:
-    """Say what was measured: a row per batch, both modes, then noise, captures and the profile's own fit."""
-    grid = found.grid
-    contexts = sorted({cell.context for cell in grid.cells})
-    times = {cell[:3]: grid.times(index).median_ms for index, cell in enumerate(grid.cells)}
-    rows: list[Sequence[str]] = [["batch", *(f"{mode} {c}" for c in contexts for mode in ("eager", "graph"))]]
-    for batch in sorted({cell.batch for cell in grid.cells}):
-        keys = [(mode, batch, context) for context in contexts for mode in ("eager", "graph")]
-        rows.append([str(batch), *(f"{times[key]:.3f}" if key in times else "–" for key in keys)])
-    floor = grid.noise_floor()
-    warm_up_s = sum(row.get("warm_up_s", 0.0) for row in grid.recordings)
-    capture_s = sum(row.get("capture_s", 0.0) for row in grid.recordings)
-    lines = [
-        f"{grid.identity['model']} on {grid.identity['device']}: whole steps in ms (medians), by context",
-        *aligned(rows),
-        "",
-        f"clock      {grid.identity['clock']}; attention {grid.identity['attention']}; "
-        f"replay by {grid.identity['backend']}",
-        f"noise      p10 to p90 spans {grid.spread():.1%} of the median"
-        + ("" if floor is None else f"; two passes differ by {floor:.1%}")
-        + ("; MARKED AS NOISY" if found.is_noisy else ""),
-        f"captures   {len(grid.recordings)}: {warm_up_s:.2f} s warm-up, {capture_s:.2f} s capture",
-    ]
-    lines += [
-        f"fit        {fit.of}: median {fit.median_error:+.1%}, p90 {fit.p90_error:.1%}"
-        for fit in found.profile.fit
-    ]
-    if grid.skipped:
-        lines.append(f"skipped    {len(grid.skipped)} cells, the first: {grid.skipped[0]}")
-    return [*lines, f"written    {out} (raw rounds in {found.grid_path})"]
-
-
 @dataclass(frozen=True, slots=True)
 class _Against:
     """A workload to be run for real, and its drawn requests."""
@@ -161,18 +128,13 @@ class _Against:
         )
         variants = [Variant(named.name, named.pool, "eager"), Variant("eager", GraphPool(), "eager")]
         result = predict_and_execute(self.workload, self.requests, found.profile, variants, session.executor)
-        lines = ["", f"{self.workload.name}, {len(self.requests)} requests, executed for real and predicted:"]
+        lines = ["", against_line(self.workload.name, len(self.requests))]
         for name, variant in result["variants"].items():
             variant.pop("section")
             lines += fidelity_lines(name, variant)
         lines += difference_lines(result["differences"])
         if sizes:
             result["cells"] = check_cells(session, found.profile, sizes)
-            cells = result["cells"]
-            lines.append(
-                f"faster mode named rightly in {cells['agreement']:.0%} of {cells['cells']} random steps; "
-                f"sums off by {cells['eager_total_error']:+.1%} (eager) and "
-                f"{cells['graph_total_error']:+.1%} (graph)"
-            )
+            lines.append(cells_line(result["cells"]))
         session.close()
         return result, lines

@@ -1,5 +1,6 @@
 """What people see: the card, plots, the HTML report, timelines, engine flags.
 
+- `calibration.py` What a calibration measured, and how the new profile compares with a run executed for real.
 - `card.py` The card: one page of plain text that answers the question, with how sure it is and what it assumes.
 - `cautions.py` What a reader must know before believing a result: the warnings of card, report and results.json.
 - `engine_flags.py` A graph pool as flags and files to paste into serving engines, with the rules each engine applies.
@@ -16,6 +17,7 @@
 - `timeline.py` A run as Chrome trace events, the JSON that torch.profiler writes: Perfetto opens both side by side.
 - `tune_plot.py` The tuner's answer as the plot's view: what each further graph buys, presets as points.
 - `tune_text.py` The tuner's answer for people: the advice first, then the evidence, then what to paste.
+- `validation.py` A measured run beside the simulation of the same requests: the table and the picture.
 - `views.py` One variant as plots and report see it, whether it was just run or read back from a result folder.
 - `wording.py` How numbers, sizes, arrivals and lengths are put into words, the same everywhere.
 """

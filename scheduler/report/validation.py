@@ -1,0 +1,68 @@
+"""A measured run beside the simulation of the same requests: the table and the picture."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from scheduler.analysis.fidelity.measured import STATISTICS, Validation
+from scheduler.report.card import aligned
+from scheduler.report.wording import number_text, percent_text
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+ENOUGH_FOR_P99 = 1_000  # ten samples beyond it
+
+
+def validation_text(validation: Validation, pool_origin: str) -> str:
+    """Return the table measured | simulated | error, with sample counts and per-request errors."""
+    measured = validation.measured
+    rows = [["", "measured", "simulated", "error", "samples"]]
+    for name in ("ttft_ms", "tpot_ms", "e2el_ms"):
+        for statistic in STATISTICS:
+            if statistic in validation.metrics[name]:
+                label = f"{name.removesuffix('_ms').upper()} {statistic} ms"
+                numbers = _numbers(validation.metrics[name][statistic])
+                samples = validation.samples[name]
+                few = statistic == "p99" and samples < ENOUGH_FOR_P99
+                rows.append([label, *numbers, f"{'only ' if few else ''}{samples:,}"])
+    rows.append(["Makespan s", *_numbers(validation.metrics["makespan_s"]), ""])
+    rows.append(["Output throughput tok/s", *_numbers(validation.metrics["output_throughput"]), ""])
+    lines = [
+        f"{validation.workload.name}: {len(measured.requests):,} measured requests, pool {pool_origin}",
+        "",
+        *aligned(rows),
+        "",
+    ]
+    for name, errors in validation.paired.items():
+        lines.append(
+            f"per request, {name.removesuffix('_ms').upper()}: "
+            f"median error {percent_text(errors['median_error'])}, "
+            f"mean absolute {100 * errors['mean_absolute_error']:.1f} %, 90 % of requests within "
+            f"{100 * errors['p90_absolute_error']:.1f} % ({errors['requests']} requests)"
+        )
+    for name, errors in validation.over_time.items():
+        lines.append(
+            f"over time, {name}: mean {number_text(errors['measured'])} measured, "
+            f"{number_text(errors['simulated'])} simulated; mean absolute difference "
+            f"{number_text(errors['mean_absolute_difference'])} ({errors['ticks']} ticks)"
+        )
+    return "\n".join(line.rstrip() for line in lines) + "\n"
+
+
+def validation_figure(validation: Validation) -> Figure:
+    """Draw the CDFs and, where the server's own ticks are known, what ran over time."""
+    from scheduler.report import plots
+    from scheduler.report.plots.fidelity import Series
+
+    ticks = validation.ticks
+    timelines = {}
+    if ticks is not None:
+        for name, (measured, simulated) in validation.timelines.items():
+            label = "KV cache use (%)" if name == "kv_cache_pct" else f"{name} requests"
+            timelines[label] = (Series(ticks.time_s, measured), Series(ticks.time_s, simulated))
+    return plots.measured_and_simulated(validation.distributions, timelines)
+
+
+def _numbers(values: dict[str, float]) -> list[str]:
+    return [number_text(values["measured"]), number_text(values["simulated"]), percent_text(values["error"])]
