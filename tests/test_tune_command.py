@@ -40,7 +40,9 @@ def test_the_first_line_is_the_advice_and_the_flags_hold_the_sizes(files):
     outcome = call("tune", files / "w.yaml", "--graphs", 3, "--no-plots", "--out", files / "o")
     assert outcome.status == 0
     assert outcome.stdout.startswith("RAISE THE CEILING: ")
-    sizes = json.loads((files / "o" / "tune.json").read_text())["sizes"]
+    answer = json.loads((files / "o" / "tune.json").read_text())
+    assert outcome.stdout.startswith(f"{answer['verdict']['advice']}: {answer['verdict']['reason']}")
+    sizes = answer["sizes"]
     assert f"--cudagraph-capture-sizes {' '.join(map(str, sizes))}" in outcome.stdout
     assert f"batch_sizes: [{', '.join(map(str, sizes))}]" in outcome.stdout
     assert {1, 8} <= set(sizes)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
-from typing import Any
 
-from scheduler.analysis.tuning.answer import tune_answer
+from scheduler.analysis.tuning.answer import LogAnswer, TuningAnswer
+from scheduler.analysis.tuning.assemble import tuning_answer
 from scheduler.analysis.tuning.budgets import Budgets
 from scheduler.analysis.tuning.checks import FreshRequests, drifts
 from scheduler.analysis.tuning.closed_loop import tune
@@ -21,9 +20,11 @@ from scheduler.commands.options import TuneOptions
 from scheduler.commands.run import workload_profile
 from scheduler.errors import InputError
 from scheduler.files import check_folder, write_json
-from scheduler.report.engine_flags import PastedPool, flags_text
+from scheduler.report.engine_flags import PastedPool
+from scheduler.report.outputs import save_figures
 from scheduler.report.progress import progress_bar
-from scheduler.report.tune_text import open_loop_text, tune_text
+from scheduler.report.tune_plot import tuning_figure
+from scheduler.report.tune_text import tune_json, tune_text
 from scheduler.workload.file.loader import load_workload
 from scheduler.workload.inputs.door import read_engine_log
 
@@ -40,26 +41,25 @@ def run_tune(workload_file: Path | None, options: TuneOptions) -> int:
         raise InputError(f"--graphs: expected 0 to {MOST_GRAPHS:,}, got {options.graphs}")
     if not 1 <= options.align <= MOST_GRAPHS:
         raise InputError(f"--align: expected 1 to {MOST_GRAPHS:,}, got {options.align}")
+    answer: TuningAnswer | LogAnswer
     if workload_file is not None and options.from_log is None:
         answer, pasted, name = _closed_loop(workload_file, options)
     elif workload_file is None and options.from_log is not None:
         answer, pasted, name = _from_log(options.from_log, options)
     else:
         raise InputError("tune: expected a workload file, or --from-log FILE with --profile, not both")
-    answer["paste"] = flags_text(pasted)
     folder = options.out or Path("results") / name
-    write_json(folder / "tune.json", answer)
-    if options.plots and answer["loop"] == "closed":
-        _draw(answer, folder)
+    write_json(folder / "tune.json", tune_json(answer, pasted))
+    if options.plots and isinstance(answer, TuningAnswer):
+        save_figures({"tune": tuning_figure(answer)}, folder)
     if options.json:
-        sys.stdout.write(json.dumps(answer, indent=1, sort_keys=True, allow_nan=False) + "\n")
+        sys.stdout.write((folder / "tune.json").read_text(encoding="utf-8"))
     else:
-        text = tune_text if answer["loop"] == "closed" else open_loop_text
-        sys.stdout.write(text(answer, pasted))
+        sys.stdout.write(tune_text(answer, pasted))
     return 0
 
 
-def _closed_loop(workload_file: Path, options: TuneOptions) -> tuple[dict[str, Any], PastedPool, str]:
+def _closed_loop(workload_file: Path, options: TuneOptions) -> tuple[TuningAnswer, PastedPool, str]:
     workload = load_workload(workload_file, options.overrides, options.trace)
     name = f"{workload.name}-tune"
     check_folder(options.out or Path("results") / name)
@@ -71,7 +71,7 @@ def _closed_loop(workload_file: Path, options: TuneOptions) -> tuple[dict[str, A
         fresh = FreshRequests(evaluator, held_out, on)
         confirmation = fresh.compare(tuning.best.pool, tuning.own.pool)
         verdict = tuning_verdict(tuning, confirmation)
-        answer = tune_answer(tuning, fresh, drifts(tuning, search[0]), verdict)
+        answer = tuning_answer(tuning, fresh, drifts(tuning, search[0]), verdict)
     engine, pool = workload.engine, tuning.best.pool
     pasted = PastedPool(
         pool.sizes, pool.padding, pool.piecewise, engine.max_num_seqs, engine.max_num_batched_tokens
@@ -97,7 +97,7 @@ def _budgets(options: TuneOptions) -> Budgets:
     )
 
 
-def _from_log(log_file: Path, options: TuneOptions) -> tuple[dict[str, Any], PastedPool, str]:
+def _from_log(log_file: Path, options: TuneOptions) -> tuple[LogAnswer, PastedPool, str]:
     if options.profile is None:
         raise InputError("--from-log: expected --profile NAME or FILE beside it")
     check_folder(options.out or Path("results"))
@@ -105,16 +105,9 @@ def _from_log(log_file: Path, options: TuneOptions) -> tuple[dict[str, Any], Pas
     answer = log_choice(log, profile_of(options.profile), _budgets(options), options.max_num_seqs)
     facts = log.facts
     pasted = PastedPool(
-        tuple(answer["sizes"]),
-        piecewise=answer["mode"] == "full_and_piecewise",
+        answer.sizes,
+        piecewise=answer.mode == "full_and_piecewise",
         max_num_seqs=options.max_num_seqs or facts.max_num_seqs,
         max_num_batched_tokens=facts.max_num_batched_tokens,
     )
     return answer, pasted, f"{log_file.name.split('.')[0] or 'log'}-tune"
-
-
-def _draw(answer: dict[str, Any], folder: Path) -> None:
-    from scheduler.report.outputs import save_figures
-    from scheduler.report.tune_plot import tuning_figure
-
-    save_figures({"tune": tuning_figure(answer)}, folder)

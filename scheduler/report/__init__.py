@@ -16,7 +16,7 @@
 - `tables.py` Result tables as .npz files: one array per column, the same bytes for the same rows, no pickles.
 - `timeline.py` A run as Chrome trace events, the JSON that torch.profiler writes: Perfetto opens both side by side.
 - `tune_plot.py` The tuner's answer as the plot's view: what each further graph buys, presets as points.
-- `tune_text.py` The tuner's answer for people: the advice first, then the evidence, then what to paste.
+- `tune_text.py` The tuner's answer for people: the advice first, then the evidence, then what to paste; and tune.json.
 - `validation.py` A measured run beside the simulation of the same requests: the table and the picture.
 - `views.py` One variant as plots and report see it, whether it was just run or read back from a result folder.
 - `wording.py` How numbers, sizes, arrivals and lengths are put into words, the same everywhere.

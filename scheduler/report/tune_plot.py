@@ -2,37 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from scheduler.analysis.tuning.answer import TuningAnswer
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def tuning_figure(answer: Mapping[str, Any]) -> Figure:
-    """Draw the curve of a closed-loop answer (tune_answer's data)."""
+def tuning_figure(answer: TuningAnswer) -> Figure:
+    """Draw the curve of a closed-loop answer."""
     from scheduler.report import plots
     from scheduler.report.plots.decisions import NamedPoint, TunedPool, TuningCurve
 
-    goal = answer["objective"]
+    goal = answer.objective
     curve = TuningCurve(
-        objective=f"{_words(goal['name'])} ({goal['unit']})",
+        objective=f"{_words(goal.name)} ({goal.unit})",
         pools=tuple(
             TunedPool(
-                point["graphs"],
-                point["value"],
-                graph_memory_bytes=point["graph_memory_bytes"],
-                capture_s=point["capture_s"],
+                point.graphs,
+                point.value,
+                graph_memory_bytes=point.graph_memory_bytes,
+                capture_s=point.capture_s,
             )
-            for point in answer["curve"]
+            for point in answer.curve
         ),
         presets=tuple(
-            NamedPoint(preset["name"], preset["graphs"], preset["value"])
-            for preset in answer["presets"]
-            if preset["value"] is not None
+            NamedPoint(preset.name, preset.graphs, preset.value)
+            for preset in answer.presets
+            if preset.value is not None
         ),
-        knee=answer["knee"],
-        without_graphs=next((point["value"] for point in answer["curve"] if point["graphs"] == 0), None),
+        knee=answer.knee,
+        without_graphs=next((point.value for point in answer.curve if point.graphs == 0), None),
     )
     return plots.tuning_curve(curve)
 

@@ -1,19 +1,42 @@
-"""The tuner's answer for people: the advice first, then the evidence, then what to paste."""
+"""The tuner's answer for people: the advice first, then the evidence, then what to paste; and tune.json."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
+from scheduler.analysis.tuning.answer import (
+    LogAnswer,
+    PoolComparison,
+    PoolFigures,
+    Reason,
+    TuningAnswer,
+)
 from scheduler.report.engine_flags import PastedPool, flags_text
 from scheduler.report.wording import count_text, number_text, percent_text, sizes_text
 
 MIB = 1 << 20
 
 
-def tune_text(answer: Mapping[str, Any], pasted: PastedPool) -> str:
-    """Return the card of a closed-loop tuning (tune_answer's data)."""
-    sections = [
+def tune_json(answer: TuningAnswer | LogAnswer, pasted: PastedPool) -> dict[str, Any]:
+    """Return an answer as tune.json holds it: with its reason or notes in words, and what to paste."""
+    content = asdict(answer) | {"paste": flags_text(pasted)}
+    if isinstance(answer, TuningAnswer):
+        content["verdict"]["reason"] = reason_text(answer)
+    else:
+        content["notes"] = open_loop_notes(answer)
+        del content["assumed_kv_tokens"]
+    return content
+
+
+def tune_text(answer: TuningAnswer | LogAnswer, pasted: PastedPool) -> str:
+    """Return the card of an answer."""
+    card = _closed_loop(answer) if isinstance(answer, TuningAnswer) else _open_loop(answer)
+    return "\n".join([*card, "", "Paste:", flags_text(pasted).rstrip("\n")]) + "\n"
+
+
+def _closed_loop(answer: TuningAnswer) -> list[str]:
+    return [
         advice_line(answer),
         *_pools(answer),
         "",
@@ -21,99 +44,124 @@ def tune_text(answer: Mapping[str, Any], pasted: PastedPool) -> str:
         "",
         *_drift(answer),
         "",
-        f"{count_text(answer['simulations'], 'simulation')}, {len(answer['candidates'])} pools tried; "
-        + "; ".join(answer["search"]),
-        "",
-        "Paste:",
-        flags_text(pasted).rstrip("\n"),
+        f"{count_text(answer.simulations, 'simulation')}, {len(answer.candidates)} pools tried; "
+        + "; ".join(answer.search),
     ]
-    return "\n".join(sections) + "\n"
 
 
-def advice_line(answer: Mapping[str, Any]) -> str:
+def advice_line(answer: TuningAnswer) -> str:
     """Return the first line: the advice, why, and what it gains in KV room and start-up time."""
-    verdict = answer["verdict"]
+    verdict = answer.verdict
     gains = []
-    tokens, seconds = verdict["kv_tokens_gained"], verdict["start_up_s_gained"]
-    if tokens is not None:
-        gains.append(f"{tokens:+,}".replace("-", "−") + " KV tokens")
-    if seconds is not None:
-        gains.append(f"{-seconds:+.1f}".replace("-", "−") + " s start-up")
-    return f"{verdict['advice']}: {verdict['reason']}" + (f"; {', '.join(gains)}" if gains else "")
+    if verdict.kv_tokens_gained is not None:
+        gains.append(f"{verdict.kv_tokens_gained:+,}".replace("-", "−") + " KV tokens")
+    if verdict.start_up_s_gained is not None:
+        gains.append(f"{-verdict.start_up_s_gained:+.1f}".replace("-", "−") + " s start-up")
+    return f"{verdict.advice}: {reason_text(answer)}" + (f"; {', '.join(gains)}" if gains else "")
 
 
-def open_loop_text(answer: Mapping[str, Any], pasted: PastedPool) -> str:
-    """Return the card of an open-loop answer (open_loop_choice's data)."""
-    without, best = answer["no_graphs_mean_step_ms"], answer["mean_step_ms"]
+def reason_text(answer: TuningAnswer) -> str:
+    """Return why the advice is given."""
+    match answer.verdict.reason:
+        case Reason.OWN_IS_BEST:
+            return "the own pool is the best one found"
+        case Reason.OWN_LEAVES_NO_KV_CACHE:
+            return "the own pool leaves no room for the KV cache"
+        case Reason.WORSE_ON_FRESH_REQUESTS:
+            return "the tuned pool is worse on requests it was not tuned on"
+        case Reason.OWN_ENDS_TOO_EARLY:
+            share = answer.own.without_graph_share or 0.0
+            return f"{share:.1%} of the own pool's decode steps ran without a graph"
+        case Reason.FEWER_DO_AS_WELL:
+            return f"{answer.best.graphs} graphs do as well as {answer.own.graphs}, within 1 %"
+        case Reason.LESS_PADDING:
+            return "sizes that fit the traffic pad less"
+        case Reason.NO_DIFFERENCE_SHOWN:
+            return "no difference shown on requests the pool was not tuned on"
+
+
+def _open_loop(answer: LogAnswer) -> list[str]:
+    without, best, current = answer.no_graphs_mean_step_ms, answer.mean_step_ms, answer.current
     lines = [
-        f"OPEN LOOP: the best {count_text(len(answer['sizes']), 'graph')} "
-        f"for {answer['steps']:,} logged steps",
-        f"  sizes          {' '.join(map(str, answer['sizes'])) or 'none'}",
+        f"OPEN LOOP: the best {count_text(len(answer.sizes), 'graph')} for {answer.steps:,} logged steps",
+        f"  sizes          {' '.join(map(str, answer.sizes)) or 'none'}",
         f"  mean step      {number_text(best)} ms; without graphs {number_text(without)} ms",
     ]
-    current = answer["current"]
     if current is not None:
         lines.append(
-            f"  server's own   {count_text(len(current['sizes']), 'graph')}: "
-            f"{number_text(current['mean_step_ms'])} ms"
+            f"  server's own   {count_text(len(current.sizes), 'graph')}: "
+            f"{number_text(current.mean_step_ms)} ms"
         )
-    lines += [f"  note: {note}" for note in answer["notes"]]
-    return "\n".join([*lines, "", "Paste:", flags_text(pasted).rstrip("\n")]) + "\n"
+    return lines + [f"  note: {note}" for note in open_loop_notes(answer)]
 
 
-def _pools(answer: Mapping[str, Any]) -> list[str]:
-    goal, seen = answer["objective"], answer["confirmation"]
-    mode = "decode and mixed steps" if answer["mode"] == "full_and_piecewise" else "decode steps"
-    own, best = answer["own"], answer["best"]
-    interval = "no interval"
-    if seen["low"] is not None:
-        interval = f"95 % interval {_signed(seen['low'])} to {_signed(seen['high'])}"
-    lines = [
-        f"  tuned          {count_text(best['graphs'], 'graph')} for {mode}: "
-        f"{' '.join(map(str, answer['sizes'])) or 'none'}",
-        f"  own pool       {count_text(own['graphs'], 'graph')} ({own['origin']}): "
-        f"{sizes_text(own['sizes'])}",
-        f"  {goal['name']:<14} tuned {number_text(seen['best']['value'])} {goal['unit']}, "
-        f"own {number_text(seen['other']['value'])}; difference {_signed(seen['difference'])} "
-        f"({percent_text(seen['relative'])}; {interval}) on {goal['on']}: {seen['shown']}",
+def open_loop_notes(answer: LogAnswer) -> list[str]:
+    """Return what to bear in mind about a log's answer."""
+    notes = [
+        *answer.notes,
+        "open loop: the logged batches are taken as given; other graphs would change them",
     ]
-    if seen["note"]:
-        lines.append(f"  note           {seen['note']}")
-    if not answer["steady_state"]:
+    if answer.assumed_kv_tokens is not None:
+        notes.append(
+            f"the log has no KV lengths: every sequence taken to hold {answer.assumed_kv_tokens:,} tokens"
+        )
+    return notes
+
+
+def _pools(answer: TuningAnswer) -> list[str]:
+    goal, seen = answer.objective, answer.confirmation
+    mode = "decode and mixed steps" if answer.mode == "full_and_piecewise" else "decode steps"
+    own, best = answer.own, answer.best
+    interval = "no interval"
+    if seen.low is not None and seen.high is not None:
+        interval = f"95 % interval {_signed(seen.low)} to {_signed(seen.high)}"
+    lines = [
+        f"  tuned          {count_text(best.graphs, 'graph')} for {mode}: "
+        f"{' '.join(map(str, answer.sizes)) or 'none'}",
+        f"  own pool       {count_text(own.graphs, 'graph')} ({own.origin}): {sizes_text(own.sizes)}",
+        f"  {goal.name:<14} tuned {number_text(seen.best.value)} {goal.unit}, "
+        f"own {number_text(seen.other.value)}; difference {_signed(seen.difference)} "
+        f"({percent_text(seen.relative)}; {interval}) on {goal.on}: {seen.shown}",
+    ]
+    if seen.note:
+        lines.append(f"  note           {seen.note}")
+    if not answer.steady_state:
         lines.append(
             "  note           NO STEADY STATE even with these graphs: numbers describe this finite run"
         )
-    fewest, powers = answer["fewest"], answer["powers_of_two"]
+    fewest, powers = answer.fewest, answer.powers_of_two
     if fewest is not None:
         lines.append(
-            f"  fewest         {count_text(fewest['graphs'], 'graph')} within 1 % of the own pool: "
-            f"{sizes_text(fewest['sizes'])} ({percent_text(fewest['relative'])}{_interval(fewest)})"
+            f"  fewest         {count_text(fewest.graphs, 'graph')} within 1 % of the own pool: "
+            f"{sizes_text(fewest.sizes)} ({percent_text(fewest.relative)}{_interval(fewest)})"
         )
     if powers is not None:
         lines.append(
-            f"  powers of two  the best {count_text(powers['graphs'], 'graph')} against "
-            f"{sizes_text(powers['powers'])}: {percent_text(powers['relative'])}{_interval(powers)}: "
-            f"{powers['shown']}"
+            f"  powers of two  the best {count_text(powers.graphs, 'graph')} against "
+            f"{sizes_text(powers.powers)}: {percent_text(powers.relative)}{_interval(powers)}: {powers.shown}"
         )
     return lines
 
 
-def _interval(compared: Mapping[str, Any]) -> str:
+def _interval(compared: PoolComparison) -> str:
     """Return the 95 % interval of a relative difference, or nothing where there is none."""
-    scale = abs(compared["other"]["value"])
-    if compared["low"] is None or not scale:
+    scale = abs(compared.other.value)
+    if compared.low is None or compared.high is None or not scale:
         return ""
-    low, high = (percent_text(compared[end] / scale) for end in ("low", "high"))
-    return f"; 95 % interval {low} to {high}"
+    return f"; 95 % interval {percent_text(compared.low / scale)} to {percent_text(compared.high / scale)}"
 
 
-def _curve(answer: Mapping[str, Any]) -> list[str]:
-    goal = answer["objective"]
-    rows = [("graphs", f"{goal['name']} ({goal['unit']})", "memory MiB", "KV tokens lost", "capture s")]
-    for point in answer["curve"]:
-        mark = " ← knee" if point["graphs"] == answer["knee"] else ""
-        rows.append(_row(str(point["graphs"]), point, mark))
-    rows += [_row(preset["name"], preset) for preset in answer["presets"] if preset["value"] is not None]
+def _curve(answer: TuningAnswer) -> list[str]:
+    goal = answer.objective
+    rows = [("graphs", f"{goal.name} ({goal.unit})", "memory MiB", "KV tokens lost", "capture s")]
+    for point in answer.curve:
+        mark = " ← knee" if point.graphs == answer.knee else ""
+        rows.append(_row(str(point.graphs), point.value, point, mark))
+    rows += [
+        _row(f"{preset.name} ({preset.graphs})", preset.value, preset)
+        for preset in answer.presets
+        if preset.value is not None
+    ]
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
     return [
         "  "
@@ -122,25 +170,24 @@ def _curve(answer: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _row(name: str, point: Mapping[str, Any], mark: str = "") -> tuple[str, str, str, str, str]:
-    memory, lost, seconds = point["graph_memory_bytes"], point["kv_tokens_lost"], point["capture_s"]
+def _row(name: str, value: float, pool: PoolFigures, mark: str = "") -> tuple[str, str, str, str, str]:
+    memory, lost, seconds = pool.graph_memory_bytes, pool.kv_tokens_lost, pool.capture_s
     return (
-        f"{name} ({point['graphs']})" if not name.isdigit() else name,
-        number_text(point["value"]),
+        name,
+        number_text(value),
         "–" if memory is None else f"{memory / MIB:,.0f}",
         "–" if lost is None else f"{lost:,}",
         ("–" if seconds is None else f"{seconds:.1f}") + mark,
     )
 
 
-def _drift(answer: Mapping[str, Any]) -> list[str]:
-    rows: Sequence[Mapping[str, Any]] = answer["drift"]
+def _drift(answer: TuningAnswer) -> list[str]:
     lines = ["  at other rates (tuned, own, no graphs, and what tuning for that rate would gain):"]
-    for row in rows:
-        own = "–" if row["own"] is None else number_text(row["own"])
-        lost = "–" if row["lost"] is None else f"{100 * row['lost']:.1f} %"
-        values = f"{number_text(row['best'])}, {own}, {number_text(row['no_graphs'])}"
-        lines.append(f"  {row['rate_factor']:g}×  {values}; {lost}")
+    for row in answer.drift:
+        own = "–" if row.own is None else number_text(row.own)
+        lost = "–" if row.lost is None else f"{100 * row.lost:.1f} %"
+        values = f"{number_text(row.best)}, {own}, {number_text(row.no_graphs)}"
+        lines.append(f"  {row.rate_factor:g}×  {values}; {lost}")
     return lines
 
 

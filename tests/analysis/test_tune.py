@@ -9,7 +9,8 @@ import pytest
 
 from scheduler.analysis.statistics.difference import Difference, Verdict
 from scheduler.analysis.statistics.intervals import Interval
-from scheduler.analysis.tuning.answer import curve_points, knee, tune_answer
+from scheduler.analysis.tuning.answer import Advice, Reason
+from scheduler.analysis.tuning.assemble import curve_points, knee, tuning_answer
 from scheduler.analysis.tuning.budgets import Budgets, SizeRules, size_rules
 from scheduler.analysis.tuning.checks import Confirmation, FreshRequests, drifts
 from scheduler.analysis.tuning.choose import Load
@@ -17,7 +18,7 @@ from scheduler.analysis.tuning.closed_loop import tune
 from scheduler.analysis.tuning.objectives import objective
 from scheduler.analysis.tuning.pool_runs import Evaluator, Sample
 from scheduler.analysis.tuning.samples import at_rate, search_and_fresh
-from scheduler.analysis.tuning.verdict import Advice, tuning_verdict
+from scheduler.analysis.tuning.verdict import tuning_verdict
 from scheduler.catalog.profile.file import DEFAULT_PROFILE, load_profile
 from scheduler.engine.graph_pool import GraphPool
 from scheduler.errors import InputError
@@ -179,7 +180,7 @@ def test_a_list_that_ends_too_early_is_told_to_raise_its_ceiling():
     _, confirmation, verdict = judged(workload_of(pool={"sizes": [1, 2]}), Budgets(4), fresh=3)
     assert verdict.advice is Advice.RAISE_THE_CEILING
     assert confirmation.difference.verdict is Verdict.FASTER
-    assert "ran without a graph" in verdict.reason
+    assert verdict.reason is Reason.OWN_ENDS_TOO_EARLY
 
 
 def test_graphs_that_buy_nothing_are_trimmed_and_what_that_saves_is_said():
@@ -187,7 +188,7 @@ def test_graphs_that_buy_nothing_are_trimmed_and_what_that_saves_is_said():
     _, _, verdict = judged(workload, Budgets(3))
     assert verdict.advice is Advice.TRIM
     assert verdict.start_up_s_gained > 0
-    assert verdict.memory_bytes_gained > 0
+    assert verdict.graph_memory_bytes_gained > 0
     assert verdict.kv_tokens_gained >= 0
 
 
@@ -270,12 +271,12 @@ def test_a_closed_loop_drifts_by_its_users():
 def test_the_curve_never_gets_worse_with_more_graphs_and_marks_its_knee():
     tuning = tuned(workload_of(rate=30), Budgets(4, forced_sizes=False))
     points = curve_points(tuning)
-    values = [point["value"] for point in points]
-    assert [point["graphs"] for point in points][:4] == [0, 1, 2, 3]
+    values = [point.value for point in points]
+    assert [point.graphs for point in points][:4] == [0, 1, 2, 3]
     assert values == sorted(values, reverse=True)
     at = knee(points, lower_is_better=True)
-    assert min(values) * 1.01 >= next(point["value"] for point in points if point["graphs"] == at)
-    assert all(p["value"] > 1.01 * min(values) for p in points if p["graphs"] < at)
+    assert min(values) * 1.01 >= next(point.value for point in points if point.graphs == at)
+    assert all(p.value > 1.01 * min(values) for p in points if p.graphs < at)
 
 
 @pytest.mark.parametrize("goal", ["goodput", "throughput"])
@@ -299,22 +300,22 @@ def test_overload_is_named_as_such():
     workload = workload_of(rate=200, requests=600)
     tuning, _, verdict = judged(workload, Budgets(3), fresh=2)
     fresh = FreshRequests(tuning.evaluator, search_and_fresh(workload, 2)[1], "2 fresh replications")
-    answer = tune_answer(tuning, fresh, [], verdict)
-    assert answer["steady_state"] is False
+    answer = tuning_answer(tuning, fresh, [], verdict)
+    assert answer.steady_state is False
 
 
 def test_the_answer_holds_every_pool_tried_and_what_it_costs():
     workload = workload_of("decode_only", DEFAULT_PROFILE, {"preset": "vllm"}, seqs=16, requests=80)
     tuning, _, verdict = judged(workload, Budgets(4), fresh=3)
     fresh = FreshRequests(tuning.evaluator, search_and_fresh(workload, 3)[1], "3 fresh replications")
-    answer = tune_answer(tuning, fresh, drifts(tuning, tuning.samples[0]), verdict)
-    assert answer["steady_state"] is True
-    assert answer["fewest"]["graphs"] <= answer["own"]["graphs"]
-    assert len(answer["powers_of_two"]["sizes"]) <= len(answer["powers_of_two"]["powers"])
-    assert answer["sizes"] == list(tuning.best.pool.sizes)
-    assert len(answer["candidates"]) == len(tuning.search.tried)
-    assert {"own", "sglang", "powers_of_two"} & {preset["name"] for preset in answer["presets"]}
-    assert answer["objective"]["low"] <= answer["objective"]["value"] <= answer["objective"]["high"]
-    assert sum(answer["histogram"]["decode"].values()) > 0
-    assert answer["best"]["capture_s"] < answer["own"]["capture_s"]
-    assert answer["budgets"]["forced_sizes"] == [1, 16]
+    answer = tuning_answer(tuning, fresh, drifts(tuning, tuning.samples[0]), verdict)
+    assert answer.steady_state is True
+    assert answer.fewest.graphs <= answer.own.graphs
+    assert len(answer.powers_of_two.sizes) <= len(answer.powers_of_two.powers)
+    assert answer.sizes == tuning.best.pool.sizes
+    assert len(answer.candidates) == len(tuning.search.tried)
+    assert {"own", "sglang", "powers_of_two"} & {preset.name for preset in answer.presets}
+    assert answer.objective.low <= answer.objective.value <= answer.objective.high
+    assert sum(answer.histogram.decode.values()) > 0
+    assert answer.best.capture_s < answer.own.capture_s
+    assert answer.budgets.forced_sizes == (1, 16)

@@ -1,6 +1,7 @@
 """Which sizes to capture: the search, its checks on fresh requests, and the advice.
 
-- `answer.py` The tuner's answer as plain data: what tune.json holds.
+- `answer.py` What a tuning found, in the closed loop or for a log: all that tune.json holds, by the same names.
+- `assemble.py` From what the search and its checks found to the answer.
 - `budgets.py` What a pool may cost (graphs, GPU memory, seconds of capture) and which sizes it must hold.
 - `checks.py` Is the tuned pool really better: on requests the search never met, and when traffic drifts.
 - `choose.py` The best capture sizes for a histogram of batch sizes: exact, by dynamic programming.
@@ -15,5 +16,5 @@
 - `samples.py` Which requests the tuner searches on, and which it confirms on: never the same ones.
 - `smaller_pool.py` Could the pool be smaller? One quick answer from a comparison that was run anyway.
 - `step_loads.py` The steps of simulated runs as loads to choose sizes for: how often each size came, what it costs where.
-- `verdict.py` What the tuner advises, in one word and one sentence's numbers.
+- `verdict.py` What the tuner advises, and why.
 """

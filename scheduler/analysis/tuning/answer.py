@@ -1,231 +1,248 @@
-"""The tuner's answer as plain data: what tune.json holds."""
+"""What a tuning found, in the closed loop or for a log: all that tune.json holds, by the same names."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
-import numpy as np
-
-from scheduler.analysis.statistics.intervals import mean_interval
-from scheduler.analysis.statistics.steady_state import load_of
-from scheduler.analysis.tuning.checks import Confirmation, Drift, FreshRequests
-from scheduler.analysis.tuning.closed_loop import Tuning
-from scheduler.analysis.tuning.pool_runs import Detail
-from scheduler.analysis.tuning.pool_search import Evaluated
-from scheduler.analysis.tuning.step_loads import StepHistogram
-from scheduler.analysis.tuning.verdict import TuningVerdict
-from scheduler.catalog.pool_presets import pool_preset
-from scheduler.engine.graph_pool import GraphPool
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum, StrEnum, auto
+from typing import Literal
 
 SCHEMA_VERSION = 1
-NEAR_BEST = 0.01
+
+Mode = Literal["full_and_piecewise", "decode_only"]
 
 
-def tune_answer(
-    tuning: Tuning, fresh: FreshRequests, drifts: Sequence[Drift], verdict: TuningVerdict
-) -> dict[str, Any]:
-    """Return everything the tuner found; values that do not exist are None."""
-    confirmation = fresh.compare(tuning.best.pool, tuning.own.pool)
-    evaluator, best = tuning.evaluator, tuning.best
-    goal = evaluator.objective
-    budgets = tuning.budgets
-    points = curve_points(tuning)
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "loop": "closed",
-        "workload": evaluator.workload.name,
-        "sizes": list(best.pool.sizes),
-        "padding": best.pool.padding,
-        "mode": _mode(best.pool),
-        "verdict": {
-            "advice": verdict.advice.value,
-            "reason": verdict.reason,
-            "kv_tokens_gained": verdict.kv_tokens_gained,
-            "start_up_s_gained": verdict.start_up_s_gained,
-            "graph_memory_bytes_gained": verdict.memory_bytes_gained,
-        },
-        "objective": {
-            "name": goal.name,
-            "key": goal.metric.key,
-            "unit": goal.metric.unit,
-            "lower_is_better": goal.metric.lower_is_better,
-            **_estimate(confirmation.best),
-            "on": confirmation.on,
-        },
-        "confirmation": _comparison(confirmation),
-        "steady_state": _steady(tuning, fresh),
-        "fewest": _fewest(tuning, fresh, points),
-        "powers_of_two": _powers_of_two(tuning, fresh, points),
-        "own": {**_pool(tuning, tuning.own.pool), "origin": tuning.own.origin},
-        "best": _pool(tuning, best.pool),
-        "presets": [
-            {"name": named.name, **_pool(tuning, named.pool), "origin": named.origin}
-            for named in tuning.presets
-        ],
-        "curve": points,
-        "knee": knee(points, goal.metric.lower_is_better),
-        "drift": [_drift(drift, goal.metric.lower_is_better) for drift in drifts],
-        "candidates": [
-            {**_pool(tuning, pool), "found_by": tuning.search.origin[pool]} for pool in tuning.search.tried
-        ],
-        "search": tuning.search.endings,
-        "simulations": evaluator.simulations,
-        "histogram": _histogram(best),
-        "budgets": {
-            "graphs": budgets.graphs,
-            "max_memory_bytes": budgets.max_memory_bytes,
-            "max_capture_s": budgets.max_capture_s,
-            "forced_sizes": list(tuning.rules_for(best.pool).forced),
-            "align": budgets.align,
-            "candidates": budgets.candidates,
-        },
-    }
+class Advice(StrEnum):
+    """KEEP the own pool; RAISE THE CEILING of a list that ends too early; TRIM it to the traffic."""
+
+    KEEP = "KEEP"
+    RAISE_THE_CEILING = "RAISE THE CEILING"
+    TRIM = "TRIM"
+    NO_DIFFERENCE = "NO DIFFERENCE"
 
 
-def curve_points(tuning: Tuning) -> list[dict[str, Any]]:
-    """Return the best pool met with at most as many graphs as each pool of the curve, fewest first."""
-    score = tuning.evaluator.objective.score
-    points: dict[int, dict[str, Any]] = {}
-    for at in tuning.curve:
-        graphs = len(at.pool.sizes)
-        within = [
-            found
-            for pool, found in tuning.search.tried.items()
-            if len(pool.sizes) <= graphs and pool.padding and pool.piecewise == at.pool.piecewise
-        ]
-        least = min(within, key=lambda found: (found.score, len(found.pool.sizes), found.pool.sizes))
-        if np.isfinite(least.score):
-            points[graphs] = {**_pool(tuning, least.pool), "graphs": graphs, "value": score(least.score)}
-    return [points[graphs] for graphs in sorted(points)]
+class Reason(Enum):
+    """Why: what decided between the winner and the workload's own pool."""
+
+    OWN_IS_BEST = auto()
+    OWN_LEAVES_NO_KV_CACHE = auto()
+    WORSE_ON_FRESH_REQUESTS = auto()
+    OWN_ENDS_TOO_EARLY = auto()
+    FEWER_DO_AS_WELL = auto()
+    LESS_PADDING = auto()
+    NO_DIFFERENCE_SHOWN = auto()
 
 
-def knee(points: Sequence[dict[str, Any]], lower_is_better: bool) -> int | None:
-    """Return the least number of graphs whose value is within 1 % of the best on the curve."""
-    if not points:
-        return None
-    values = [point["value"] for point in points]
-    best = min(values) if lower_is_better else max(values)
-    near = [point["graphs"] for point in points if abs(point["value"] - best) <= NEAR_BEST * abs(best)]
-    return int(near[0])
+@dataclass(frozen=True, slots=True)
+class TuningVerdict:
+    """The advice, its reason, and what the winner gains beside the objective (None where unknown)."""
+
+    advice: Advice
+    reason: Reason
+    kv_tokens_gained: int | None = None
+    start_up_s_gained: float | None = None
+    graph_memory_bytes_gained: int | None = None
 
 
-def _steady(tuning: Tuning, fresh: FreshRequests) -> bool:
-    """Tell whether the winner's runs have a steady state; a closed loop cannot pile up."""
-    if any(sample.requests.concurrency is not None for sample in fresh.samples):
-        return True
-    return all(load_of(run.requests).steady_state for run, _ in fresh.run(tuning.best.pool))
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estimate:
+    """A mean and its 95 % interval; None where there is no interval."""
+
+    value: float
+    low: float | None
+    high: float | None
 
 
-def _fewest(tuning: Tuning, fresh: FreshRequests, points: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
-    """Return the curve's smallest pool within 1 % of the own pool's value, confirmed against it."""
-    own = tuning.search.tried.get(tuning.own.pool)
-    if own is None or not np.isfinite(own.score):
-        return None
-    goal = tuning.evaluator.objective
-    for point in points:
-        if goal.score(point["value"]) <= own.score + NEAR_BEST * abs(own.score):
-            compared = fresh.compare(_pool_of(point), tuning.own.pool)
-            return {"graphs": point["graphs"], "sizes": point["sizes"], **_comparison(compared)}
-    return None
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TunedObjective(Estimate):
+    """What was tuned for, and what the winner reaches; `on` says on which requests."""
+
+    name: str
+    key: str
+    unit: str
+    lower_is_better: bool
+    on: str
 
 
-def _powers_of_two(
-    tuning: Tuning, fresh: FreshRequests, points: Sequence[dict[str, Any]]
-) -> dict[str, Any] | None:
-    """Return the best pool of as many graphs as there are powers of two, compared with those."""
-    most = tuning.rules.max_num_seqs
-    powers = pool_preset("powers_of_two", most, most).sizes
-    within = [point for point in points if point["graphs"] <= len(powers)]
-    if not within:
-        return None
-    best = within[-1]
-    compared = fresh.compare(
-        _pool_of(best), GraphPool(powers, piecewise=best["mode"] == "full_and_piecewise")
-    )
-    return {
-        "graphs": best["graphs"],
-        "sizes": best["sizes"],
-        "powers": list(powers),
-        **_comparison(compared),
-    }
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolComparison:
+    """One pool (`best`) against another on fresh requests: best − other, its interval, and what it shows."""
+
+    best: Estimate
+    other: Estimate
+    difference: float
+    low: float | None
+    high: float | None
+    relative: float | None
+    shown: str
+    note: str | None
 
 
-def _pool_of(point: dict[str, Any]) -> GraphPool:
-    return GraphPool(tuple(point["sizes"]), point["padding"], point["mode"] == "full_and_piecewise")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ComparedSizes(PoolComparison):
+    """A comparison and the sizes of its `best` pool."""
+
+    graphs: int
+    sizes: tuple[int, ...]
 
 
-def _comparison(confirmation: Confirmation) -> dict[str, Any]:
-    found = confirmation.difference
-    return {
-        "other": _estimate(confirmation.other),
-        "best": _estimate(confirmation.best),
-        "difference": found.difference,
-        "low": found.interval.low if found.interval else None,
-        "high": found.interval.high if found.interval else None,
-        "relative": found.relative,
-        "shown": found.verdict.value,
-        "note": found.why_no_interval,
-    }
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgainstPowers(ComparedSizes):
+    """A comparison with the pool of the powers of two."""
+
+    powers: tuple[int, ...]
 
 
-def _mode(pool: GraphPool) -> str:
-    return "full_and_piecewise" if pool.piecewise else "decode_only"
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolFigures:
+    """A pool, what it costs, and its objective on the search's requests where it was tried.
+
+    `without_graph_share`: share of decode steps. `fits`: it leaves room for the KV cache. None: unknown.
+    """
+
+    sizes: tuple[int, ...]
+    padding: bool
+    mode: Mode
+    graphs: int
+    value: float | None
+    without_graph_share: float | None
+    graph_memory_bytes: int | None
+    kv_tokens_lost: int | None
+    capture_s: float | None
+    fits: bool
 
 
-def _pool(tuning: Tuning, pool: GraphPool) -> dict[str, Any]:
-    """Return a pool with its cost and, where it was tried, its objective on the search's requests."""
-    cost = tuning.evaluator.cost(pool)
-    empty = tuning.evaluator.cost(GraphPool())
-    found = tuning.search.tried.get(pool)
-    value = without = kv_tokens_lost = None
-    if found is not None and isinstance(found.detail, Detail):
-        value = tuning.evaluator.objective.score(found.score)
-        without = found.detail.without_graph_share
-    if cost and empty and cost.kv_blocks is not None and empty.kv_blocks is not None:
-        kv_tokens_lost = (empty.kv_blocks - cost.kv_blocks) * tuning.evaluator.workload.engine.block_size
-    return {
-        "sizes": list(pool.sizes),
-        "padding": pool.padding,
-        "mode": _mode(pool),
-        "graphs": len(pool.sizes),
-        "value": value,
-        "without_graph_share": without,
-        "graph_memory_bytes": cost.graph_memory_bytes if cost else None,
-        "kv_tokens_lost": kv_tokens_lost,
-        "capture_s": cost.capture_s if cost else None,
-        "fits": cost is not None,
-    }
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CurvePoint(PoolFigures):
+    """The best pool met with at most so many graphs."""
+
+    value: float
 
 
-def _estimate(values: Sequence[float]) -> dict[str, float | None]:
-    interval = mean_interval(values)
-    return {
-        "value": float(np.mean(values)),
-        "low": interval.low if interval else None,
-        "high": interval.high if interval else None,
-    }
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KnownPool(PoolFigures):
+    """The workload's own pool; `origin` says where its sizes come from."""
+
+    origin: str
 
 
-def _drift(drift: Drift, lower_is_better: bool) -> dict[str, Any]:
-    lost = (drift.best - drift.retuned) / abs(drift.retuned) if drift.retuned else None
-    return {
-        "rate_factor": drift.factor,
-        "best": drift.best,
-        "own": drift.own,
-        "no_graphs": drift.no_graphs,
-        "retuned": drift.retuned,
-        "retuned_sizes": list(drift.retuned_sizes),
-        "lost": lost if lost is None or lower_is_better else -lost,
-    }
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PresetPool(KnownPool):
+    """An engine's pool."""
+
+    name: str
 
 
-def _histogram(best: Evaluated) -> dict[str, dict[str, int]]:
-    """Return the steps of the winner's runs: decode steps by batch size, others by total tokens."""
-    detail = best.detail
-    histogram: StepHistogram = detail.histogram
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate(PoolFigures):
+    """A pool that was tried, and how the search came to it."""
 
-    def counts(values: np.ndarray[Any, np.dtype[np.int64]]) -> dict[str, int]:
-        return {str(size): int(values[size]) for size in np.flatnonzero(values).tolist()}
+    found_by: str
 
-    return {"decode": counts(histogram.decode_count), "mixed": counts(histogram.mixed_count)}
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DriftRow:
+    """The objective with requests `rate_factor` times as fast: the winner, the own pool, no graphs, retuned.
+
+    `lost` is what the winner loses against a pool tuned for that rate, as a share.
+    """
+
+    rate_factor: float
+    best: float
+    own: float | None
+    no_graphs: float
+    retuned: float
+    retuned_sizes: tuple[int, ...]
+    lost: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class SizeHistogram:
+    """Number of steps by size: decode steps by batch size, those with prompt tokens by total tokens."""
+
+    decode: Mapping[str, int]
+    mixed: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeptBudgets:
+    """The limits that the search kept."""
+
+    graphs: int
+    max_memory_bytes: float | None
+    max_capture_s: float | None
+    forced_sizes: tuple[int, ...]
+    align: int
+    candidates: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TuningAnswer:
+    """What the closed loop found.
+
+    `fewest` is the curve's smallest pool within 1 % of the own one; `powers_of_two` compares the best pool of
+    as many graphs as there are powers of two with those; `knee` is the least number of graphs within 1 % of
+    the curve's best value; `search` says how each search ended.
+    """
+
+    workload: str
+    sizes: tuple[int, ...]
+    padding: bool
+    mode: Mode
+    verdict: TuningVerdict
+    objective: TunedObjective
+    confirmation: PoolComparison
+    steady_state: bool
+    fewest: ComparedSizes | None
+    powers_of_two: AgainstPowers | None
+    own: KnownPool
+    best: PoolFigures
+    presets: tuple[PresetPool, ...]
+    curve: tuple[CurvePoint, ...]
+    knee: int | None
+    drift: tuple[DriftRow, ...]
+    candidates: tuple[Candidate, ...]
+    search: tuple[str, ...]
+    simulations: int
+    histogram: SizeHistogram
+    budgets: KeptBudgets
+    loop: Literal["closed"] = "closed"
+    schema_version: int = SCHEMA_VERSION
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoggedSizes:
+    """Sizes and the mean time that the logged steps would take with them."""
+
+    sizes: tuple[int, ...]
+    mean_step_ms: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoggedCurvePoint(LoggedSizes):
+    """The best sizes of at most so many."""
+
+    graphs: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogAnswer(LoggedSizes):
+    """The best sizes for a log's batches, taken as given; `current` are the server's own, where it says so.
+
+    `engine` is what the start-up lines say, in the words of the workload file; `notes` what reading the log
+    left open. `assumed_kv_tokens` per sequence, where step times depend on lengths that no log holds.
+    """
+
+    no_graphs_mean_step_ms: float
+    steps: int
+    curve: tuple[LoggedCurvePoint, ...]
+    current: LoggedSizes | None
+    forced_sizes: tuple[int, ...]
+    histogram: SizeHistogram
+    notes: tuple[str, ...]
+    mode: Mode
+    engine: Mapping[str, Mapping[str, object]]
+    assumed_kv_tokens: int | None = None
+    padding: bool = True
+    loop: Literal["open"] = "open"
+    schema_version: int = SCHEMA_VERSION

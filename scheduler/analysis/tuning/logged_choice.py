@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
+from scheduler.analysis.tuning.answer import LogAnswer
 from scheduler.analysis.tuning.budgets import Budgets, size_rules_for
 from scheduler.analysis.tuning.open_loop import StepCosts, open_loop_choice
 from scheduler.catalog.profile.file import load_profile
@@ -35,8 +36,8 @@ def log_choice(
     budgets: Budgets,
     max_num_seqs: int | None = None,
     kv_tokens_per_sequence: int = KV_TOKENS_PER_SEQUENCE,
-) -> dict[str, Any]:
-    """Return the open-loop optimum for a log (see open_loop_choice) with what was assumed added to its notes.
+) -> LogAnswer:
+    """Return the open-loop optimum for a log (see open_loop_choice) and what was assumed for it.
 
     Logs hold no KV lengths: where step times depend on them, every sequence is taken to hold
     `kv_tokens_per_sequence`. One list serves the log's mixed steps, too, where its server did so and the
@@ -50,34 +51,8 @@ def log_choice(
         log = EngineLog(log.format, log.decode_steps, small, facts, log.notes)
     rules = size_rules_for(budgets, profile, largest, LARGEST_MIXED if mixed else None)
     answer = open_loop_choice(log, _decode_costs(profile, kv_tokens_per_sequence), rules, mixed=mixed)
-    answer["mode"] = "full_and_piecewise" if mixed is not None else "decode_only"
-    answer["engine"] = _engine(log)
-    if _depends_on_kv(profile, log):
-        answer["notes"].append(
-            f"the log has no KV lengths: every sequence taken to hold {kv_tokens_per_sequence:,} tokens"
-        )
-    return answer
-
-
-def _engine(log: EngineLog) -> dict[str, Any]:
-    """Return what the start-up lines say, in the words of the workload file."""
-    facts = log.facts
-    section = {
-        "max_num_seqs": facts.max_num_seqs,
-        "max_num_batched_tokens": facts.max_num_batched_tokens,
-        "block_size": facts.block_size,
-        "kv_blocks": facts.kv_tokens // facts.block_size if facts.kv_tokens and facts.block_size else None,
-    }
-    pool = {
-        "sizes": list(facts.capture_sizes) if facts.capture_sizes is not None else None,
-        "mode": "full_and_piecewise" if facts.mode == "FULL_AND_PIECEWISE" else None,
-        "graph_memory_bytes": facts.graph_bytes,
-        "capture_s": facts.capture_s,
-    }
-    return {
-        "engine": {key: value for key, value in section.items() if value is not None},
-        "pool": {key: value for key, value in pool.items() if value is not None},
-    }
+    assumed = kv_tokens_per_sequence if _depends_on_kv(profile, log) else None
+    return replace(answer, assumed_kv_tokens=assumed)
 
 
 def _decode_costs(profile: AnyProfile, kv_per_sequence: int) -> StepCosts:

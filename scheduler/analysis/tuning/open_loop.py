@@ -8,16 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
+from scheduler.analysis.tuning.answer import LogAnswer, LoggedCurvePoint, LoggedSizes, SizeHistogram
 from scheduler.analysis.tuning.budgets import SizeRules
 from scheduler.analysis.tuning.choose import Floats, Load, best_by_count, size_problem
 from scheduler.errors import InputError
 from scheduler.workload.server_logs.engine_log import EngineLog
 
-SCHEMA_VERSION = 1
 NS_PER_MS = 1e6
 
 
@@ -57,8 +56,8 @@ def load_of(steps: Mapping[int, int], costs: StepCosts, candidates: Sequence[int
 
 def open_loop_choice(
     log: EngineLog, decode: StepCosts, rules: SizeRules, *, mixed: StepCosts | None = None
-) -> dict[str, Any]:
-    """Return the best sizes for a logged histogram and what they are worth, ready for tune.json.
+) -> LogAnswer:
+    """Return the best sizes for a logged histogram and what they are worth.
 
     Weights are steps. With `mixed` costs the same list also serves the log's mixed steps; without, these
     are left out. Raises InputError where the log holds no such step.
@@ -79,41 +78,56 @@ def open_loop_choice(
     def mean_ms(cost_ns: float) -> float:
         return cost_ns / total / NS_PER_MS
 
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "loop": "open",
-        "sizes": list(best.sizes),
-        "padding": True,
-        "mean_step_ms": mean_ms(best.cost),
-        "no_graphs_mean_step_ms": mean_ms(no_graphs),
-        "steps": total,
-        "curve": [
-            {"graphs": graphs, "sizes": list(choice.sizes), "mean_step_ms": mean_ms(choice.cost)}
+    return LogAnswer(
+        sizes=best.sizes,
+        mean_step_ms=mean_ms(best.cost),
+        no_graphs_mean_step_ms=mean_ms(no_graphs),
+        steps=total,
+        curve=tuple(
+            LoggedCurvePoint(graphs=graphs, sizes=choice.sizes, mean_step_ms=mean_ms(choice.cost))
             for graphs, choice in enumerate(best_by_count(problem, rules.graphs))
             if choice is not None
-        ],
-        "current": _current(log, used, total),
-        "forced_sizes": list(rules.forced),
-        "histogram": {
-            "decode": {str(size): count for size, count in log.decode_steps.items()},
-            "mixed": {str(size): count for size, count in log.mixed_steps.items()},
-        },
-        "notes": [
-            *log.notes,
-            "open loop: the logged batches are taken as given; other graphs would change them",
-        ],
-    }
+        ),
+        current=_current(log, used, total),
+        forced_sizes=rules.forced,
+        histogram=SizeHistogram(
+            {str(size): count for size, count in log.decode_steps.items()},
+            {str(size): count for size, count in log.mixed_steps.items()},
+        ),
+        notes=log.notes,
+        mode="full_and_piecewise" if mixed is not None else "decode_only",
+        engine=_engine(log),
+    )
 
 
 def _current(
     log: EngineLog, used: Sequence[tuple[Mapping[int, int], StepCosts]], total: int
-) -> dict[str, Any] | None:
+) -> LoggedSizes | None:
     """Return what the server's own sizes give for the same steps, where the log names them."""
     own = log.facts.capture_sizes
     if not own:
         return None
     problem = size_problem([load_of(steps, costs, own) for steps, costs in used], own)
+    mean_ms = problem.cost(problem.candidates) / total / NS_PER_MS
+    return LoggedSizes(sizes=problem.candidates, mean_step_ms=mean_ms)
+
+
+def _engine(log: EngineLog) -> dict[str, dict[str, object]]:
+    """Return what the start-up lines say, in the words of the workload file."""
+    facts = log.facts
+    section = {
+        "max_num_seqs": facts.max_num_seqs,
+        "max_num_batched_tokens": facts.max_num_batched_tokens,
+        "block_size": facts.block_size,
+        "kv_blocks": facts.kv_tokens // facts.block_size if facts.kv_tokens and facts.block_size else None,
+    }
+    pool = {
+        "sizes": list(facts.capture_sizes) if facts.capture_sizes is not None else None,
+        "mode": "full_and_piecewise" if facts.mode == "FULL_AND_PIECEWISE" else None,
+        "graph_memory_bytes": facts.graph_bytes,
+        "capture_s": facts.capture_s,
+    }
     return {
-        "sizes": list(problem.candidates),
-        "mean_step_ms": problem.cost(problem.candidates) / total / NS_PER_MS,
+        "engine": {key: value for key, value in section.items() if value is not None},
+        "pool": {key: value for key, value in pool.items() if value is not None},
     }

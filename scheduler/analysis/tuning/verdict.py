@@ -1,36 +1,14 @@
-"""What the tuner advises, in one word and one sentence's numbers."""
+"""What the tuner advises, and why."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from enum import StrEnum
-
 from scheduler.analysis.statistics.difference import Verdict
+from scheduler.analysis.tuning.answer import Advice, Reason, TuningVerdict
 from scheduler.analysis.tuning.checks import Confirmation
 from scheduler.analysis.tuning.closed_loop import Tuning
 from scheduler.analysis.tuning.pool_runs import Detail
 
 NO_WORSE = 0.01  # a smaller loss than this share is worth the graphs it saves
-
-
-class Advice(StrEnum):
-    """KEEP the own pool; RAISE THE CEILING of a list that ends too early; TRIM it to the traffic."""
-
-    KEEP = "KEEP"
-    RAISE_THE_CEILING = "RAISE THE CEILING"
-    TRIM = "TRIM"
-    NO_DIFFERENCE = "NO DIFFERENCE"
-
-
-@dataclass(frozen=True, slots=True)
-class TuningVerdict:
-    """The advice, its reason, and what the winner gains beside the objective (None where unknown)."""
-
-    advice: Advice
-    reason: str
-    kv_tokens_gained: int | None
-    start_up_s_gained: float | None
-    memory_bytes_gained: int | None
 
 
 def tuning_verdict(tuning: Tuning, confirmation: Confirmation) -> TuningVerdict:
@@ -42,7 +20,7 @@ def tuning_verdict(tuning: Tuning, confirmation: Confirmation) -> TuningVerdict:
     advice, reason = _advice(tuning, confirmation)
     own, best = (tuning.evaluator.cost(pool) for pool in (tuning.own.pool, tuning.best.pool))
     if own is None or best is None:
-        return TuningVerdict(advice, reason, None, None, None)
+        return TuningVerdict(advice, reason)
     kv_tokens = None
     if own.kv_blocks is not None and best.kv_blocks is not None:
         kv_tokens = (best.kv_blocks - own.kv_blocks) * tuning.evaluator.workload.engine.block_size
@@ -53,25 +31,25 @@ def tuning_verdict(tuning: Tuning, confirmation: Confirmation) -> TuningVerdict:
     return TuningVerdict(advice, reason, kv_tokens, start_up, memory)
 
 
-def _advice(tuning: Tuning, confirmation: Confirmation) -> tuple[Advice, str]:
+def _advice(tuning: Tuning, confirmation: Confirmation) -> tuple[Advice, Reason]:
     own, best = tuning.own.pool, tuning.best.pool
     if best == own:
-        return Advice.KEEP, "the own pool is the best one found"
+        return Advice.KEEP, Reason.OWN_IS_BEST
     if tuning.evaluator.cost(own) is None:
-        return Advice.TRIM, "the own pool leaves no room for the KV cache"
+        return Advice.TRIM, Reason.OWN_LEAVES_NO_KV_CACHE
     if confirmation.difference.verdict is Verdict.SLOWER and not _no_worse(tuning, confirmation):
-        return Advice.KEEP, "the tuned pool is worse on requests it was not tuned on"
+        return Advice.KEEP, Reason.WORSE_ON_FRESH_REQUESTS
     is_faster = confirmation.difference.verdict is Verdict.FASTER
     detail = tuning.search.tried[own].detail
     misses = detail.without_graph_share if isinstance(detail, Detail) else 0.0
     ends_early = misses > 0 and max(best.sizes, default=0) > max(own.sizes, default=0)
     if is_faster and ends_early:
-        return Advice.RAISE_THE_CEILING, f"{misses:.1%} of the own pool's decode steps ran without a graph"
+        return Advice.RAISE_THE_CEILING, Reason.OWN_ENDS_TOO_EARLY
     if len(best.sizes) < len(own.sizes) and _no_worse(tuning, confirmation):
-        return Advice.TRIM, f"{len(best.sizes)} graphs do as well as {len(own.sizes)}, within 1 %"
+        return Advice.TRIM, Reason.FEWER_DO_AS_WELL
     if is_faster:
-        return Advice.TRIM, "sizes that fit the traffic pad less"
-    return Advice.NO_DIFFERENCE, "no difference shown on requests the pool was not tuned on"
+        return Advice.TRIM, Reason.LESS_PADDING
+    return Advice.NO_DIFFERENCE, Reason.NO_DIFFERENCE_SHOWN
 
 
 def _no_worse(tuning: Tuning, confirmation: Confirmation) -> bool:
