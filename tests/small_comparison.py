@@ -6,6 +6,7 @@ from typing import Any
 
 from scheduler.analysis.comparison.compare import Comparison, compare
 from scheduler.analysis.comparison.pools import NamedPool
+from scheduler.analysis.workers import Workers
 from scheduler.engine.graph_pool import GraphPool
 from scheduler.workload.schema import Workload
 
@@ -18,6 +19,7 @@ def small_comparison(
     name: str = "graphs",
     origin: str = "sizes of the workload file",
     replications: int = 2,
+    workers: Workers | None = None,
     **changes: Any,
 ) -> Comparison:
     """A comparison small enough for a test: fallback above 16, padding, preemptions, an SLO, two pools."""
@@ -43,4 +45,5 @@ def small_comparison(
         NamedPool(name, GraphPool((1, 2, 4, 8, 16)), origin),
         NamedPool("vllm-64", GraphPool((1, 2, 4, *range(8, 65, 8))), "vllm-64"),
     ]
-    return compare(workload, workload.engine.profile, pools, replications=replications, warmup_share=0.1)
+    profile = workload.engine.profile
+    return compare(workload, profile, pools, replications=replications, warmup_share=0.1, workers=workers)

@@ -79,9 +79,7 @@ def open_workers(count: int | None = None, dask: str | None = None) -> Iterator[
         with _dask(dask) as workers:
             yield workers
         return
-    count = cpu_count() if count is None else count
-    if not 1 <= count <= MOST_WORKERS:
-        raise InputError(f"--workers: expected 1 to {MOST_WORKERS:,}, got {count}")
+    count = _checked(count)
     if count == 1:
         yield Workers(SerialExecutor(), 1, 0)
         return
@@ -90,17 +88,25 @@ def open_workers(count: int | None = None, dask: str | None = None) -> Iterator[
 
 
 @contextmanager
-def open_other_cpus() -> Iterator[Workers | None]:
-    """Yield workers for `work_beside`, one per further CPU, or None where there is one CPU.
+def open_workers_beside(count: int | None = None) -> Iterator[Workers | None]:
+    """Yield workers for `work_beside`, so that with this process there are `count` (default: one per CPU).
 
-    Their processes start with the first item, so where there is little to do there are none.
+    None where this process is to work alone. The others start with the first item, so where there is little
+    to do there are none. Raises InputError for a bad count.
     """
-    count = min(cpu_count(), MOST_WORKERS) - 1
-    if not count:
+    count = _checked(count)
+    if count == 1:
         yield None
         return
-    with _processes(count) as workers:
+    with _processes(count - 1) as workers:
         yield workers
+
+
+def _checked(count: int | None) -> int:
+    count = cpu_count() if count is None else count
+    if not 1 <= count <= MOST_WORKERS:
+        raise InputError(f"--workers: expected 1 to {MOST_WORKERS:,}, got {count}")
+    return count
 
 
 def cpu_count() -> int:
@@ -138,19 +144,21 @@ def work_beside(
     workers: Workers,
     here: Callable[[int], Result],
 ) -> Iterator[tuple[int, Result]]:
-    """Yield (index, function(item)): workers begin at the front while this process begins at the end.
+    """Yield (index, function(item)): this process begins at the front, the workers at the end.
 
-    So n cores need n − 1 workers. In this process `here(index)` stands for `function(items[index])`. Raises
-    WorkersLostError where the executor fails; what `function` raises is raised here.
+    So n cores need n − 1 workers, and what an interrupted call leaves here goes on from what is complete. In
+    this process `here(index)` stands for `function(items[index])`. Raises WorkersLostError where the executor
+    fails; what `function` raises is raised here.
     """
-    futures = [workers.executor.submit(function, item) for item in items]
+    submit = workers.executor.submit
+    futures = [submit(function, item) for item in reversed(items)][::-1]
     try:
-        last = len(items) - 1
-        while last >= 0 and futures[last].cancel():
-            yield last, here(last)
-            last -= 1
-        for index in range(last + 1):
-            yield index, futures[index].result()
+        index = 0
+        while index < len(items) and futures[index].cancel():
+            yield index, here(index)
+            index += 1
+        for theirs in range(index, len(items)):
+            yield theirs, futures[theirs].result()
     except (BrokenExecutor, CancelledError) as error:
         raise WorkersLostError(str(error) or type(error).__name__) from None
     finally:

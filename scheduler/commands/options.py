@@ -113,7 +113,7 @@ class Printed:
 
 
 @command_line
-class RunOptions(Printed, Drawn, Compared):
+class RunOptions(Printed, Drawn, Parallel, Compared):
     """The command line of the main job."""
 
     executor: Annotated[Literal["model", "torch", "log"], EXECUTION] = "model"

@@ -13,6 +13,7 @@ from pathlib import Path
 from scheduler.analysis.comparison.compare import Comparison, compare
 from scheduler.analysis.comparison.pools import NamedPool, named_pool, workload_pool
 from scheduler.analysis.tuning.smaller_pool import smaller_pool
+from scheduler.analysis.workers import open_workers_beside
 from scheduler.catalog.profile.file import load_profile
 from scheduler.commands.options import Compared, RunOptions
 from scheduler.errors import InputError
@@ -47,7 +48,7 @@ def run_main_job(workload_file: Path, options: RunOptions) -> int:
     if options.timeline is not None:
         check_file(options.timeline)
     window_s = None if options.window is None else window_of(options.window)
-    with progress_bar() as progress:
+    with open_workers_beside(options.workers) as workers, progress_bar() as progress:
         comparison = compare(
             workload,
             profile,
@@ -56,8 +57,9 @@ def run_main_job(workload_file: Path, options: RunOptions) -> int:
             warmup_share=warmup,
             open_execution=execution_opener(workload, pools, options),
             progress=progress,
+            workers=workers,
         )
-        comparison.smaller = smaller_pool(comparison, progress)
+        comparison.smaller = smaller_pool(comparison, progress, workers)
     command, executor = command_line(workload_file, options), str(options.executor)
     execution = comparison.execution
     if execution is not None:
