@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import re
 import shlex
-import textwrap
 from pathlib import Path
 
 import pytest
@@ -37,13 +36,6 @@ def stripped(text: str) -> str:
     return "\n".join(line.rstrip() for line in text.strip().splitlines())
 
 
-def engine_loop() -> str:
-    """Return the body of the engine's process, as it stands in the source."""
-    source = (ROOT / "scheduler" / "engine" / "loop.py").read_text(encoding="utf-8")
-    body = source.partition("    def _engine(self)")[2].partition("    # What happens at one instant.")[0]
-    return textwrap.dedent(body[body.index("        while True:") :]).rstrip() + "\n"
-
-
 def renew(block: str, language: str) -> None:
     text = README.read_text(encoding="utf-8")
     old = blocks(README, language)[0]
@@ -58,12 +50,6 @@ def test_the_card_of_the_readme_is_the_real_card():
     if os.environ.get("GRAPHPOOL_REWRITE_GOLDEN"):
         renew(card, "text")
     assert stripped(blocks(README, "text")[0]) == stripped(card), "make golden"
-
-
-def test_the_loop_of_the_readme_is_the_real_loop():
-    if os.environ.get("GRAPHPOOL_REWRITE_GOLDEN"):
-        renew(engine_loop(), "python")
-    assert blocks(README, "python") == [engine_loop()], "make golden"
 
 
 def test_the_readme_installs_and_runs_with_exactly_two_commands():
