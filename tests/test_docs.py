@@ -90,6 +90,19 @@ def test_a_room_lists_its_files(room):
     assert docstring_of(room / "__init__.py") == wanted, "make golden"
 
 
+def test_every_place_that_the_design_pages_name_is_there():
+    """A path in backticks is there, and so is what is named `before::it` or `of` it."""
+    for page in ("design.md", "host_and_gpu.md", "what_must_hold.md"):
+        text = (DOCS / page).read_text(encoding="utf-8")
+        places = re.findall(r"`((?:scheduler|evidence|tests|docs)/[\w/.]+)(?:::(\w+))?`", text)
+        assert places or page == "host_and_gpu.md"
+        for place, name in places:
+            assert (ROOT / place).exists(), f"{page}: {place}"
+            assert not name or f"def {name}(" in (ROOT / place).read_text(encoding="utf-8"), name
+        for name, place in re.findall(r"`(\w+)` of `([\w/.]+)`", text):
+            assert re.search(rf"\b{name}\b", (ROOT / place).read_text(encoding="utf-8")), f"{page}: {name}"
+
+
 def rows_of(section: str) -> dict[str, str]:
     """Return key → default of the first table below a heading of the workloads page."""
     text = (DOCS / "workloads.md").read_text(encoding="utf-8")

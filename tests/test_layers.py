@@ -26,6 +26,49 @@ ROOMS = {
     "commands": {"catalog", "workload", "engine", "executors", "simulate", "analysis", "report"},
     "cli": {"commands"},
 }
+# Inside a room: each of its folders and files may import from itself and from those named.
+INSIDE = {
+    "catalog": {
+        "numbers": set[str](),
+        "slo_presets": set[str](),
+        "pool_presets": set[str](),
+        "engine_presets": {"pool_presets"},
+        "dispatch": set[str](),
+        "profile": {"numbers"},
+        "importers": {"profile"},
+    },
+    "workload": {
+        "requests": set[str](),
+        "rates": set[str](),
+        "lengths": {"requests"},
+        "arrivals": {"requests", "rates"},
+        "schema": {"arrivals", "lengths"},
+        "file": {"schema"},
+        # Readers fill in what inputs/found.py names; the door in inputs/ then chooses among them.
+        "traces": {"requests", "inputs"},
+        "server_logs": {"traces"},
+        "bench_results": {"traces", "server_logs", "inputs"},
+        "inputs": {"requests", "traces", "server_logs", "bench_results"},
+        "draw": {"requests", "arrivals", "lengths", "schema", "traces", "inputs"},
+    },
+    "executors": {
+        "model": set[str](),
+        "real": set[str](),
+        "calibration": {"model", "real"},
+        "selfcheck": {"real"},
+        "step_log": set[str](),
+        "execution": {"step_log", "real"},
+    },
+    "analysis": {
+        "workers": set[str](),
+        "statistics": set[str](),
+        "metrics": {"statistics"},
+        "comparison": {"statistics", "metrics", "workers"},
+        "sweep": {"statistics", "metrics", "workers"},
+        "fidelity": {"statistics", "metrics"},
+        "tuning": {"statistics", "metrics", "workers", "comparison"},
+    },
+}
 # What a laptop need not have, or what costs too long to import: (library, files that may name it).
 HEAVY = {
     "simpy": ("engine/loop.py",),
@@ -107,6 +150,60 @@ def test_imports_run_one_way(room):
             if target not in ROOMS[room] | GROUND | {room}:
                 against.append(f"{name_of(path)} imports {module}")
     assert not against, "\n".join(against)
+
+
+def unit_of(module: str) -> str:
+    """Return the folder or file of a room that a module belongs to; "" for the room's own door."""
+    parts = module.split(".")
+    return parts[2] if len(parts) > 2 else ""
+
+
+@pytest.mark.parametrize("room", INSIDE)
+def test_imports_run_one_way_inside_a_room(room):
+    found: dict[str, set[str]] = {}
+    for path in (PACKAGE / room).rglob("*.py"):
+        unit = path.relative_to(PACKAGE / room).parts[0].removesuffix(".py")
+        if unit != "__init__":
+            found.setdefault(unit, set()).update(
+                unit_of(module) for module in own_imports(path) if room_of(module) == room
+            )
+    assert set(found) == set(INSIDE[room])
+    against = [
+        f"{room}/{unit} imports {room}/{other}"
+        for unit, used in found.items()
+        for other in sorted(used - INSIDE[room][unit] - {unit})
+    ]
+    assert against == []
+
+
+def test_nothing_in_the_wheel_imports_evidence_or_tests():
+    against = [
+        f"{name_of(path)} imports {module}"
+        for path in modules()
+        for module, _ in imports(path)
+        if module.split(".")[0] in ("evidence", "tests")
+    ]
+    assert against == []
+
+
+def test_only_the_room_of_profiles_asks_which_kind_a_profile_is():
+    kinds = {
+        node.name
+        for path in (PACKAGE / "catalog" / "profile").glob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ClassDef) and node.name.endswith("Profile")
+    }
+    assert {"InlineProfile", "CurveProfile"} <= kinds
+    asking = []
+    for path in modules():
+        if not name_of(path).startswith("catalog/profile/"):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                is_asked = isinstance(node, ast.Call) and ast.unparse(node.func) == "isinstance"
+                if is_asked and kinds & {
+                    name.id for name in ast.walk(node.args[1]) if isinstance(name, ast.Name)
+                }:
+                    asking.append(f"{name_of(path)}:{node.lineno}")
+    assert asking == []
 
 
 @pytest.mark.parametrize("ground", ["errors.py", "files.py", "__init__.py"])
