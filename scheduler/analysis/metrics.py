@@ -26,6 +26,7 @@ from scheduler.workload.schema import Workload
 Float = NDArray[np.float64]
 PERCENTILES = (50.0, 90.0, 95.0, 99.0, 99.9)
 MS = 1e6
+Record = dict[str, Any]  # flat: what a key holds is a number or a text, but for a few lists and mappings
 Latency = Literal["ttft", "tpot", "itl", "e2el", "queue"]
 _LATENCY_KEY = re.compile(r"(mean|median|std|p[0-9]+(?:\.[0-9]+)?)_(ttft|tpot|itl|e2el|queue)_ms")
 _OF_THE_RUN = {
@@ -104,7 +105,7 @@ def window_start_ns(requests: RequestRecords, warmup_requests: int) -> int:
     return int(requests.arrival_ns[min(warmup_requests, count - 1)]) if count else 0
 
 
-def summarize(run: Run, slo_ms: Mapping[str, float], warmup_requests: int = 0) -> dict[str, Any]:
+def summarize(run: Run, slo_ms: Mapping[str, float], warmup_requests: int = 0) -> Record:
     """Return the flat record of one run; a key whose value does not exist is left out.
 
     `slo_ms` maps ttft, tpot, e2el to limits in milliseconds. Times end in `_ms`, durations in seconds,
@@ -127,7 +128,7 @@ def summarize(run: Run, slo_ms: Mapping[str, float], warmup_requests: int = 0) -
     return record
 
 
-def _counts(requests: RequestRecords, run: Run) -> dict[str, Any]:
+def _counts(requests: RequestRecords, run: Run) -> Record:
     status = requests.status
     completed = status == Status.COMPLETED
     return {
@@ -165,11 +166,11 @@ def _distribution(
     return record
 
 
-def _throughput(run: Run, chosen: NDArray[np.bool_], start_ns: int) -> dict[str, Any]:
+def _throughput(run: Run, chosen: NDArray[np.bool_], start_ns: int) -> Record:
     requests = run.requests
     end_ns = int(requests.finish_ns.max(initial=start_ns))
     duration = (end_ns - start_ns) / 1e9
-    record: dict[str, Any] = {"duration": duration}
+    record: Record = {"duration": duration}
     if duration > 0:
         output = int(requests.output_tokens[chosen].sum())
         prompt = int(requests.prompt_tokens[chosen].sum())
@@ -187,7 +188,7 @@ def _goodput(
     output_tokens: NDArray[np.int64],
     slo_ms: Mapping[str, float],
     duration: float,
-) -> dict[str, Any]:
+) -> Record:
     if not slo_ms:
         return {}
     good = np.ones(len(output_tokens), bool)
@@ -197,7 +198,7 @@ def _goodput(
             values = np.zeros(len(output_tokens))
             values[output_tokens > 1] = latencies["tpot"]
         good &= values <= limit
-    record: dict[str, Any] = {"goodput_slo": dict(slo_ms)}
+    record: Record = {"goodput_slo": dict(slo_ms)}
     if len(good):
         record["slo_attainment"] = float(good.mean())
     if duration > 0:
@@ -223,7 +224,7 @@ def waiting_and_running(run: Run, at_ns: ArrayLike) -> tuple[Float, Float]:
     return in_system - running, running
 
 
-def pool_use(run: Run, start_ns: int = 0) -> dict[str, Any]:
+def pool_use(run: Run, start_ns: int = 0) -> Record:
     """Return how the graphs were used by steps that start at or after `start_ns`.
 
     Replay share = decode steps replayed / decode steps; padding share = padded slots / captured slots.
@@ -237,7 +238,7 @@ def pool_use(run: Run, start_ns: int = 0) -> dict[str, Any]:
     captured_slots = int(capture[replayed].sum(dtype=np.int64))
     duration = steps.duration_ns[chosen]
     busy_ns = int(duration.sum())
-    record: dict[str, Any] = {
+    record: Record = {
         "steps": int(chosen.sum()),
         "decode_steps": int(decode.sum()),
         "prefill_steps": int((kind == StepKind.PREFILL).sum()),
@@ -263,7 +264,7 @@ def without_graph_share(run: Run) -> float:
     return float((run.steps.capture_size[decode] == 0).mean()) if decode.any() else 0.0
 
 
-def request_rate(workload: Workload, record: Mapping[str, Any]) -> float | str:
+def request_rate(workload: Workload, record: Record) -> float | str:
     """Return the rate asked for; of a trace or of stages the rate that came; "inf": all at once."""
     arrivals = workload.arrivals
     if isinstance(arrivals, ClosedLoopArrivals):

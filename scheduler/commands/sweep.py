@@ -10,12 +10,13 @@ from itertools import chain
 from pathlib import Path
 
 from scheduler.analysis.comparison.pools import NamedPool, named_pool, workload_pool
+from scheduler.analysis.metrics import Record
 from scheduler.analysis.sweep.axes import POOL_KEY, Axis, Combination, combinations, parse_axes
 from scheduler.analysis.sweep.max_rate import require_searchable
 from scheduler.analysis.sweep.over_replications import rate_rows
 from scheduler.analysis.sweep.store import Store
 from scheduler.analysis.sweep.sweep import Effort, Point, carry_out, collect, failures
-from scheduler.analysis.sweep.task import Record, setting_of
+from scheduler.analysis.sweep.task import setting_of
 from scheduler.analysis.workers import Workers, WorkersLostError, open_workers
 from scheduler.commands.options import SweepOptions
 from scheduler.commands.run import chosen_pools, sampling, workload_profile

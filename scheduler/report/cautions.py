@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from statistics import fmean
 
 import numpy as np
 from numpy.typing import NDArray
 
 from scheduler.analysis.comparison.compare import Column, Comparison, decoded_without_graph
 from scheduler.analysis.comparison.differences import differences
-from scheduler.analysis.comparison.steadiness import load_warnings, warmup_warnings
+from scheduler.analysis.comparison.steadiness import loads, warm_up
 from scheduler.analysis.metrics import without_graph_share
 from scheduler.catalog.dispatch.table import kind_ranges
 from scheduler.engine.executor import StepKind
 from scheduler.engine.records import Graph, StepRecords
 from scheduler.report.wording import count_text, ranges_text, sizes_text
+
+TOO_FEW = "too few requests to tell a steady state; run at least 100."
 
 
 def warnings_of(comparison: Comparison) -> list[str]:
@@ -26,8 +29,9 @@ def warnings_of(comparison: Comparison) -> list[str]:
     for pool in comparison.pools:
         warnings += _pool_warnings(comparison, pool)
     for column in comparison.columns:
-        warnings += load_warnings(comparison, column)
-    warnings += warmup_warnings(comparison)
+        warnings += _load_warnings(comparison, column)
+    for column in (*comparison.pools, comparison.eager):
+        warnings += _warmup_warnings(comparison, column)
     for pool in comparison.pools:
         found = differences(comparison, pool, "mean_e2el_ms")
         reasons = [difference.why_no_interval for difference in found if difference.why_no_interval]
@@ -45,6 +49,48 @@ def warnings_of(comparison: Comparison) -> list[str]:
             rejected = count_text(sum(refused.values()), "request")
             warnings.append(f"{column.name}: {rejected} rejected ({texts}).")
     return warnings
+
+
+def _load_warnings(comparison: Comparison, column: Column) -> list[str]:
+    """Name an overload: how fast the queue grows and what the server delivers.
+
+    Where too few requests arrived to tell, the comparison's first column says so for all.
+    """
+    every = loads(comparison, column)
+    if any(load.too_few for load in every):
+        return [TOO_FEW] if column is comparison.columns[0] else []
+    found = [load for load in every if not load.steady_state]
+    if not found:
+        return []
+    growths = [load.growth_per_s.mean for load in found if load.growth_per_s is not None]
+    delivered = [load.delivered_per_s for load in found if load.delivered_per_s is not None]
+    offered = [load.offered_per_s for load in found if load.offered_per_s is not None]
+    where = "" if len(found) == len(column.runs) else f" in {len(found)} of {len(column.runs)} replications"
+    if not any(load.overloaded for load in found):
+        return [
+            f"{column.title}: NO STEADY STATE{where}: the run is too short against one request's service to "
+            "tell filling from overload; run more requests."
+        ]
+    return [
+        f"{column.title}: NO STEADY STATE{where}: {fmean(offered):.2f} requests/s arrive, "
+        f"{fmean(delivered):.2f}/s are served, the queue grows by {fmean(growths):.2f} requests/s. "
+        "The numbers describe this finite run only."
+    ]
+
+
+def _warmup_warnings(comparison: Comparison, column: Column) -> list[str]:
+    """Warn where MSER-5 would cut more of the beginning than was cut."""
+    found = warm_up(comparison, column)
+    if found is None:
+        return []
+    if found.too_short:
+        return [f"{column.name}: no warm-up can be told from the run (MSER-5); run more requests."]
+    if found.cut <= comparison.warmup_requests:
+        return []
+    return [
+        f"{column.name}: MSER-5 would drop the first {found.cut:,} requests, "
+        f"{comparison.warmup_requests:,} were dropped (--warmup)."
+    ]
 
 
 def _fallback_warnings(comparison: Comparison) -> list[str]:

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from scheduler.analysis.comparison.compare import Comparison
 from scheduler.analysis.comparison.step_times import step_curves
+from scheduler.analysis.records import SCHEMA_VERSION
 from scheduler.errors import InputError
 from scheduler.files import write_json
-from scheduler.report.summary import SCHEMA_VERSION, nested_results, summary_records
+from scheduler.report.summary import nested_results, summary_records
 from scheduler.report.tables import read_tables, write_tables
 from scheduler.report.views import View, graph_use, views_of
 

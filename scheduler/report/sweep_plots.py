@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from scheduler.analysis.metrics import Record
 from scheduler.analysis.sweep.over_replications import Group, estimate, grouped
-from scheduler.analysis.sweep.task import Record
 from scheduler.simulate import HIGH
 
 if TYPE_CHECKING:

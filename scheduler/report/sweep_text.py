@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from scheduler.analysis.metrics import Record
 from scheduler.analysis.sweep.over_replications import estimate, grouped
-from scheduler.analysis.sweep.task import Record
 from scheduler.report.wording import count_text, number_text, percent_text
 from scheduler.simulate import HIGH
 

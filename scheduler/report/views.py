@@ -44,7 +44,7 @@ class View:
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
+class WeightedValues:
     """Values in milliseconds, each of them counted `counts` times (None: once)."""
 
     values: Float
@@ -77,7 +77,7 @@ def views_of(comparison: Comparison) -> list[View]:
     return [view_of(comparison, column) for column in comparison.columns if column.runs]
 
 
-def samples(view: View) -> dict[str, Sample]:
+def samples(view: View) -> dict[str, WeightedValues]:
     """Return ttft, tpot, itl and e2el over all replications, warm-up left out as on the card."""
     parts: dict[str, list[Float]] = {metric: [] for metric in METRICS}
     counts: list[NDArray[np.int32]] = []
@@ -89,8 +89,8 @@ def samples(view: View) -> dict[str, Sample]:
         chosen = run.steps.start_ns[run.gaps.step] >= start_ns
         parts["itl"].append(run.gaps.gap_ns[chosen] / MS)
         counts.append(run.gaps.count[chosen])
-    pooled = {metric: Sample(np.concatenate([np.zeros(0), *parts[metric]])) for metric in METRICS}
-    pooled["itl"] = Sample(pooled["itl"].values, np.concatenate([np.zeros(0, np.int32), *counts]))
+    pooled = {metric: WeightedValues(np.concatenate([np.zeros(0), *parts[metric]])) for metric in METRICS}
+    pooled["itl"] = WeightedValues(pooled["itl"].values, np.concatenate([np.zeros(0, np.int32), *counts]))
     return pooled
 
 

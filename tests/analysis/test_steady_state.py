@@ -8,8 +8,8 @@ import pytest
 from scheduler.analysis.statistics.steady_state import (
     averaged_series,
     decode_capacity_per_s,
-    load_of,
     mser5,
+    offered_load,
 )
 from scheduler.engine.records import RequestRecords, Status
 
@@ -66,7 +66,7 @@ def test_averaging_replications_ends_with_the_shortest():
 
 
 def test_overload_is_named_with_capacity_and_growth():
-    load = load_of(single_server(poisson(12, 3_000), np.full(3_000, 0.1)))
+    load = offered_load(single_server(poisson(12, 3_000), np.full(3_000, 0.1)))
     assert load.overloaded
     assert not load.steady_state
     assert load.delivered_per_s == pytest.approx(10, rel=0.01)
@@ -77,13 +77,16 @@ def test_overload_is_named_with_capacity_and_growth():
 def test_stable_queues_are_not_called_overloaded():
     for load in (0.5, 0.8, 0.9, 0.95):
         loads = [
-            load_of(single_server(poisson(10 * load, 3_000, seed), np.full(3_000, 0.1))) for seed in range(40)
+            offered_load(single_server(poisson(10 * load, 3_000, seed), np.full(3_000, 0.1)))
+            for seed in range(40)
         ]
         assert not any(one.overloaded or one.too_short for one in loads), load
 
 
 def test_a_queue_of_load_one_only_wanders():
-    loads = [load_of(single_server(poisson(10, 2_000, seed), np.full(2_000, 0.1))) for seed in range(100)]
+    loads = [
+        offered_load(single_server(poisson(10, 2_000, seed), np.full(2_000, 0.1))) for seed in range(100)
+    ]
     assert sum(load.overloaded for load in loads) <= 8
 
 
@@ -92,20 +95,20 @@ def test_a_burst_that_ends_is_not_overload(begins):
     rates = np.full(4_000, 7.0)
     rates[int(begins * 4_000) : int((begins + 0.2) * 4_000)] = 14.0
     for seed in range(20):
-        load = load_of(single_server(poisson(rates, 4_000, seed), np.full(4_000, 0.1)))
+        load = offered_load(single_server(poisson(rates, 4_000, seed), np.full(4_000, 0.1)))
         assert not load.overloaded, seed
 
 
 def test_a_rising_rate_that_is_served_is_not_overload():
     arrival = np.cumsum(1 / np.linspace(10, 40, 4_000))
     served_at_once = records(arrival, arrival, arrival + 2.0)
-    assert load_of(served_at_once).growth_per_s.low > 0
-    assert load_of(served_at_once).steady_state
+    assert offered_load(served_at_once).growth_per_s.low > 0
+    assert offered_load(served_at_once).steady_state
 
 
 def test_a_run_shorter_than_its_answers_is_too_short_and_not_overload():
     arrival = poisson(10, 1_000)
-    load = load_of(records(arrival, arrival, arrival + 60.0))
+    load = offered_load(records(arrival, arrival, arrival + 60.0))
     assert load.too_short
     assert not load.overloaded
     assert not load.steady_state
@@ -114,7 +117,7 @@ def test_a_run_shorter_than_its_answers_is_too_short_and_not_overload():
 def test_a_batch_that_grows_without_waiting_is_overload_too():
     # Processor sharing beyond capacity: everyone starts at once and takes ever longer.
     arrival = poisson(12, 3_000)
-    load = load_of(records(arrival, arrival, 1.2 * arrival + 0.1))
+    load = offered_load(records(arrival, arrival, 1.2 * arrival + 0.1))
     assert load.overloaded
 
 
@@ -122,15 +125,15 @@ def test_refused_and_unfinished_requests_are_told_apart():
     run = single_server(poisson(12, 3_000), np.full(3_000, 0.1))
     run.status[::2] = Status.REJECTED
     run.finish_ns[::2] = -1
-    assert load_of(run).offered_per_s == pytest.approx(6, rel=0.05)
+    assert offered_load(run).offered_per_s == pytest.approx(6, rel=0.05)
     run.status[::2] = Status.UNFINISHED
-    load = load_of(run)
+    load = offered_load(run)
     assert load.offered_per_s == pytest.approx(12, rel=0.05)
     assert load.delivered_per_s == pytest.approx(5, rel=0.05)
 
 
 def test_requests_that_all_arrive_at_once_have_no_rate():
-    load = load_of(single_server(np.zeros(500), np.full(500, 0.1)))
+    load = offered_load(single_server(np.zeros(500), np.full(500, 0.1)))
     assert (load.offered_per_s, load.delivered_per_s, load.growth_per_s) == (None, None, None)
     assert load.steady_state
 
@@ -142,6 +145,6 @@ def test_capacity_of_full_batches():
 
 @pytest.mark.parametrize(("count", "too_few"), [(1, True), (99, True), (100, False)])
 def test_fewer_than_100_arrivals_are_called_too_few_and_claim_no_overload(count, too_few):
-    load = load_of(single_server(np.arange(count, dtype=float), np.full(count, 3.0)))
+    load = offered_load(single_server(np.arange(count, dtype=float), np.full(count, 3.0)))
     assert load.too_few == too_few
     assert load.steady_state == too_few

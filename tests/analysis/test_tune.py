@@ -16,7 +16,7 @@ from scheduler.analysis.tuning.checks import Confirmation, FreshRequests, drifts
 from scheduler.analysis.tuning.choose import Load
 from scheduler.analysis.tuning.closed_loop import tune
 from scheduler.analysis.tuning.objectives import objective
-from scheduler.analysis.tuning.pool_runs import Evaluator, Sample
+from scheduler.analysis.tuning.pool_runs import DrawnRequests, Evaluator
 from scheduler.analysis.tuning.samples import at_rate, search_and_fresh
 from scheduler.analysis.tuning.verdict import tuning_verdict
 from scheduler.catalog.profile.file import DEFAULT_PROFILE, load_profile
@@ -69,7 +69,7 @@ def evaluator_of(workload, goal="mean_tpot"):
 
 def tuned(workload, budgets, goal="mean_tpot", samples=None):
     evaluator = evaluator_of(workload, goal)
-    return tune(evaluator, samples or [Sample(draw_requests(workload, 0), 0, 0.1)], budgets)
+    return tune(evaluator, samples or [DrawnRequests(draw_requests(workload, 0), 0, 0.1)], budgets)
 
 
 @pytest.mark.parametrize(
@@ -264,7 +264,7 @@ def test_drift_is_measured_on_the_same_requests_at_other_rates():
 def test_a_closed_loop_drifts_by_its_users():
     content = workload_of().model_dump(exclude_none=True)
     content["arrivals"] = {"process": "closed_loop", "concurrency": 5}
-    sample = Sample(draw_requests(Workload.model_validate(content)), 0, 0.1)
+    sample = DrawnRequests(draw_requests(Workload.model_validate(content)), 0, 0.1)
     assert [at_rate(sample, factor).requests.concurrency for factor in (0.5, 1.0, 2.0)] == [2, 5, 10]
 
 

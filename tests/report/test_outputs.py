@@ -11,9 +11,10 @@ import pytest
 from small_comparison import small_comparison
 
 from scheduler.analysis.comparison.compare import Comparison
+from scheduler.analysis.records import mean_record
 from scheduler.errors import InputError
 from scheduler.report.outputs import read_views, write_results
-from scheduler.report.summary import mean_record, summary_records
+from scheduler.report.summary import summary_records
 from scheduler.report.tables import REQUEST_COLUMNS, STEP_COLUMNS
 
 FILES = {

@@ -23,7 +23,7 @@ from scheduler.report.plots.decisions import (
 from scheduler.report.plots.fidelity import Series
 from scheduler.report.plots.latency import quantile_curve
 from scheduler.report.plots.style import log_ticks, looks
-from scheduler.report.views import Sample, graph_use, views_of
+from scheduler.report.views import WeightedValues, graph_use, views_of
 
 RATES = (2.0, 4.0, 8.0)
 
@@ -126,11 +126,11 @@ def test_eager_is_dashed_and_pools_differ_in_more_than_colour(comparison: Compar
 
 def test_curves_are_the_percentiles_of_the_card_and_few_points() -> None:
     values = np.random.default_rng(1).lognormal(3, 1, 5_001)
-    points, shares = quantile_curve(Sample(values))
+    points, shares = quantile_curve(WeightedValues(values))
     assert len(points) <= 2000
     assert points == pytest.approx(np.percentile(values, 100 * shares))
     counts = np.random.default_rng(2).integers(1, 5, 300).astype(np.int32)
-    points, shares = quantile_curve(Sample(values[:300], counts))
+    points, shares = quantile_curve(WeightedValues(values[:300], counts))
     assert points == pytest.approx(np.percentile(np.repeat(values[:300], counts), 100 * shares))
 
 

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 from scheduler.analysis.statistics.intervals import mean_interval
-from scheduler.analysis.statistics.steady_state import load_of
+from scheduler.analysis.statistics.steady_state import offered_load
 from scheduler.catalog.profile.inline import InlineProfile
 from scheduler.engine.graph_pool import GraphPool
 from scheduler.simulate import Variant, simulate
@@ -270,7 +270,7 @@ OVERLOAD = {
 @pytest.mark.parametrize("name", OVERLOAD)
 def test_overload_is_named_and_the_queue_grows_at_the_excess_rate(name, tmp_path):
     case, growth_per_s = OVERLOAD[name]
-    loads = [load_of(simulated(case, 5_000, r, tmp_path).requests) for r in range(10)]
+    loads = [offered_load(simulated(case, 5_000, r, tmp_path).requests) for r in range(10)]
     assert sum(load.overloaded for load in loads) >= 9
     interval = mean_interval([load.growth_per_s.mean for load in loads], confidence=0.999)
     assert interval.contains(growth_per_s)
@@ -284,5 +284,5 @@ def test_overload_is_named_and_the_queue_grows_at_the_excess_rate(name, tmp_path
 )
 def test_a_stable_queue_is_not_called_overloaded(rate_per_s, sizes, tmp_path):
     case = Case("stable", "", rate_per_s, GEOMETRIC_16, 8, EAGER_12, {}, 0, GRAPH_6, sizes)
-    loads = [load_of(simulated(case, 2_000, r, tmp_path).requests) for r in range(10)]
+    loads = [offered_load(simulated(case, 2_000, r, tmp_path).requests) for r in range(10)]
     assert all(load.steady_state for load in loads)

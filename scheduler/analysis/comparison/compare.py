@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 
 from scheduler.analysis.comparison.pools import NamedPool
-from scheduler.analysis.metrics import Metric, summarize
+from scheduler.analysis.metrics import Metric, Record, summarize
 from scheduler.analysis.statistics.difference import Difference
+from scheduler.analysis.statistics.steady_state import OfferedLoad
 from scheduler.analysis.workers import Workers, work_beside
 from scheduler.engine.executor import Executor
 from scheduler.engine.graph_pool import GraphPool
@@ -22,7 +22,7 @@ from scheduler.workload.requests import Requests
 from scheduler.workload.schema import Workload
 
 Progress = Callable[[str, int, int], None]
-Result = tuple[Run, dict[str, Any]]
+Result = tuple[Run, Record]
 # Fewer requests than these, over all simulations, are served before another process has started.
 WORTH_WORKERS = 20_000
 
@@ -38,7 +38,7 @@ class Column:
     origin: str
     cost: PoolCost
     runs: list[Run] = field(default_factory=list)
-    summaries: list[dict[str, Any]] = field(default_factory=list)
+    summaries: list[Record] = field(default_factory=list)
 
     @property
     def name(self) -> str:
@@ -87,6 +87,7 @@ class Comparison:
     differences: dict[tuple[Column, Column], dict[Metric, Difference]] = field(
         default_factory=dict, repr=False
     )
+    loads: dict[Column, list[OfferedLoad]] = field(default_factory=dict, repr=False)  # of `steadiness.py`
 
     @property
     def columns(self) -> list[Column]:

@@ -64,7 +64,7 @@ def averaged_series(replications: Sequence[ArrayLike]) -> NDArray[np.float64]:
 
 
 @dataclass(frozen=True, slots=True)
-class Load:
+class OfferedLoad:
     """Offered against delivered rate while requests arrive, the first tenth of that time left out.
 
     `growth_per_s` is how fast requests in the system (waiting or running) add up: offered − delivered.
@@ -87,7 +87,7 @@ class Load:
         return not (self.overloaded or self.too_short)
 
 
-def load_of(requests: RequestRecords) -> Load:
+def offered_load(requests: RequestRecords) -> OfferedLoad:
     """Return the load of one run of an open loop (in a closed loop nothing can pile up).
 
     The arrival window is cut into 20 blocks, each giving one sample of growth. Requests add up when the
@@ -103,7 +103,7 @@ def load_of(requests: RequestRecords) -> Load:
     finish = requests.finish_ns[chosen]
     done = requests.status[chosen] == Status.COMPLETED
     if len(arrival) < 2 or arrival[-1] == arrival[0]:
-        return Load(None, None, None, overloaded=False, too_short=False, too_few=True)
+        return OfferedLoad(None, None, None, overloaded=False, too_short=False, too_few=True)
     start = arrival[0] + _IGNORED_START * (arrival[-1] - arrival[0])
     edges = np.linspace(start, arrival[-1], _BLOCKS + 1)
     window_s = float(edges[-1] - edges[0]) / 1e9
@@ -121,7 +121,7 @@ def load_of(requests: RequestRecords) -> Load:
     )
     service_s = _early_service_s(requests, chosen)
     piled_up = arrived[-1] - left[-1] > _PILE_TO_SERVED * offered * service_s
-    return Load(
+    return OfferedLoad(
         offered,
         delivered,
         interval,

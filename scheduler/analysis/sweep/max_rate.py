@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from math import sqrt
 from typing import Any, Literal
 
-from scheduler.analysis.metrics import summarize
-from scheduler.analysis.statistics.steady_state import load_of
-from scheduler.analysis.sweep.task import Record, Simulation, drawn
+from scheduler.analysis.metrics import Record, summarize
+from scheduler.analysis.statistics.steady_state import offered_load
+from scheduler.analysis.sweep.task import Simulation, drawn
 from scheduler.errors import InputError
 from scheduler.simulate import Variant, high_end
 from scheduler.workload.arrivals import ClosedLoopArrivals, TraceArrivals
@@ -78,7 +78,7 @@ class RateSearch(Simulation):
             good = summary.get("slo_attainment", 0.0) * summary["measured_requests"]
             if good < self.slo_share * (len(requests) - warmup):
                 return "slo"
-            load = load_of(run.requests)
+            load = offered_load(run.requests)
             if load.steady_state:
                 return ""
             return "queue growth" if load.overloaded else "run too short"

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from scheduler.analysis.metrics import Record
 from scheduler.analysis.statistics.difference import paired_difference
 from scheduler.analysis.statistics.intervals import Interval, mean_interval
-from scheduler.analysis.sweep.task import Record
 from scheduler.simulate import HIGH
 
 Group = tuple[tuple[Any, ...], str]

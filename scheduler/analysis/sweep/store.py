@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from scheduler.analysis.sweep.task import Record
+from scheduler.analysis.metrics import Record
 from scheduler.files import write_json
 
 MAX_STORED_BYTES = 4 << 20

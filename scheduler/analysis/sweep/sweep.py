@@ -11,9 +11,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from scheduler.analysis.metrics import Record
 from scheduler.analysis.sweep.max_rate import SLO_SHARE, RateSearch
 from scheduler.analysis.sweep.store import Store
-from scheduler.analysis.sweep.task import Record, Setting, Simulation
+from scheduler.analysis.sweep.task import Setting, Simulation
 from scheduler.analysis.workers import Workers, as_completed
 from scheduler.errors import InputError
 from scheduler.simulate import HIGH, Variant

@@ -9,24 +9,22 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from scheduler import __version__
-from scheduler.analysis.metrics import request_rate, summarize
-from scheduler.analysis.statistics.steady_state import load_of
+from scheduler.analysis.metrics import Record, summarize
+from scheduler.analysis.records import flat_record, offered_loads
 from scheduler.engine.loop import Run
 from scheduler.errors import InputError
 from scheduler.simulate import AnyProfile, Variant, high_end, pool_cost, simulate
-from scheduler.workload.arrivals import ClosedLoopArrivals
 from scheduler.workload.draw import draw_requests
 from scheduler.workload.requests import Requests
 from scheduler.workload.schema import Workload
 
-Record = dict[str, Any]
 _PACKAGE = Path(__file__).parents[2]
 # What a simulated number depends on; a change to any of these files makes stored numbers stale.
 _SOURCES = (
     "__init__.py",
     "analysis/sweep/max_rate.py",
     "analysis/metrics.py",
+    "analysis/records.py",
     "analysis/sweep/task.py",
     "analysis/statistics/intervals.py",
     "analysis/statistics/steady_state.py",
@@ -125,33 +123,15 @@ class Simulation:
     def _record(self, run: Run, requests: Requests, variant: Variant) -> Record:
         workload, profile = self.setting.workload, self.setting.profile
         slo_ms = workload.slo.limits_ms if workload.slo else {}
-        record: Record = {
-            "schema_version": 1,
-            "tool_version": __version__,
-            "backend": "graphpool",
-            "variant": variant.column,
-            "replication": self.replication,
-            "model_id": profile.model_id,
-            "profile": profile.name,
-            "executor": "model",
-            "workload": workload.name,
-            "arrivals": workload.arrivals.process,
-            "seed": workload.seed,
-            "max_concurrency": workload.engine.max_num_seqs,
-            "capture_sizes": list(variant.pool.sizes),
-            "num_graphs": len(variant.pool.sizes),
-        }
-        cost = pool_cost(workload.engine, profile, variant.pool)
-        costs = {
-            "capture_time_s": cost.capture_s,
-            "graph_memory_bytes": cost.graph_memory_bytes,
-            "kv_blocks": cost.kv_blocks,
-        }
-        record |= {key: value for key, value in costs.items() if value is not None}
-        record |= summarize(run, slo_ms, self.warmup_requests(requests))
-        record |= _load(workload, run)
-        record["request_rate"] = request_rate(workload, record)
-        return record
+        return flat_record(
+            workload,
+            profile,
+            variant,
+            pool_cost(workload.engine, profile, variant.pool),
+            [summarize(run, slo_ms, self.warmup_requests(requests))],
+            offered_loads(workload, [run]),
+            {"replication": self.replication},
+        )
 
 
 def drawn(workload: Workload, replication: int) -> Requests:
@@ -198,16 +178,3 @@ def source_digest() -> str:
     for file in source_files():
         digest.update(file.relative_to(_PACKAGE).as_posix().encode() + b"\0" + file.read_bytes())
     return digest.hexdigest()
-
-
-def _load(workload: Workload, run: Run) -> Record:
-    """Return whether there is a steady state; a closed loop has nothing that can pile up."""
-    if isinstance(workload.arrivals, ClosedLoopArrivals):
-        return {"steady_state": True}
-    load = load_of(run.requests)
-    record: Record = {"steady_state": load.steady_state, "overloaded": load.overloaded}
-    if load.delivered_per_s is not None:
-        record["delivered_request_rate"] = load.delivered_per_s
-    if load.growth_per_s is not None:
-        record["queue_growth_per_s"] = load.growth_per_s.mean
-    return record

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from scheduler.analysis.statistics.intervals import mean_interval
-from scheduler.analysis.statistics.steady_state import load_of
+from scheduler.analysis.statistics.steady_state import offered_load
 from scheduler.analysis.tuning.answer import (
     AgainstPowers,
     Candidate,
@@ -124,7 +124,7 @@ def _steady(tuning: Tuning, fresh: FreshRequests) -> bool:
     """Tell whether the winner's runs have a steady state; a closed loop cannot pile up."""
     if any(sample.requests.concurrency is not None for sample in fresh.samples):
         return True
-    return all(load_of(run.requests).steady_state for run, _ in fresh.run(tuning.best.pool))
+    return all(offered_load(run.requests).steady_state for run, _ in fresh.run(tuning.best.pool))
 
 
 def _fewest(tuning: Tuning, fresh: FreshRequests, points: Sequence[CurvePoint]) -> ComparedSizes | None:

@@ -9,7 +9,7 @@ from typing import Any
 from scheduler.analysis.comparison.differences import replicated_differences
 from scheduler.analysis.statistics.difference import Difference, without_interval
 from scheduler.analysis.tuning.closed_loop import Tuning
-from scheduler.analysis.tuning.pool_runs import Evaluator, Sample, loads_of
+from scheduler.analysis.tuning.pool_runs import DrawnRequests, Evaluator, loads_of
 from scheduler.analysis.tuning.samples import at_rate
 from scheduler.analysis.tuning.step_loads import step_histogram
 from scheduler.engine.graph_pool import GraphPool
@@ -37,7 +37,7 @@ class FreshRequests:
     """Requests the search never met; every pool is run on them once, every pair compared once."""
 
     evaluator: Evaluator
-    samples: Sequence[Sample]
+    samples: Sequence[DrawnRequests]
     on: str
     _runs: dict[GraphPool, list[tuple[Run, dict[str, Any]]]] = field(default_factory=dict)
     _compared: dict[tuple[GraphPool, GraphPool], Confirmation] = field(default_factory=dict)
@@ -86,12 +86,12 @@ class Drift:
     retuned_sizes: tuple[int, ...]
 
 
-def drifts(tuning: Tuning, sample: Sample) -> list[Drift]:
+def drifts(tuning: Tuning, sample: DrawnRequests) -> list[Drift]:
     """Run the same requests at other rates; what a pool tuned for each would gain is what drift loses."""
     return [_drift(tuning, at_rate(sample, factor), factor) for factor in DRIFTS]
 
 
-def _drift(tuning: Tuning, sample: Sample, factor: float) -> Drift:
+def _drift(tuning: Tuning, sample: DrawnRequests, factor: float) -> Drift:
     evaluator, best = tuning.evaluator, tuning.best.pool
     rules = tuning.rules_for(best)
     (run, summary) = evaluator.run(best, [sample])[0]
@@ -109,5 +109,5 @@ def _drift(tuning: Tuning, sample: Sample, factor: float) -> Drift:
     return Drift(factor, value, own, no_graphs, retuned, sizes)
 
 
-def _value(evaluator: Evaluator, pool: GraphPool, sample: Sample) -> float:
+def _value(evaluator: Evaluator, pool: GraphPool, sample: DrawnRequests) -> float:
     return evaluator.values(pool, [sample])[0]

@@ -13,7 +13,7 @@ import numpy as np
 
 from scheduler.analysis.comparison.pools import NamedPool, named_pool, workload_pool
 from scheduler.analysis.tuning.budgets import Budgets, SizeRules, size_rules
-from scheduler.analysis.tuning.pool_runs import Detail, Evaluator, Sample, loads_of
+from scheduler.analysis.tuning.pool_runs import Detail, DrawnRequests, Evaluator, loads_of
 from scheduler.analysis.tuning.pool_search import Evaluated, PoolSearch
 from scheduler.catalog.pool_presets import pool_preset
 from scheduler.engine.graph_pool import GraphPool
@@ -35,7 +35,7 @@ class Tuning:
     evaluator: Evaluator
     budgets: Budgets
     rules: SizeRules
-    samples: list[Sample]
+    samples: list[DrawnRequests]
     search: PoolSearch
     best: Evaluated
     own: NamedPool
@@ -50,7 +50,7 @@ class Tuning:
         return size_rules(self.budgets, engine, self.evaluator.profile, pool.piecewise)
 
 
-def tune(evaluator: Evaluator, samples: list[Sample], budgets: Budgets) -> Tuning:
+def tune(evaluator: Evaluator, samples: list[DrawnRequests], budgets: Budgets) -> Tuning:
     """Search the best pool for the samples within the budgets; see pool_search for how.
 
     Where the workload's list also serves mixed steps, both modes compete: one list for all steps, and
@@ -85,7 +85,10 @@ def tune(evaluator: Evaluator, samples: list[Sample], budgets: Budgets) -> Tunin
 
 
 def _evaluate(
-    evaluator: Evaluator, pools: Sequence[GraphPool], samples: Sequence[Sample], rules: dict[bool, SizeRules]
+    evaluator: Evaluator,
+    pools: Sequence[GraphPool],
+    samples: Sequence[DrawnRequests],
+    rules: dict[bool, SizeRules],
 ) -> list[Evaluated]:
     """Run the pools that leave room for the KV cache, side by side where that is worth it."""
     fitting = [pool for pool in pools if evaluator.cost(pool) is not None]

@@ -28,7 +28,7 @@ WORTH_WORKERS_S = 0.4
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
+class DrawnRequests:
     """Requests of one replication and the share of the first ones that statistics leave out."""
 
     requests: Requests
@@ -58,7 +58,7 @@ class _Task:
     profile: AnyProfile
     objective: Objective
     pool: GraphPool
-    samples: Sequence[Sample]
+    samples: Sequence[DrawnRequests]
     largest_total: int
 
 
@@ -89,12 +89,12 @@ class Evaluator:
     simulations: int = 0
     longest_s: float = 0.0
 
-    def values(self, pool: GraphPool, samples: Sequence[Sample], eager: bool = False) -> list[float]:
+    def values(self, pool: GraphPool, samples: Sequence[DrawnRequests], eager: bool = False) -> list[float]:
         """Return the objective of a pool on every sample."""
         return [self.objective.value(summary) for _, summary in self.run(pool, samples, eager)]
 
     def run(
-        self, pool: GraphPool, samples: Sequence[Sample], eager: bool = False
+        self, pool: GraphPool, samples: Sequence[DrawnRequests], eager: bool = False
     ) -> list[tuple[Run, dict[str, Any]]]:
         """Return the run and the flat summary of every sample; steps without a graph use the fallback."""
         variant = Variant("candidate", pool, "eager" if eager else "fallback")
@@ -111,7 +111,7 @@ class Evaluator:
         return results
 
     def details(
-        self, pools: Sequence[GraphPool], samples: Sequence[Sample], rules: Mapping[bool, SizeRules]
+        self, pools: Sequence[GraphPool], samples: Sequence[DrawnRequests], rules: Mapping[bool, SizeRules]
     ) -> list[Detail]:
         """Return what the runs of several pools show, in their order."""
         tasks = [

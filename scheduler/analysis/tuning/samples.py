@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from scheduler.analysis.tuning.pool_runs import Sample
+from scheduler.analysis.tuning.pool_runs import DrawnRequests
 from scheduler.errors import InputError
 from scheduler.workload.arrivals import TraceArrivals
 from scheduler.workload.draw import draw_requests
@@ -20,7 +20,9 @@ SEARCH_SHARE_OF_TRACE = 0.7
 LEAST_TRACE_REQUESTS = 20
 
 
-def search_and_fresh(workload: Workload, fresh: int | None = None) -> tuple[list[Sample], list[Sample], str]:
+def search_and_fresh(
+    workload: Workload, fresh: int | None = None
+) -> tuple[list[DrawnRequests], list[DrawnRequests], str]:
     """Return the samples to search on, those to confirm on, and the latter in words.
 
     Drawn workloads: two replications, and `fresh` further ones with seeds of their own. A trace happened
@@ -36,16 +38,16 @@ def search_and_fresh(workload: Workload, fresh: int | None = None) -> tuple[list
             )
         held_out = _part(requests, cut, len(requests))
         words = f"the held-out last {len(held_out):,} requests of the trace"
-        return [Sample(_part(requests, 0, cut), 0, 0.0)], [Sample(held_out, 0, 0.0)], words
+        return [DrawnRequests(_part(requests, 0, cut), 0, 0.0)], [DrawnRequests(held_out, 0, 0.0)], words
     count = FRESH_REPLICATIONS if fresh is None else fresh
     if not 1 <= count <= 10_000:
         raise InputError(f"--replications: expected 1 to 10,000, got {count}")
     numbers = range(SEARCH_REPLICATIONS + count)
-    samples = [Sample(draw_requests(workload, number), number, WARMUP_SHARE) for number in numbers]
+    samples = [DrawnRequests(draw_requests(workload, number), number, WARMUP_SHARE) for number in numbers]
     return samples[:SEARCH_REPLICATIONS], samples[SEARCH_REPLICATIONS:], f"{count} fresh replications"
 
 
-def at_rate(sample: Sample, factor: float) -> Sample:
+def at_rate(sample: DrawnRequests, factor: float) -> DrawnRequests:
     """Return the same requests arriving `factor` times as fast (or with that many times the users)."""
     requests = sample.requests
     if requests.concurrency is not None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from scheduler.report.plots.latency import TITLES, quantile_curve
 from scheduler.report.plots.style import EAGER, GRAPH, log_axis, new_figure, percent_axis, styled
-from scheduler.report.views import Sample
+from scheduler.report.views import WeightedValues
 
 Float = NDArray[np.float64]
 _MEASURED: dict[str, Any] = {"color": EAGER, "linestyle": "--"}
@@ -43,7 +43,7 @@ def measured_and_simulated(
     panels = rows[0].subplots(1, max(1, len(shown)), sharey=True, squeeze=False)[0]
     for ax, (metric, (measured, simulated)) in zip(panels, shown.items(), strict=False):
         for values, style in ((measured, _MEASURED), (simulated, _SIMULATED)):
-            ax.plot(*quantile_curve(Sample(np.asarray(values, float))), **style)
+            ax.plot(*quantile_curve(WeightedValues(np.asarray(values, float))), **style)
         _axis_of(ax, measured, simulated)
         ax.set_title(f"{TITLES[metric]} ({_error(measured, simulated)})", fontsize=9.5)
         ax.set_xlabel(f"{metric.upper()} (ms)")

@@ -22,7 +22,7 @@ from scheduler.report.plots.style import (
     percent_axis,
     styled,
 )
-from scheduler.report.views import METRICS, Sample, View, samples
+from scheduler.report.views import METRICS, View, WeightedValues, samples
 
 Float = NDArray[np.float64]
 TITLES = {
@@ -68,7 +68,7 @@ def latency_ecdf(views: Sequence[View]) -> Figure:
     return figure
 
 
-def quantile_curve(sample: Sample) -> tuple[Float, Float]:
+def quantile_curve(sample: WeightedValues) -> tuple[Float, Float]:
     """Return (values, shares at most that) at a few hundred quantiles, dense towards the tail."""
     size = sample.size
     tail = np.geomspace(0.5, max(1 / size, _LOWEST_SHARE), _QUANTILES // 2)
