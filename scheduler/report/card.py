@@ -28,7 +28,6 @@ from scheduler.report.wording import (
 from scheduler.workload.arrivals import TraceArrivals
 from scheduler.workload.schema import Workload
 
-WIDTH = 108
 HEADLINE_KEYS = (("p99_itl_ms", "p99 ITL"), ("mean_tpot_ms", "mean TPOT"), ("mean_ttft_ms", "mean TTFT"))
 LATENCIES = (("ttft", "TTFT"), ("tpot", "TPOT"), ("itl", "ITL"), ("e2el", "E2EL"))
 FOOTER = (

@@ -13,10 +13,9 @@ from scheduler.analysis.tuning.choose import (
     best_by_count,
     candidate_sizes,
     choose,
-    choose_sizes,
     size_problem,
 )
-from scheduler.analysis.tuning.choose_within import choose_within, graphs_within_memory
+from scheduler.analysis.tuning.choose_within_budget import choose_within_budget, graphs_within_memory
 from scheduler.analysis.tuning.neighbours import neighbours
 from scheduler.engine.graph_pool import GraphPool
 from scheduler.errors import InputError
@@ -57,6 +56,13 @@ def every_pool(candidates, graphs, forced=()):
         for sizes in combinations(candidates, count):
             if set(forced) <= set(sizes):
                 yield sizes
+
+
+def choose_sizes(weights, graph_ns, eager_ns, graphs, *, forced=(), **rules):
+    """Return the best choice of at most `graphs` of all sizes for one histogram, given by batch size."""
+    load = Load.of(weights, graph_ns, eager_ns)
+    every = candidate_sizes(min(len(load.weights), load.graph_ns.shape[-1]) - 1)
+    return choose(size_problem([load], every, forced=forced, **rules), graphs)
 
 
 @pytest.mark.parametrize("seed", range(200))
@@ -108,7 +114,7 @@ def test_the_choice_within_a_capture_budget_equals_brute_force(seed):
     budget = float(round(random.uniform(0.5, 0.3 * n + 0.5), 2))
     candidates = range(1, n + 1)
     problem = size_problem([load], candidates, forced=forced)
-    found = choose_within(problem, graphs, price, budget)
+    found = choose_within_budget(problem, graphs, price, budget)
     feasible = [s for s in every_pool(candidates, graphs, forced) if price[list(s)].sum() <= budget + 1e-9]
     assert found.choice.cost == min(pool_cost(load, sizes) for sizes in feasible)
     assert found.lower_bound == found.choice.cost
@@ -204,7 +210,7 @@ def test_a_price_per_size_keeps_useless_graphs_out():
 def test_required_sizes_beyond_the_budget_are_refused():
     problem = size_problem([Load.of([0, 1, 1], [0, 1, 1], [0, 5, 5])], [1, 2], forced=[1, 2])
     with pytest.raises(InputError, match=r"required sizes \[1, 2\] alone take 4, more than the budget of 3"):
-        choose_within(problem, 2, [2, 2, 2], 3)
+        choose_within_budget(problem, 2, [2, 2, 2], 3)
 
 
 def test_candidates_are_aligned_and_hold_the_largest_batch():
@@ -243,7 +249,7 @@ def test_a_capture_budget_over_hundreds_of_sizes_is_met_and_proven():
     eager = 9_000_000 + 9_000 * np.arange(257)
     problem = size_problem([Load.of(weights, graph, eager)], range(1, 257), forced=[1, 256])
     price = 0.05 + 0.002 * np.arange(257)
-    found = choose_within(problem, 40, price, 4.0)
+    found = choose_within_budget(problem, 40, price, 4.0)
     assert found.spent <= 4.0 + 1e-9
     assert found.choice.cost == found.lower_bound
     assert found.choice.cost > choose(problem, 40).cost

@@ -7,7 +7,6 @@ import pytest
 
 from scheduler.analysis.statistics.steady_state import (
     averaged_series,
-    decode_capacity_per_s,
     mser5,
     offered_load,
 )
@@ -136,11 +135,6 @@ def test_requests_that_all_arrive_at_once_have_no_rate():
     load = offered_load(single_server(np.zeros(500), np.full(500, 0.1)))
     assert (load.offered_per_s, load.delivered_per_s, load.growth_per_s) == (None, None, None)
     assert load.steady_state
-
-
-def test_capacity_of_full_batches():
-    # Eight requests of 16 tokens in steps of 13.6 ms: 36.76 per second.
-    assert decode_capacity_per_s(8, 13_600_000, 16) == pytest.approx(36.7647, rel=1e-5)
 
 
 @pytest.mark.parametrize(("count", "too_few"), [(1, True), (99, True), (100, False)])

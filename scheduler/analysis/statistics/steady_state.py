@@ -138,13 +138,3 @@ def _early_service_s(requests: RequestRecords, chosen: NDArray[np.bool_]) -> flo
     if not len(early):
         return float("inf")
     return float((requests.finish_ns[early] - requests.scheduled_ns[early]).mean()) / 1e9
-
-
-def decode_capacity_per_s(max_num_seqs: int, full_step_ns: int, mean_output_tokens: float) -> float:
-    """Return the highest arrival rate that a decode loop of full batches sustains, in requests per second.
-
-    b / (t(b) · mean tokens) at b = `max_num_seqs`, t(b) = `full_step_ns` with the graph that b takes
-    (Li, Dai and Peng 2025: stable iff λ · tokens < b / t(b) for work-conserving schedulers). KV limits and
-    prefill lower it.
-    """
-    return max_num_seqs / (full_step_ns / 1e9 * mean_output_tokens)

@@ -5,7 +5,7 @@
 - `budgets.py` What a pool may cost (graphs, GPU memory, seconds of capture) and which sizes it must hold.
 - `checks.py` Is the tuned pool really better: on requests the search never met, and when traffic drifts.
 - `choose.py` The best capture sizes for a histogram of batch sizes: exact, by dynamic programming.
-- `choose_within.py` The best capture sizes within a budget that sizes draw on unequally, such as capture seconds.
+- `choose_within_budget.py` The best capture sizes within a budget that sizes draw on unequally, such as capture seconds.
 - `closed_loop.py` The tuner in the closed loop: the pool decides how large batches grow, the batches which pool is best.
 - `logged_choice.py` From a server's log and a profile to the best sizes; what the log does not say is assumed and noted.
 - `neighbours.py` Pools one step away from a pool: a size added, removed, or exchanged for another, cheapest first.

@@ -17,7 +17,7 @@ from scheduler.analysis.tuning.choose import (
     choose,
     size_problem,
 )
-from scheduler.analysis.tuning.choose_within import choose_within, graphs_within_memory
+from scheduler.analysis.tuning.choose_within_budget import choose_within_budget, graphs_within_memory
 from scheduler.analysis.tuning.neighbours import neighbours
 from scheduler.analysis.tuning.pool_search import NEIGHBOURS, Chooser
 from scheduler.catalog.profile.profile import PoolCosts
@@ -79,14 +79,14 @@ class SizeRules:
         if self.capture_s is None or self.max_capture_s is None:
             return choose(problem, graphs, self.most_by_largest)
         if self.most_by_largest is None:
-            return choose_within(problem, graphs, self.capture_s, self.max_capture_s).choice
+            return choose_within_budget(problem, graphs, self.capture_s, self.max_capture_s).choice
         # So many graphs fit with each largest size: the best of each number is the best of all.
         found = []
         for count in range(max(len(self.forced), 1), graphs + 1):
             fitting = [size for size in problem.candidates if self.most_by_largest[size] >= count]
             if fitting and fitting[-1] >= max(self.forced, default=0):
                 part = problem.up_to(fitting[-1])
-                found.append(choose_within(part, count, self.capture_s, self.max_capture_s).choice)
+                found.append(choose_within_budget(part, count, self.capture_s, self.max_capture_s).choice)
         if not self.forced:
             found.append(Choice((), problem.cost(())))
         return min(found, key=lambda choice: (choice.cost, choice.sizes))

@@ -221,28 +221,3 @@ def choose(problem: SizeProblem, graphs: int, most_by_largest: ArrayLike | None 
             f"{list(problem.forced)}: allow more graphs, or lift the required sizes"
         )
     return best
-
-
-def choose_sizes(
-    weights_by_batch: ArrayLike,
-    graph_ns_by_size: ArrayLike,
-    eager_ns_by_batch: ArrayLike,
-    graphs: int,
-    *,
-    candidates: Sequence[int] | None = None,
-    forced: Sequence[int] = (),
-    routing: Routing = "smallest",
-    padding: bool = True,
-    extra_cost: ArrayLike | None = None,
-) -> Choice:
-    """Return the exact optimum for one histogram: at most `graphs` sizes of the candidates (default: all).
-
-    Arrays are indexed by batch size from 0 (entry 0 unused); see `Load` and `size_problem`.
-    """
-    load = Load.of(weights_by_batch, graph_ns_by_size, eager_ns_by_batch)
-    if candidates is None:
-        candidates = candidate_sizes(min(len(load.weights), load.graph_ns.shape[-1]) - 1)
-    problem = size_problem(
-        [load], candidates, forced=forced, routing=routing, padding=padding, extra_cost=extra_cost
-    )
-    return choose(problem, graphs)

@@ -18,7 +18,7 @@ from scheduler.simulate import AnyProfile
 from scheduler.workload.file.loader import parse_inline_yaml, read_file
 from scheduler.workload.server_logs.engine_log import EngineLog
 
-KV_TOKENS_PER_SEQUENCE = 1024
+KV_TOKENS = 1024  # of every sequence, where step times depend on what no log holds
 LARGEST_MIXED = 512
 
 
@@ -35,39 +35,38 @@ def log_choice(
     profile: AnyProfile,
     budgets: Budgets,
     max_num_seqs: int | None = None,
-    kv_tokens_per_sequence: int = KV_TOKENS_PER_SEQUENCE,
 ) -> LogAnswer:
     """Return the open-loop optimum for a log (see open_loop_choice) and what was assumed for it.
 
-    Logs hold no KV lengths: where step times depend on them, every sequence is taken to hold
-    `kv_tokens_per_sequence`. One list serves the log's mixed steps, too, where its server did so and the
+    Logs hold no KV lengths: where step times depend on them, every sequence is taken to hold KV_TOKENS.
+    One list serves the log's mixed steps, too, where its server did so and the
     profile has their costs.
     """
     facts = log.facts
     largest = max(max(log.decode_steps, default=1), max_num_seqs or facts.max_num_seqs or 1)
-    mixed = _mixed_costs(profile, kv_tokens_per_sequence) if facts.mode == "FULL_AND_PIECEWISE" else None
+    mixed = _mixed_costs(profile) if facts.mode == "FULL_AND_PIECEWISE" else None
     if mixed is not None:
         small = {tokens: steps for tokens, steps in log.mixed_steps.items() if tokens <= LARGEST_MIXED}
         log = EngineLog(log.format, log.decode_steps, small, facts, log.notes)
     rules = size_rules_for(budgets, profile, largest, LARGEST_MIXED if mixed else None)
-    answer = open_loop_choice(log, _decode_costs(profile, kv_tokens_per_sequence), rules, mixed=mixed)
-    assumed = kv_tokens_per_sequence if _depends_on_kv(profile, log) else None
+    answer = open_loop_choice(log, _decode_costs(profile), rules, mixed=mixed)
+    assumed = KV_TOKENS if _depends_on_kv(profile, log) else None
     return replace(answer, assumed_kv_tokens=assumed)
 
 
-def _decode_costs(profile: AnyProfile, kv_per_sequence: int) -> StepCosts:
+def _decode_costs(profile: AnyProfile) -> StepCosts:
     model = cost_model(profile, "fallback")
     lines: dict[int, StepLine] = {}
 
     def graph(batch: int, size: int) -> float:
         if size not in lines:
             lines[size] = model.decode_line("graph", size)
-        return lines[size].ns(batch * kv_per_sequence)
+        return lines[size].ns(batch * KV_TOKENS)
 
-    return StepCosts(graph, lambda batch: model.decode_line("fallback", batch).ns(batch * kv_per_sequence))
+    return StepCosts(graph, lambda batch: model.decode_line("fallback", batch).ns(batch * KV_TOKENS))
 
 
-def _mixed_costs(profile: AnyProfile, kv_per_sequence: int) -> StepCosts | None:
+def _mixed_costs(profile: AnyProfile) -> StepCosts | None:
     """Return the costs of mixed steps, taken as one running sequence for every 16 tokens; None if unknown."""
     if not profile.has_prefill:
         return None
@@ -76,7 +75,7 @@ def _mixed_costs(profile: AnyProfile, kv_per_sequence: int) -> StepCosts | None:
     def plan(tokens: int) -> StepPlan:
         rows = min(tokens // 16, tokens - 1)
         kind = StepKind.MIXED if rows else StepKind.PREFILL
-        return StepPlan(kind, rows, None, rows * kv_per_sequence, (PrefillChunk(-1, tokens - rows, 0, True),))
+        return StepPlan(kind, rows, None, rows * KV_TOKENS, (PrefillChunk(-1, tokens - rows, 0, True),))
 
     return StepCosts(
         lambda tokens, size: model.piecewise_ns(plan(tokens), [size])[0],

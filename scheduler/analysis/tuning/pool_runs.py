@@ -89,15 +89,13 @@ class Evaluator:
     simulations: int = 0
     longest_s: float = 0.0
 
-    def values(self, pool: GraphPool, samples: Sequence[DrawnRequests], eager: bool = False) -> list[float]:
+    def values(self, pool: GraphPool, samples: Sequence[DrawnRequests]) -> list[float]:
         """Return the objective of a pool on every sample."""
-        return [self.objective.value(summary) for _, summary in self.run(pool, samples, eager)]
+        return [self.objective.value(summary) for _, summary in self.run(pool, samples)]
 
-    def run(
-        self, pool: GraphPool, samples: Sequence[DrawnRequests], eager: bool = False
-    ) -> list[tuple[Run, dict[str, Any]]]:
+    def run(self, pool: GraphPool, samples: Sequence[DrawnRequests]) -> list[tuple[Run, dict[str, Any]]]:
         """Return the run and the flat summary of every sample; steps without a graph use the fallback."""
-        variant = Variant("candidate", pool, "eager" if eager else "fallback")
+        variant = Variant("candidate", pool, "fallback")
         slo_ms = self.workload.slo.limits_ms if self.workload.slo else {}
         results = []
         for sample in samples:

@@ -56,7 +56,9 @@ def graphs_within_memory(budget_bytes: float, first_bytes: float, marginal_bytes
     return 1 + int((budget_bytes - first_bytes) // marginal_bytes)
 
 
-def choose_within(problem: SizeProblem, graphs: int, price_by_size: ArrayLike, budget: float) -> BudgetChoice:
+def choose_within_budget(
+    problem: SizeProblem, graphs: int, price_by_size: ArrayLike, budget: float
+) -> BudgetChoice:
     """Return the best choice of at most `graphs` sizes whose prices sum to at most `budget`.
 
     Prices are indexed by capture size and not negative. Raises InputError where the required sizes alone
