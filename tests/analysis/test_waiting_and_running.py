@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from scheduler.workload.server_logs.measured import Measured
 
 from scheduler.analysis.fidelity.measured import Ticks, validate
 from scheduler.analysis.metrics import waiting_and_running
@@ -15,6 +14,7 @@ from scheduler.executors.model.by_profile import cost_model
 from scheduler.report.over_time import over_time
 from scheduler.simulate import Variant, simulate
 from scheduler.workload.draw import draw_requests
+from scheduler.workload.inputs.measured import Measured
 from scheduler.workload.schema import Workload
 
 POOL = Variant("graphs", GraphPool((1, 2, 4, 8)), "fallback")
