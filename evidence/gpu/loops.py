@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from scheduler.analysis.fidelity.executed import difference_lines, predict_and_execute
+from scheduler.analysis.fidelity.executed import VariantFidelity, predict_and_execute
 from scheduler.catalog.pool_presets import pool_preset
 from scheduler.catalog.profile.profile import Profile
 from scheduler.engine.graph_pool import GraphPool
@@ -22,6 +22,7 @@ from scheduler.executors.real.replay import CapturedSteps
 from scheduler.executors.real.static_decoder import StaticDecoder, dtype_for
 from scheduler.executors.real.torch_session import TorchSession, open_session, replay_backend, usable_sizes
 from scheduler.executors.step_log import Section, write_step_log
+from scheduler.report.calibration import difference_lines, fidelity_lines
 from scheduler.simulate import Variant
 from scheduler.workload.draw import draw_requests
 from scheduler.workload.requests import Requests
@@ -111,19 +112,25 @@ def fidelity(
         variants.append(Variant("eager", GraphPool(), "eager"))
         say(f"== {name}: {len(requests)} requests, {shapes[name]['rate_per_s']:.1f} per second")
         started = time.perf_counter()
-        result = predict_and_execute(workload, requests, profile, variants, session.executor, say)
-        for line in difference_lines(result["differences"]):
+        result = predict_and_execute(
+            workload, requests, profile, variants, session.executor, lambda found: _say_found(found, say)
+        )
+        for line in difference_lines(result.differences):
             say(line)
-        for variant in result["variants"].values():
-            section = variant.pop("section")
-            section.variant = f"{name}_{section.variant}"
-            sections.append(section)
-        results["workloads"][name] = result | {"seconds": round(time.perf_counter() - started, 1)}
+        for variant in result.variants:
+            variant.section.variant = f"{name}_{variant.name}"
+            sections.append(variant.section)
+        results["workloads"][name] = result.record() | {"seconds": round(time.perf_counter() - started, 1)}
     results["cells"] = check_cells(session, profile, pools["few"])
     say(f"faster mode agrees in {results['cells']['agreement']:.0%} of {results['cells']['cells']} cells")
     write_step_log(out / "fidelity.steps.jsonl", sections)
     _close(session)
     return results
+
+
+def _say_found(found: VariantFidelity, say: Say) -> None:
+    for line in fidelity_lines(found):
+        say(line)
 
 
 def ceiling(
@@ -150,13 +157,16 @@ def ceiling(
     ends = f"{pools['below'][-1]} and {pools['above'][-1]}"
     say(f"ceiling {ends}, settling batch about {settling}, {rate:.1f} per second")
     variants = [Variant(name, GraphPool(sizes), "eager") for name, sizes in pools.items()]
-    result = predict_and_execute(workload, requests, profile, variants, session.executor, say)
-    for line in difference_lines(result["differences"]):
+    result = predict_and_execute(
+        workload, requests, profile, variants, session.executor, lambda found: _say_found(found, say)
+    )
+    for line in difference_lines(result.differences):
         say(line)
-    for variant in result["variants"].values():
-        variant.pop("section")
     _close(session)
-    return result | {"rate_per_s": rate, "pools": {name: list(sizes) for name, sizes in pools.items()}}
+    return result.record() | {
+        "rate_per_s": rate,
+        "pools": {name: list(sizes) for name, sizes in pools.items()},
+    }
 
 
 def pools(device: str, models: Sequence[str], quick: bool, say: Say) -> dict[str, Any]:

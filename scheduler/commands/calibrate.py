@@ -9,14 +9,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scheduler.analysis.comparison.pools import workload_pool
-from scheduler.analysis.fidelity.executed import difference_lines, fidelity_lines, predict_and_execute
+from scheduler.analysis.fidelity.executed import predict_and_execute
 from scheduler.commands.options import CalibrateOptions
 from scheduler.engine.graph_pool import GraphPool
 from scheduler.errors import InputError
 from scheduler.executors.real.availability import require_device
 from scheduler.executors.real.model_shapes import model_shape
 from scheduler.files import write_json
-from scheduler.report.calibration import against_line, calibration_lines, cells_line
+from scheduler.report.calibration import (
+    against_line,
+    calibration_lines,
+    cells_line,
+    difference_lines,
+    fidelity_lines,
+)
 from scheduler.report.progress import progress_bar
 from scheduler.simulate import Variant
 from scheduler.workload.draw import draw_requests
@@ -109,7 +115,7 @@ class _Against:
 
         return context_buckets(self.longest)
 
-    def compare(self, found: Calibration, options: CalibrateOptions) -> tuple[dict[str, Any], list[str]]:
+    def compare(self, found: Calibration, options: CalibrateOptions) -> tuple[dict[str, object], list[str]]:
         """Run the workload's pool and eager for real and by the profile."""
         from scheduler.executors.calibration.cell_check import check_cells
         from scheduler.executors.real.torch_session import open_session, usable_sizes
@@ -127,14 +133,17 @@ class _Against:
             attention=options.attention,
         )
         variants = [Variant(named.name, named.pool, "eager"), Variant("eager", GraphPool(), "eager")]
-        result = predict_and_execute(self.workload, self.requests, found.profile, variants, session.executor)
+        fidelity = predict_and_execute(
+            self.workload, self.requests, found.profile, variants, session.executor
+        )
         lines = ["", against_line(self.workload.name, len(self.requests))]
-        for name, variant in result["variants"].items():
-            variant.pop("section")
-            lines += fidelity_lines(name, variant)
-        lines += difference_lines(result["differences"])
+        for variant in fidelity.variants:
+            lines += fidelity_lines(variant)
+        lines += difference_lines(fidelity.differences)
+        result = fidelity.record()
         if sizes:
-            result["cells"] = check_cells(session, found.profile, sizes)
-            lines.append(cells_line(result["cells"]))
+            cells = check_cells(session, found.profile, sizes)
+            lines.append(cells_line(cells))
+            result["cells"] = cells
         session.close()
         return result, lines

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from scheduler.analysis.fidelity.executed import HEADLINE, VariantDifference, VariantFidelity
 from scheduler.report.card import aligned
 
 if TYPE_CHECKING:
@@ -47,6 +48,35 @@ def calibration_lines(found: Calibration, out: Path) -> list[str]:
 def against_line(workload: str, requests: int) -> str:
     """Return the heading of a workload run for real and by the new profile."""
     return f"{workload}, {requests} requests, executed for real and predicted:"
+
+
+def fidelity_lines(found: VariantFidelity) -> list[str]:
+    """Say what was executed, what was predicted and by how much it was off."""
+    lines = [f"{found.name}: executed | predicted | error"]
+    errors, high = found.error, found.error_high
+    for key in ("steps", "time_mean_batch_size", *HEADLINE, "mean_itl_ms"):
+        if key in found.executed and key in found.predicted:
+            shown = f"{errors[key]:+.1%}" if key in errors else ""
+            lines.append(f"  {key:22} {found.executed[key]:12.4f} | {found.predicted[key]:12.4f} | {shown}")
+    if high is not None:
+        texts = ", ".join(f"{key} {high[key]:+.1%}" for key in HEADLINE if key in high)
+        lines.append(f"  at the high end of the profile's range: {texts}")
+    lines.append(
+        f"  same decisions when fed the executed step times: {'yes' if found.same_decisions else 'NO'}"
+    )
+    if found.failure:
+        lines.append(f"  stopped early: {found.failure}")
+    return lines
+
+
+def difference_lines(differences: Sequence[VariantDifference]) -> list[str]:
+    """Say each difference between two variants, measured and predicted."""
+    verdict = {True: "", False: " (WRONG SIGN)", None: " (a tie)"}
+    return [
+        f"{one.other} against {one.base}, {one.metric}: measured {one.measured:+.1%}, "
+        f"predicted {one.predicted:+.1%}{verdict[one.same_sign]}"
+        for one in differences
+    ]
 
 
 def cells_line(cells: Mapping[str, Any]) -> str:

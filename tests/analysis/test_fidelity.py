@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from scheduler.analysis.fidelity.executed import (
-    difference_lines,
-    fidelity_lines,
+    VariantDifference,
     predict_and_execute,
     relative_errors,
     same_steps,
@@ -19,6 +19,7 @@ from scheduler.catalog.profile.inline import InlineProfile
 from scheduler.catalog.profile.profile import LowHigh
 from scheduler.engine.graph_pool import GraphPool
 from scheduler.executors.model.by_profile import cost_model
+from scheduler.report.calibration import difference_lines, fidelity_lines
 from scheduler.simulate import Variant, high_end, simulate
 from scheduler.workload.draw import draw_requests
 from scheduler.workload.schema import Workload
@@ -79,14 +80,17 @@ def test_every_policy_runs_for_real_and_decides_the_same_on_the_logged_times(
         prefilled=policy == "decode_only",
     )
     result = predict_and_execute(work, requests, profile_of(work), [POOL, EAGER], session.executor)
-    for name, variant in result["variants"].items():
-        assert variant["failure"] is None
-        assert variant["same_decisions"]
-        assert variant["executed"]["steps"] == len(variant["section"].steps)
-        replayed = any(step.capture_size for step in variant["section"].steps)
-        assert replayed == (name == "graphs")
-    assert {row["metric"] for row in result["differences"]} >= {"mean_itl_ms", "output_throughput"}
-    assert len(difference_lines(result["differences"])) == len(result["differences"])
+    for variant in result.variants:
+        assert variant.failure is None
+        assert variant.same_decisions
+        assert variant.executed["steps"] == len(variant.section.steps)
+        replayed = any(step.capture_size for step in variant.section.steps)
+        assert replayed == (variant.name == "graphs")
+    assert {row.metric for row in result.differences} >= {"mean_itl_ms", "output_throughput"}
+    assert len(difference_lines(result.differences)) == len(result.differences)
+    record = result.record()
+    assert set(record["variants"]) == {"graphs", "eager"}
+    json.dumps(record, allow_nan=False)
 
 
 def test_a_model_that_is_executed_has_no_error_and_differences_agree() -> None:
@@ -100,10 +104,10 @@ def test_a_model_that_is_executed_has_no_error_and_differences_agree() -> None:
             [variant],
             lambda: cost_model(profile, "eager"),
         )
-        found = result["variants"][variant.name]
-        assert found["same_decisions"]
-        assert list(found["error"].values()) == pytest.approx([0.0] * len(found["error"]), abs=1e-12)
-        lines = fidelity_lines(variant.name, found)
+        (found,) = result.variants
+        assert found.same_decisions
+        assert list(found.error.values()) == pytest.approx([0.0] * len(found.error), abs=1e-12)
+        lines = fidelity_lines(found)
         assert any("p99_itl_ms" in line for line in lines)
         assert any("yes" in line for line in lines)
 
@@ -116,11 +120,12 @@ def test_prompts_are_issued_by_the_host_so_both_ends_of_its_time_are_predicted(
     profile = load_profile(DEFAULT_PROFILE)
     predicted = predict_and_execute(
         work, draw_requests(work), profile, [POOL], lambda: cost_model(profile, "eager")
-    )["variants"]["graphs"]
-    assert predicted["predicted"]["replay_share"] == 1.0  # of its decode steps
-    assert ("predicted_high" in predicted) is has_high
-    if has_high:
-        assert predicted["predicted_high"]["mean_itl_ms"] > predicted["predicted"]["mean_itl_ms"]
+    ).variants[0]
+    assert predicted.predicted["replay_share"] == 1.0  # of its decode steps
+    assert (predicted.predicted_high is not None) is has_high
+    if predicted.predicted_high is not None:
+        assert predicted.predicted_high["mean_itl_ms"] > predicted.predicted["mean_itl_ms"]
+        assert any("high end" in line for line in fidelity_lines(predicted))
 
 
 def test_a_range_of_what_preparing_a_step_takes_matters_to_graphs_too() -> None:
@@ -147,6 +152,7 @@ def test_errors_are_relative_to_what_was_measured() -> None:
 
 
 def test_a_wrong_sign_and_a_tie_are_called_so() -> None:
-    row = {"from": "vllm", "to": "few", "metric": "mean_itl_ms", "measured": 0.05, "predicted": -0.03}
-    assert "WRONG SIGN" in difference_lines([row | {"same_sign": False}])[0]
-    assert "a tie" in difference_lines([row | {"same_sign": None}])[0]
+    wrong = VariantDifference("vllm", "few", "mean_itl_ms", 0.05, -0.03)
+    assert "WRONG SIGN" in difference_lines([wrong])[0]
+    assert "a tie" in difference_lines([replace(wrong, measured=0.005, predicted=-0.005)])[0]
+    assert "(" not in difference_lines([replace(wrong, predicted=0.01)])[0]

@@ -8,8 +8,7 @@ model's.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields
-from typing import Any
+from dataclasses import dataclass, fields
 
 import numpy as np
 
@@ -39,6 +38,112 @@ COMPARED = (
 TIE = 0.01
 """Differences of less than this share, measured and predicted, have no sign worth comparing."""
 HEADLINE = ("output_throughput", "median_tpot_ms", "p99_tpot_ms", "p99_itl_ms")
+_DIFFERENCES = ("mean_itl_ms", "median_tpot_ms", "p99_itl_ms", "output_throughput")
+
+Metrics = dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class VariantFidelity:
+    """One variant as executed and as predicted, at the high end too where the profile's range matters.
+
+    `same_decisions`: fed the executed step times, the loop decides as it did. `section` is the step log.
+    """
+
+    name: str
+    executed: Metrics
+    predicted: Metrics
+    predicted_high: Metrics | None
+    same_decisions: bool
+    failure: str | None
+    section: Section
+
+    @property
+    def error(self) -> Metrics:
+        """Predicted / executed − 1."""
+        return relative_errors(self.executed, self.predicted)
+
+    @property
+    def error_high(self) -> Metrics | None:
+        """The same at the high end of the profile's range."""
+        return None if self.predicted_high is None else relative_errors(self.executed, self.predicted_high)
+
+    def record(self) -> dict[str, object]:
+        """Return everything but the step log as JSON."""
+        record: dict[str, object] = {
+            "executed": self.executed,
+            "predicted": self.predicted,
+            "error": self.error,
+            "same_decisions": self.same_decisions,
+            "failure": self.failure,
+        }
+        if self.predicted_high is not None:
+            record |= {"predicted_high": self.predicted_high, "error_high": self.error_high}
+        return record
+
+
+@dataclass(frozen=True, slots=True)
+class VariantDifference:
+    """How far a variant's metric lies from the first variant's: other / base − 1, measured and predicted."""
+
+    base: str
+    other: str
+    metric: str
+    measured: float
+    predicted: float
+
+    @property
+    def same_sign(self) -> bool | None:
+        """Whether both lie on the same side; None where both are ties."""
+        if max(abs(self.measured), abs(self.predicted)) < TIE:
+            return None
+        return (self.measured > 0) == (self.predicted > 0)
+
+    def record(self) -> dict[str, object]:
+        """Return it as JSON."""
+        return {
+            "from": self.base,
+            "to": self.other,
+            "metric": self.metric,
+            "measured": self.measured,
+            "predicted": self.predicted,
+            "same_sign": self.same_sign,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Fidelity:
+    """A workload's variants, executed and predicted; the first is what the others are compared with."""
+
+    workload: str
+    variants: list[VariantFidelity]
+
+    @property
+    def differences(self) -> list[VariantDifference]:
+        """Every later variant against the first, by the metrics that both have."""
+        base, *others = self.variants
+        found = []
+        for other in others:
+            for metric in _DIFFERENCES:
+                ends = [
+                    second[metric] / first[metric] - 1
+                    for first, second in (
+                        (base.executed, other.executed),
+                        (base.predicted, other.predicted),
+                    )
+                    if first.get(metric) and metric in second
+                ]
+                if len(ends) == 2:
+                    found.append(VariantDifference(base.name, other.name, metric, *ends))
+        return found
+
+    def record(self) -> dict[str, object]:
+        """Return everything but the step logs as JSON."""
+        return {
+            "workload": self.workload,
+            "variants": {variant.name: variant.record() for variant in self.variants},
+            "differences": [difference.record() for difference in self.differences],
+        }
 
 
 def predict_and_execute(
@@ -47,15 +152,13 @@ def predict_and_execute(
     profile: AnyProfile,
     variants: Sequence[Variant],
     open_executor: Callable[[], Executor],
-    say: Callable[[str], None] = lambda line: None,
-) -> dict[str, Any]:
-    """Run every variant for real and by the profile; return metrics, relative errors, and pool differences.
+    done: Callable[[VariantFidelity], None] = lambda found: None,
+) -> Fidelity:
+    """Run every variant for real and by the profile; `done` hears of each as it is finished.
 
-    `open_executor` gives a real executor with an empty batch. In the result: `variants` (per name: executed,
-    predicted, error, same_decisions, failure, section), `differences` (per pair of variants and metric:
-    measured and predicted relative difference, same_sign).
+    `open_executor` gives a real executor with an empty batch.
     """
-    results: dict[str, Any] = {}
+    results = []
     for variant in variants:
         section = Section(variant.name, 0)
         executed = simulate(
@@ -63,26 +166,19 @@ def predict_and_execute(
         )
         predicted = simulate(workload, requests, profile, variant)
         again = simulate(workload, requests, profile, variant, executor=LogExecutor(section))
-        result = results[variant.name] = _compared(executed, predicted, again, section)
         high = high_end(profile, variant, [predicted])
-        if high is not None:
-            result["predicted_high"] = compared_metrics(simulate(workload, requests, profile, high))
-            result["error_high"] = relative_errors(result["executed"], result["predicted_high"])
-        for line in fidelity_lines(variant.name, results[variant.name]):
-            say(line)
-    return {"workload": workload.name, "variants": results, "differences": _differences(results)}
-
-
-def _compared(executed: Run, predicted: Run, again: Run, section: Section) -> dict[str, Any]:
-    measured, modelled = compared_metrics(executed), compared_metrics(predicted)
-    return {
-        "executed": measured,
-        "predicted": modelled,
-        "error": relative_errors(measured, modelled),
-        "same_decisions": same_steps(executed.steps, again.steps),
-        "failure": executed.failure,
-        "section": section,
-    }
+        found = VariantFidelity(
+            variant.name,
+            compared_metrics(executed),
+            compared_metrics(predicted),
+            None if high is None else compared_metrics(simulate(workload, requests, profile, high)),
+            same_steps(executed.steps, again.steps),
+            executed.failure,
+            section,
+        )
+        results.append(found)
+        done(found)
+    return Fidelity(workload.name, results)
 
 
 def compared_metrics(run: Run) -> dict[str, float]:
@@ -106,63 +202,3 @@ def same_steps(one: StepRecords, other: StepRecords) -> bool:
     return all(
         np.array_equal(getattr(one, field.name), getattr(other, field.name)) for field in fields(StepRecords)
     )
-
-
-def _differences(results: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Compare every later variant with the first: the measured difference beside the predicted one."""
-    names = list(results)
-    rows = []
-    for name in names[1:]:
-        base = names[0]
-        for metric in ("mean_itl_ms", "median_tpot_ms", "p99_itl_ms", "output_throughput"):
-            ends = []
-            for side in ("executed", "predicted"):
-                first, second = results[base][side].get(metric), results[name][side].get(metric)
-                if first and second is not None:
-                    ends.append(second / first - 1)
-            if len(ends) == 2:
-                tie = max(abs(ends[0]), abs(ends[1])) < TIE
-                same_sign = None if tie else (ends[0] > 0) == (ends[1] > 0)
-                rows.append(
-                    {
-                        "from": base,
-                        "to": name,
-                        "metric": metric,
-                        "measured": ends[0],
-                        "predicted": ends[1],
-                        "same_sign": same_sign,
-                    }
-                )
-    return rows
-
-
-def fidelity_lines(name: str, result: Mapping[str, Any]) -> list[str]:
-    """Say what was executed, what was predicted and by how much it was off."""
-    lines = [f"{name}: executed | predicted | error"]
-    for key in ("steps", "time_mean_batch_size", *HEADLINE, "mean_itl_ms"):
-        if key in result["executed"] and key in result["predicted"]:
-            error = result["error"].get(key)
-            shown = "" if error is None else f"{error:+.1%}"
-            lines.append(
-                f"  {key:22} {result['executed'][key]:12.4f} | {result['predicted'][key]:12.4f} | {shown}"
-            )
-    if "error_high" in result:
-        errors = result["error_high"]
-        high = ", ".join(f"{key} {errors[key]:+.1%}" for key in HEADLINE if key in errors)
-        lines.append(f"  at the high end of the profile's range: {high}")
-    lines.append(
-        f"  same decisions when fed the executed step times: {'yes' if result['same_decisions'] else 'NO'}"
-    )
-    if result["failure"]:
-        lines.append(f"  stopped early: {result['failure']}")
-    return lines
-
-
-def difference_lines(differences: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Say each difference between two variants, measured and predicted."""
-    verdict = {True: "", False: " (WRONG SIGN)", None: " (a tie)"}
-    return [
-        f"{row['to']} against {row['from']}, {row['metric']}: measured {row['measured']:+.1%}, "
-        f"predicted {row['predicted']:+.1%}{verdict[row['same_sign']]}"
-        for row in differences
-    ]
