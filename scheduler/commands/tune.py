@@ -109,5 +109,6 @@ def _from_log(log_file: Path, options: TuneOptions) -> tuple[LogAnswer, PastedPo
         piecewise=answer.mode == "full_and_piecewise",
         max_num_seqs=options.max_num_seqs or facts.max_num_seqs,
         max_num_batched_tokens=facts.max_num_batched_tokens,
+        draft_tokens=(log.tokens_per_request or 1) - 1 if log.format == "vllm" else 0,
     )
     return answer, pasted, f"{log_file.name.split('.')[0] or 'log'}-tune"

@@ -12,6 +12,7 @@ from scheduler.analysis.tuning.answer import (
     Reason,
     TuningAnswer,
 )
+from scheduler.analysis.tuning.log_evidence import Contradiction, OwnTimes
 from scheduler.report.engine_flags import PastedPool, flags_text
 from scheduler.report.wording import count_text, number_text, percent_text, sizes_text
 
@@ -25,7 +26,7 @@ def tune_json(answer: TuningAnswer | LogAnswer, pasted: PastedPool) -> dict[str,
         content["verdict"]["reason"] = reason_text(answer)
     else:
         content["notes"] = open_loop_notes(answer)
-        del content["assumed_kv_tokens"]
+        del content["assumed_kv_tokens"], content["logged_kv_tokens"]
     return content
 
 
@@ -81,17 +82,24 @@ def reason_text(answer: TuningAnswer) -> str:
 
 
 def _open_loop(answer: LogAnswer) -> list[str]:
+    """Return the card of a log; what contradicts it comes first."""
     without, best, current = answer.no_graphs_mean_step_ms, answer.mean_step_ms, answer.current
+    width, found = answer.tokens_per_request, answer.contradiction
+    unit = "" if width == 1 else f" (requests of {width} tokens)" if width else " (tokens)"
     lines = [
+        *(_contradiction(found) if found else ()),
         f"OPEN LOOP: the best {count_text(len(answer.sizes), 'graph')} for {answer.steps:,} logged steps",
-        f"  sizes          {' '.join(map(str, answer.sizes)) or 'none'}",
+        f"  sizes          {' '.join(map(str, answer.sizes)) or 'none'}{unit}",
         f"  mean step      {number_text(best)} ms; without graphs {number_text(without)} ms",
     ]
     if current is not None:
+        priced = ", priced as the log says they ran" if found and found.is_list_known else ""
         lines.append(
             f"  server's own   {count_text(len(current.sizes), 'graph')}: "
-            f"{number_text(current.mean_step_ms)} ms"
+            f"{number_text(current.mean_step_ms)} ms{priced}"
         )
+    if answer.own_times is not None:
+        lines.append(f"  own steps      {_own_times(answer.own_times)}")
     return lines + [f"  note: {note}" for note in open_loop_notes(answer)]
 
 
@@ -101,11 +109,57 @@ def open_loop_notes(answer: LogAnswer) -> list[str]:
         *answer.notes,
         "open loop: the logged batches are taken as given; other graphs would change them",
     ]
+    if answer.logged_kv_tokens is not None:
+        notes.append(
+            f"KV per running request from the log: {answer.logged_kv_tokens:,.0f} tokens in the mean"
+        )
     if answer.assumed_kv_tokens is not None:
         notes.append(
-            f"the log has no KV lengths: every sequence taken to hold {answer.assumed_kv_tokens:,} tokens"
+            f"the log has no KV lengths: every request taken to hold {answer.assumed_kv_tokens:,} tokens"
+        )
+    if (answer.tokens_per_request or 1) > 1:
+        notes.append(
+            "a step that verifies drafts is priced as a decode step of as many rows as it has tokens; "
+            "drafting itself is not in it"
         )
     return notes
+
+
+def _own_times(times: OwnTimes) -> str:
+    """Put the log's own step times beside the profile's."""
+    line = (
+        f"this log's own steps took {_range_ms(times.own_ms)}; the profile says {_range_ms(times.profile_ms)}"
+    )
+    if times.is_this_server:
+        return f"{line} ({percent_text(1 / times.ratio - 1)})"
+    return f"{line}: it is not this server's (log / profile {times.ratio:.2f})"
+
+
+def _range_ms(ends: tuple[float, float]) -> str:
+    low, high = (f"{end:.0f}" if ends[1] >= 10 else f"{end:.2f}" for end in ends)
+    return f"{low} ms" if low == high else f"{low}–{high} ms"
+
+
+def _contradiction(found: Contradiction) -> list[str]:
+    """Say that the server did not use graphs it has, and the likely cause."""
+    holds = "list goes to" if found.is_list_known else "largest batch that replayed is"
+    lines = [
+        f"THE LOG CONTRADICTS ITS LIST: {found.steps:,} of {found.of:,} logged decode steps of at most "
+        f"{found.largest} requests ran without a graph, though the {holds} {found.largest}"
+    ]
+    if found.ranks > 1 and found.together > found.largest:
+        lines.append(
+            f"  cause          DP attention counts all {found.ranks} ranks: {found.together} requests "
+            f"together are above {found.largest}; capture to {found.together} or more "
+            "(--cuda-graph-max-bs), or graphs are disabled"
+        )
+    else:
+        lines.append(
+            "  cause          graphs are disabled (--disable-cuda-graph, --enforce-eager), or a feature in "
+            "use excludes them; DP attention counts the requests of all ranks"
+        )
+    mended = "  until that is mended no list of sizes changes anything; what follows supposes it is"
+    return [*lines, mended, ""]
 
 
 def _pools(answer: TuningAnswer) -> list[str]:

@@ -7,6 +7,7 @@
 - `choose.py` The best capture sizes for a histogram of batch sizes: exact, by dynamic programming.
 - `choose_within_budget.py` The best capture sizes within a budget that sizes draw on unequally, such as capture seconds.
 - `closed_loop.py` The tuner in the closed loop: the pool decides how large batches grow, the batches which pool is best.
+- `log_evidence.py` What a log says where the profile or a default would be taken: KV lengths, step times, graphs not used.
 - `logged_choice.py` From a server's log and a profile to the best sizes; what the log does not say is assumed and noted.
 - `neighbours.py` Pools one step away from a pool: a size added, removed, or exchanged for another, cheapest first.
 - `objectives.py` What a tuned pool is the best at: one number of a run's summary, lower or higher the better.

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from enum import Enum, StrEnum, auto
 from typing import Literal
 
+from scheduler.analysis.tuning.log_evidence import Contradiction, OwnTimes
+
 SCHEMA_VERSION = 1
 
 Mode = Literal["full_and_piecewise", "decode_only"]
@@ -230,7 +232,10 @@ class LogAnswer(LoggedSizes):
     """The best sizes for a log's batches, taken as given; `current` are the server's own, where it says so.
 
     `engine` is what the start-up lines say, in the words of the workload file; `notes` what reading the log
-    left open. `assumed_kv_tokens` per sequence, where step times depend on lengths that no log holds.
+    left open. Where step times depend on KV lengths, `logged_kv_tokens` per request are the log's mean, or
+    `assumed_kv_tokens` stand in for it. Sizes are requests of `tokens_per_request` tokens (1 + drafts; None:
+    sizes are tokens, for the server drafts and the log does not say how many). `own_times` are the log's
+    own steps beside the profile; `contradiction` tells of graphs that the server has and did not use.
     """
 
     no_graphs_mean_step_ms: float
@@ -243,6 +248,10 @@ class LogAnswer(LoggedSizes):
     mode: Mode
     engine: Mapping[str, Mapping[str, object]]
     assumed_kv_tokens: int | None = None
+    logged_kv_tokens: float | None = None
+    tokens_per_request: int | None = 1
+    own_times: OwnTimes | None = None
+    contradiction: Contradiction | None = None
     padding: bool = True
     loop: Literal["open"] = "open"
     schema_version: int = SCHEMA_VERSION

@@ -111,16 +111,25 @@ def size_rules(budgets: Budgets, engine: Engine, profile: AnyProfile, piecewise:
 
 
 def size_rules_for(
-    budgets: Budgets, profile: AnyProfile, max_num_seqs: int, largest_mixed: int | None
+    budgets: Budgets,
+    profile: AnyProfile,
+    max_num_seqs: int,
+    largest_mixed: int | None,
+    *,
+    reach: int = 0,
+    also: Sequence[int] = (),
+    held: Sequence[int] = (),
 ) -> SizeRules:
     """Return the rules for decode batches to `max_num_seqs` and, if given, mixed steps to `largest_mixed`.
 
-    Raises InputError where a budget cannot be kept or checked.
+    Candidates go on to `reach`, and hold the sizes `also`, too. `held` are sizes that the pool must hold in
+    place of 1 and max_num_seqs. Raises InputError where a budget cannot be kept or checked.
     """
     align, seqs = budgets.align, max_num_seqs
-    forced = tuple(sorted({align, -(-seqs // align) * align})) if budgets.forced_sizes else ()
-    sizes = candidate_sizes(max(seqs, largest_mixed or 0), budgets.candidates, align)
-    candidates = tuple(sorted({*sizes, *forced}))
+    ends = {-(-size // align) * align for size in held or (1, seqs)}
+    forced = tuple(sorted(ends)) if budgets.forced_sizes else ()
+    sizes = candidate_sizes(max(seqs, largest_mixed or 0, reach), budgets.candidates, align)
+    candidates = tuple(sorted({*sizes, *forced, *(size for size in also if size % align == 0)}))
     if len(forced) > budgets.graphs:
         raise InputError(
             f"--graphs {budgets.graphs}: expected at least {len(forced)}, "

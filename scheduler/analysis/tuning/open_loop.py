@@ -7,13 +7,14 @@ says so.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from scheduler.analysis.tuning.answer import LogAnswer, LoggedCurvePoint, LoggedSizes, SizeHistogram
 from scheduler.analysis.tuning.budgets import SizeRules
-from scheduler.analysis.tuning.choose import Floats, Load, best_by_count, size_problem
+from scheduler.analysis.tuning.choose import Choice, Floats, Load, best_by_count, size_problem
+from scheduler.engine.graph_pool import GraphPool
 from scheduler.errors import InputError
 from scheduler.workload.server_logs.engine_log import EngineLog
 
@@ -55,13 +56,21 @@ def load_of(steps: Mapping[int, int], costs: StepCosts, candidates: Sequence[int
 
 
 def open_loop_choice(
-    log: EngineLog, decode: StepCosts, rules: SizeRules, *, mixed: StepCosts | None = None
+    log: EngineLog,
+    decode: StepCosts,
+    rules: SizeRules,
+    *,
+    mixed: StepCosts | None = None,
+    own: Sequence[int] | None = None,
 ) -> LogAnswer:
     """Return the best sizes for a logged histogram and what they are worth.
 
     Weights are steps. With `mixed` costs the same list also serves the log's mixed steps; without, these
-    are left out. Raises InputError where the log holds no such step.
+    are left out. `own` are the server's sizes (else those that the log names). Where they keep within the
+    budgets and no other choice is better, they are the answer: the best is never worse than the server's
+    own. Raises InputError where the log holds no such step.
     """
+    own = own if own is not None else log.facts.capture_sizes
     used = [(log.decode_steps, decode)]
     if mixed is not None:
         used.append((log.mixed_steps, mixed))
@@ -71,6 +80,10 @@ def open_loop_choice(
         raise InputError("the log holds no decode step to choose sizes for")
     problem = rules.problem([load_of(steps, costs, rules.candidates) for steps, costs in used])
     best = rules.best(problem)
+    if own and _affords(rules, own):
+        kept = size_problem([load_of(steps, costs, own) for steps, costs in used], own)
+        cost = kept.cost(kept.candidates)
+        best = Choice(kept.candidates, cost) if cost < best.cost else best
     no_graphs = sum(
         costs.eager(load) * count for steps, costs in used for load, count in steps.items() if count
     )
@@ -88,28 +101,46 @@ def open_loop_choice(
             for graphs, choice in enumerate(best_by_count(problem, rules.graphs))
             if choice is not None
         ),
-        current=_current(log, used, total),
+        current=_current(log, used, total, own),
         forced_sizes=rules.forced,
         histogram=SizeHistogram(
             {str(size): count for size, count in log.decode_steps.items()},
             {str(size): count for size, count in log.mixed_steps.items()},
         ),
-        notes=log.notes,
+        notes=(*log.notes, *log.left_out, *log.lacks),
         mode="full_and_piecewise" if mixed is not None else "decode_only",
         engine=_engine(log),
     )
 
 
+def _affords(rules: SizeRules, own: Sequence[int]) -> bool:
+    """Tell whether the server's sizes keep within the budgets; what the pool must hold is another matter."""
+    if max(own) > rules.candidates[-1]:
+        return False
+    return replace(rules, forced=()).allows(GraphPool(tuple(sorted(own))))
+
+
 def _current(
-    log: EngineLog, used: Sequence[tuple[Mapping[int, int], StepCosts]], total: int
+    log: EngineLog,
+    used: Sequence[tuple[Mapping[int, int], StepCosts]],
+    total: int,
+    own: Sequence[int] | None,
 ) -> LoggedSizes | None:
-    """Return what the server's own sizes give for the same steps, where the log names them."""
-    own = log.facts.capture_sizes
+    """Return what the server's own sizes give for the same steps, where the log names them.
+
+    Decode steps that the log says ran without a graph are priced so.
+    """
     if not own:
         return None
     problem = size_problem([load_of(steps, costs, own) for steps, costs in used], own)
-    mean_ms = problem.cost(problem.candidates) / total / NS_PER_MS
-    return LoggedSizes(sizes=problem.candidates, mean_step_ms=mean_ms)
+    cost = problem.cost(problem.candidates)
+    steps, costs = used[0]
+    if steps is log.decode_steps:
+        for batch, count in (log.without_graph or {}).items():
+            held = min((size for size in problem.candidates if size >= batch), default=None)
+            if held is not None:
+                cost += count * (costs.eager(batch) - costs.graph(batch, held))
+    return LoggedSizes(sizes=problem.candidates, mean_step_ms=cost / total / NS_PER_MS)
 
 
 def _engine(log: EngineLog) -> dict[str, dict[str, object]]:

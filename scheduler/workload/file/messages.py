@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, get_args
 from pydantic import BaseModel, ValidationError
 
 from scheduler.catalog.numbers import is_branch
+from scheduler.workload.file.not_modelled import not_modelled
 from scheduler.workload.file.yaml_reader import Document, KeyPath, Problem, shown
 
 Model = type[BaseModel]
@@ -72,7 +73,9 @@ def _text(kind: str, message: str, context: Mapping[str, Any], value: Any, inner
     if kind in ("literal_error", "union_tag_invalid", "union_tag_not_found"):
         quoted = context.get("expected") or context.get("expected_tags") or ""
         known = re.findall(r"'([^']+)'", quoted) or [tag for model in inner for tag in _tags(model)]
-        return f"expected {listed(known)}, got {shown(value)}{suggestion(value, known)}"
+        return (
+            f"expected {listed(known)}, got {shown(value)}{suggestion(value, known) or not_modelled(value)}"
+        )
     if kind in ("too_short", "too_long"):
         bound = "at least" if kind == "too_short" else "at most"
         limit = context["min_length" if kind == "too_short" else "max_length"]
@@ -92,7 +95,8 @@ def _unknown_key(path: KeyPath, owners: list[Model], root: Model) -> str:
             if any(path[0] in model.model_fields for model in _models_in(field.annotation))
         ]
         close = f"; did you mean '{homes[0]}.{path[0]}'?" if homes else ""
-    return f"unknown key{context}{close or '; expected one of ' + ', '.join(known)}"
+    hint = close or f"; expected one of {', '.join(known)}"
+    return f"unknown key{context}{hint}{not_modelled(path[-1])}"
 
 
 def _choices(key: str | int, owners: list[Model]) -> str:

@@ -45,9 +45,9 @@ class EngineLog:
     size; `decode_times` are step times by (batch size, replayed a graph or not or unknown), `mixed_times`
     by total tokens; `without_graph` counts the decode steps that ran without a graph, by batch size, None
     where the log does not tell; `accepted_length` is the mean number of tokens that a request got per
-    step; `tokens_per_request` is 1 + draft tokens, None where the server drafts and the log does not settle
-    how many (sizes are tokens then); `ranks` are data-parallel ranks, `together` the
-    largest sum of their batches.
+    step. `tokens_per_request` is 1 + draft tokens, None where the server drafts and the log does not
+    settle how many: sizes are tokens then, and those it captures multiples of `multiple_of`. `ranks` are
+    data-parallel ranks, `together` the largest sum of their batches.
     """
 
     format: LogFormat
@@ -61,6 +61,7 @@ class EngineLog:
     without_graph: Mapping[int, int] | None = None
     accepted_length: float | None = None
     tokens_per_request: int | None = 1
+    multiple_of: int = 1
     ranks: int = 1
     together: int = 0
     left_out: tuple[str, ...] = ()

@@ -8,6 +8,7 @@ line (LoggingStatLogger.log) and `SpecDecoding metrics` (vllm/v1/spec_decode/met
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter, defaultdict
 
@@ -194,8 +195,9 @@ class VllmReader:
             },
             accepted_length=accepted,
             tokens_per_request=width if speculates else 1,
+            multiple_of=math.lcm(*self._possible_widths(facts)) if speculates and not width else 1,
             left_out=(*self._left_out(), *self.not_understood.lines),
-            lacks=() if times else (f"no step times of its own: {FIX}",),
+            lacks=() if times else ("no step times: --enable-logging-iteration-details adds them",),
         )
 
     @staticmethod

@@ -1,0 +1,36 @@
+"""Words of engines for what is not modelled, so that an unknown key says more than that it is unknown."""
+
+from __future__ import annotations
+
+import re
+
+PAGE = "docs/not_modelled.md"
+# What a key or value looks like, and the row of the page that it belongs to.
+_ROWS = tuple(
+    (re.compile(pattern), row)
+    for pattern, row in (
+        (
+            r"(data|tensor|pipeline|expert|context|sequence|decode_context|prefill_context)_parallel"
+            r"|\b(tp|pp|dp|ep|cp)_?(size|rank)?\b|dp_attention|moe_|world_size|num_gpus|eplb",
+            "several GPUs",
+        ),
+        (r"disagg|replica|router|load_balanc|kv_connector|kv_transfer|prefill_instances", "several servers"),
+        (r"specul|draft|eagle|medusa|mtp|ngram|lookahead|num_nextn", "speculative decoding"),
+        (r"lora|adapter|multimodal|mm_|encoder|guided|structured|grammar", "LoRA adapters"),
+        (r"prefix_(cache|hit)|radix|session|conversation|turns", "prefix caches shared"),
+        (r"swap|offload|cpu_cache|hicache|host_cache", "swapping KV blocks"),
+        (r"priorit|fair|cancel|abort|timeout|deadline", "priorities"),
+        (r"tokeniz|detokeniz|http|api_server|front_?end", "tokenizer"),
+        (r"\b(piecewise|full)\b|cudagraph_mode", "graph modes"),
+    )
+)
+
+
+def not_modelled(word: object) -> str:
+    """Return `; … is not modelled (page)` for a word of such a feature, else nothing."""
+    if not isinstance(word, str):
+        return ""
+    for pattern, row in _ROWS:
+        if pattern.search(word.casefold().replace("-", "_")):
+            return f"; not modelled: see {PAGE}, {row!r}"
+    return ""
