@@ -32,11 +32,11 @@ class OverTime:
     kv_blocks: Float
 
 
-def over_time(run: Run, slices: int = SLICES) -> OverTime:
-    """Cut one run into slices from time 0 to the end of its last step."""
+def over_time(run: Run, end_ns: int | None = None, slices: int = SLICES) -> OverTime:
+    """Cut one run into slices from time 0 to `end_ns` (the end of its last step)."""
     steps = run.steps
     last = int(steps.start_ns[-1] + steps.duration_ns[-1]) if len(steps) else 0
-    edges = np.linspace(0, max(last, 1), slices + 1)
+    edges = np.linspace(0, max(end_ns or last, 1), slices + 1)
     waiting, running = waiting_and_running(run, edges[1:])
     return OverTime(
         edges / 1e9,
