@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from typing import Any, TypeVar
 
 import numpy as np
@@ -190,19 +191,19 @@ def _figures(kind: Callable[..., T], tuning: Tuning, pool: GraphPool, **more: An
         without = found.detail.without_graph_share
     if cost and empty and cost.kv_blocks is not None and empty.kv_blocks is not None:
         kv_tokens_lost = (empty.kv_blocks - cost.kv_blocks) * tuning.evaluator.workload.engine.block_size
-    figures: dict[str, Any] = {
-        "sizes": pool.sizes,
-        "padding": pool.padding,
-        "mode": _mode(pool),
-        "graphs": len(pool.sizes),
-        "value": value,
-        "without_graph_share": without,
-        "graph_memory_bytes": cost.graph_memory_bytes if cost else None,
-        "kv_tokens_lost": kv_tokens_lost,
-        "capture_s": cost.capture_s if cost else None,
-        "fits": cost is not None,
-    }
-    return kind(**figures | more)
+    figures = PoolFigures(
+        sizes=pool.sizes,
+        padding=pool.padding,
+        mode=_mode(pool),
+        graphs=len(pool.sizes),
+        value=value,
+        without_graph_share=without,
+        graph_memory_bytes=cost.graph_memory_bytes if cost else None,
+        kv_tokens_lost=kv_tokens_lost,
+        capture_s=cost.capture_s if cost else None,
+        fits=cost is not None,
+    )
+    return kind(**asdict(figures) | more)
 
 
 def _estimate(kind: Callable[..., T], values: Sequence[float], **more: Any) -> T:

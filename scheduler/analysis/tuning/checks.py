@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from scheduler.analysis.comparison.differences import replicated_differences
+from scheduler.analysis.metrics import Record
 from scheduler.analysis.statistics.difference import Difference, without_interval
 from scheduler.analysis.tuning.closed_loop import Tuning
 from scheduler.analysis.tuning.pool_runs import DrawnRequests, Evaluator, loads_of
@@ -39,10 +39,10 @@ class FreshRequests:
     evaluator: Evaluator
     samples: Sequence[DrawnRequests]
     on: str
-    _runs: dict[GraphPool, list[tuple[Run, dict[str, Any]]]] = field(default_factory=dict)
+    _runs: dict[GraphPool, list[tuple[Run, Record]]] = field(default_factory=dict)
     _compared: dict[tuple[GraphPool, GraphPool], Confirmation] = field(default_factory=dict)
 
-    def run(self, pool: GraphPool) -> list[tuple[Run, dict[str, Any]]]:
+    def run(self, pool: GraphPool) -> list[tuple[Run, Record]]:
         """Return the runs and summaries of a pool."""
         if pool not in self._runs:
             self._runs[pool] = self.evaluator.run(pool, self.samples)

@@ -5,11 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from scheduler.analysis.metrics import summarize, without_graph_share
+from scheduler.analysis.metrics import Record, summarize, without_graph_share
 from scheduler.analysis.tuning.budgets import SizeRules
 from scheduler.analysis.tuning.choose import Load
 from scheduler.analysis.tuning.objectives import Objective
@@ -93,7 +92,7 @@ class Evaluator:
         """Return the objective of a pool on every sample."""
         return [self.objective.value(summary) for _, summary in self.run(pool, samples)]
 
-    def run(self, pool: GraphPool, samples: Sequence[DrawnRequests]) -> list[tuple[Run, dict[str, Any]]]:
+    def run(self, pool: GraphPool, samples: Sequence[DrawnRequests]) -> list[tuple[Run, Record]]:
         """Return the run and the flat summary of every sample; steps without a graph use the fallback."""
         variant = Variant("candidate", pool, "fallback")
         slo_ms = self.workload.slo.limits_ms if self.workload.slo else {}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -17,6 +16,7 @@ from scheduler.report.plots.style import (
     MARKERS,
     POOLS,
     Look,
+    Style,
     legend_columns,
     log_axis,
     new_figure,
@@ -248,7 +248,7 @@ def _swept(
     if not points:
         return
     at = [value for value, _ in points]
-    style: dict[str, Any] = {
+    style: Style = {
         "color": look.color,
         "linestyle": look.linestyle,
         "marker": look.marker,

@@ -11,12 +11,12 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from scheduler.report.plots.latency import TITLES, quantile_curve
-from scheduler.report.plots.style import EAGER, GRAPH, log_axis, new_figure, percent_axis, styled
+from scheduler.report.plots.style import EAGER, GRAPH, Style, log_axis, new_figure, percent_axis, styled
 from scheduler.report.views import WeightedValues
 
 Float = NDArray[np.float64]
-_MEASURED: dict[str, Any] = {"color": EAGER, "linestyle": "--"}
-_SIMULATED: dict[str, Any] = {"color": GRAPH, "linestyle": "-"}
+_MEASURED: Style = {"color": EAGER, "linestyle": "--"}
+_SIMULATED: Style = {"color": GRAPH, "linestyle": "-"}
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from scheduler.analysis.statistics.intervals import weighted_percentile
 from scheduler.report.plots.style import (
     LIMIT,
     Look,
+    Style,
     legend_columns,
     log_axis,
     looks,
@@ -87,7 +88,7 @@ def _label(view: View, views: Sequence[View]) -> str | None:
 
 def _draw(share: Axes, tail: Axes, curve: tuple[Float, Float], size: int, look: Look) -> Any:
     values, shares = curve
-    style: dict[str, Any] = {
+    style: Style = {
         "color": look.color,
         "linestyle": look.linestyle,
         "linewidth": look.width,
@@ -119,7 +120,7 @@ def _shade_ranges(
             low, shares = curves[view.low_name]
             high = np.interp(shares, curves[view.name][1], curves[view.name][0])
             color = drawn[view.name].color
-            fill: dict[str, Any] = {"color": color, "alpha": 0.12, "linewidth": 0}
+            fill: Style = {"color": color, "alpha": 0.12, "linewidth": 0}
             share.fill_betweenx(shares[::3], low[::3], high[::3], **fill)
             tail.fill_betweenx(1 - shares[:-1:3], low[:-1:3], high[:-1:3], **fill)
 

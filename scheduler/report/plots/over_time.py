@@ -13,11 +13,11 @@ from matplotlib.patches import Patch
 
 from scheduler.report.over_time import OverTime
 from scheduler.report.over_time import over_time as cut
-from scheduler.report.plots.style import GRAPH, LIMIT, NO_GRAPH, OTHER, new_figure, number, styled
+from scheduler.report.plots.style import GRAPH, LIMIT, NO_GRAPH, OTHER, Style, new_figure, number, styled
 from scheduler.report.views import View
 
 _MOST_COLUMNS = 3
-_FILLS: dict[str, dict[str, Any]] = {
+_FILLS: dict[str, Style] = {
     "graph": {"facecolor": GRAPH, "linewidth": 0},
     "no graph": {"facecolor": NO_GRAPH, "edgecolor": "#7A5200", "hatch": "xxx", "linewidth": 0},
     "with prefill": {"facecolor": OTHER, "linewidth": 0},

@@ -9,9 +9,18 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from scheduler.analysis.comparison.step_times import StepCurve, StepCurves
-from scheduler.report.plots.style import EAGER, GRAPH, NO_GRAPH, log_axis, log_ticks, new_figure, styled
+from scheduler.report.plots.style import (
+    EAGER,
+    GRAPH,
+    NO_GRAPH,
+    Style,
+    log_axis,
+    log_ticks,
+    new_figure,
+    styled,
+)
 
-_STYLES: dict[str, dict[str, Any]] = {
+_STYLES: dict[str, Style] = {
     "eager": {"color": EAGER, "linestyle": "--", "marker": "s"},
     "fallback": {"color": NO_GRAPH, "linestyle": "-.", "marker": "^"},
     "graph": {"color": GRAPH, "linestyle": "-", "marker": "o"},

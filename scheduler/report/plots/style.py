@@ -37,7 +37,10 @@ MARKERS = ("", "o", "s", "^", "D")
 GRAPH, NO_GRAPH, OTHER, PADDING = "#0072B2", "#E69F00", "#BBBBBB", "#A9D3EE"
 LIMIT = "#222222"
 
-RC: dict[str, Any] = {
+# How a line or a patch is drawn, in matplotlib's words.
+Style = dict[str, Any]
+
+RC: Style = {
     "axes.axisbelow": True,
     "axes.edgecolor": "#666666",
     "axes.grid": True,
