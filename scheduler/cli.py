@@ -13,6 +13,7 @@ from cyclopts import App, CycloptsError
 from scheduler import __version__
 from scheduler.commands.options import (
     AIConfiguratorOptions,
+    AuditOptions,
     CalibrateOptions,
     ImportOptions,
     LLMServingSimOptions,
@@ -43,7 +44,7 @@ profile_app.command(import_app)
 
 
 def main() -> None:
-    """Run one command; exit 0, 2 for bad input, 3 for an executor's failure, 130 for Ctrl-C."""
+    """Run one command; exit 0, 1 (a failed audit), 2 (bad input), 3 (an executor's failure), 130 (Ctrl-C)."""
     try:
         _require_output()
         status = app(sys.argv[1:], print_error=False, exit_on_error=False)
@@ -137,6 +138,22 @@ def tune(workload: Path | None = None, /, *, options: TuneOptions) -> int:
     from scheduler.commands.tune import run_tune
 
     return run_tune(workload, options)
+
+
+@app.command
+def audit(workload: Path | None = None, /, *, options: AuditOptions = AuditOptions()) -> int:
+    """Show which graph every batch takes by the engine's own rules, and what falls off its graphs.
+
+    Exit 1 where --fail-on says so.
+
+    Parameters
+    ----------
+    workload
+        A workload file whose engine limits and pool are audited; instead of the options, or of --from-log.
+    """
+    from scheduler.commands.audit import run_audit
+
+    return run_audit(workload, options)
 
 
 @app.command

@@ -11,9 +11,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
 
+from scheduler.catalog.dispatch import sglang, trtllm, vllm
+from scheduler.catalog.dispatch.table import Settings
 from scheduler.errors import InputError
 
-MIB = 1 << 20
 GIB = 1 << 30
 
 VLLM = "vLLM 0.33.0"
@@ -67,74 +68,30 @@ class _Rule:
     takes_maximum: bool = True
 
 
-def _vllm_grid(maximum: int) -> list[int]:
-    return [1, 2, 4, *range(8, min(maximum + 1, 256), 8), *range(256, maximum + 1, 16)]
+def _settings(limits: _Limits, *, padding: bool = True, blackwell: bool = False) -> Settings:
+    return Settings(
+        limits.max_num_seqs,
+        limits.max_num_batched_tokens,
+        padding=padding,
+        gpu_memory_bytes=limits.gpu_memory_bytes,
+        tensor_parallel=limits.tensor_parallel,
+        blackwell=blackwell,
+    )
 
 
-def _vllm(limits: _Limits, ceiling: int = 512, fine_to: int = 0) -> set[int]:
-    """1, 2, 4, steps of 8 below 256, steps of 16 from there to the maximum, in tokens of the step.
-
-    The maximum is 2 × max_num_seqs, at most 512 (1024 on data centre Blackwell), unless the user gives
-    one; max_num_batched_tokens bounds both. Off the grid, max_num_batched_tokens is added when it does
-    not exceed the maximum, and max_num_seqs only under the default maximum.
-    """
-    tokens = limits.max_num_batched_tokens
-    maximum = min(2 * limits.max_num_seqs, ceiling) if limits.maximum is None else limits.maximum
-    maximum = min(maximum, tokens)
-    sizes = {size for size in _vllm_grid(maximum) if size <= maximum}
-    sizes |= set(range(1, min(fine_to, maximum) + 1))
-    if tokens <= maximum:
-        sizes.add(tokens)
-    if limits.maximum is None and limits.max_num_seqs <= maximum:
-        sizes.add(limits.max_num_seqs)
-    return sizes
+def _vllm(limits: _Limits, blackwell: bool = False, fine_to: int = 0) -> tuple[int, ...]:
+    settings = _settings(limits, blackwell=blackwell)
+    return vllm.default_sizes(vllm.NEWEST_READ, settings, limits.maximum, fine_to)
 
 
-def _sglang_maximum(limits: _Limits) -> int:
-    """Return SGLang's largest graph by GPU memory: (upper bound in GiB, size, size with 4 or more ranks)."""
-    tiers = ((20, 8, 8), (35, 48, 160), (60, 32, 160), (160, 256, 512))
-    if limits.gpu_memory_bytes is None:
-        return 160
-    for bound, size, size_parallel in tiers:
-        if limits.gpu_memory_bytes // MIB < bound * 1024:
-            return size_parallel if limits.tensor_parallel >= 4 else size
-    return 512
+def _sglang(limits: _Limits) -> tuple[int, ...]:
+    settings = _settings(limits)
+    return sglang.captured_sizes(sglang.default_sizes(settings, limits.maximum), settings)
 
 
-def _sglang(limits: _Limits) -> set[int]:
-    """1, 2, 4, 8, 12, steps of 8 to 256, of 16 below 512, of 32 from there; the maximum always added."""
-    maximum = _sglang_maximum(limits) if limits.maximum is None else limits.maximum
-    maximum = min(maximum, limits.max_num_seqs)
-    grid = [1, 2, 4, 8, 12, *range(16, 257, 8), *range(272, 512, 16), *range(512, maximum + 1, 32)]
-    return {size for size in grid if size <= maximum} | {maximum}
-
-
-def _executor_limit(sizes: Iterable[int], limits: _Limits, padding: bool) -> set[int]:
-    """Drop sizes above the executor's batch size; with padding that size itself takes their place."""
-    largest = min(limits.max_num_seqs, limits.max_num_batched_tokens)
-    all_sizes = set(sizes)
-    kept = {size for size in all_sizes if size <= largest}
-    return kept | {largest} if padding and kept != all_sizes else kept
-
-
-def _trtllm(limits: _Limits) -> set[int]:
-    """1, 2, 4, steps of 8 to 128, steps of 64 above, the maximum (128 by default) always added."""
-    maximum = limits.maximum or 128
-    grid = [1, 2, 4, *range(8, 129, 8), *range(192, maximum + 1, 64)]
-    return _executor_limit({size for size in grid if size <= maximum} | {maximum}, limits, padding=True)
-
-
-def _trtllm_x2(limits: _Limits) -> set[int]:
-    maximum = limits.maximum or 128
-    grid = [1, 2, 4, *range(8, 129, 8), *_doublings(256, maximum)]
-    return _executor_limit({size for size in grid if size <= maximum} | {maximum}, limits, padding=True)
-
-
-def _trtllm_nopad(limits: _Limits) -> set[int]:
-    """1 to 32, 64, 128, then doublings; the engine's own default, because padding is off by default."""
-    maximum = limits.maximum or 128
-    grid = [*range(1, 33), 64, 128, *_doublings(256, maximum)]
-    return _executor_limit({size for size in grid if size <= maximum} | {maximum}, limits, padding=False)
+def _trtllm(limits: _Limits, *, padding: bool = True, doublings: bool = False) -> tuple[int, ...]:
+    listed = trtllm.default_sizes(limits.maximum, padding=padding, doublings=doublings)
+    return trtllm.within_limits(listed, _settings(limits, padding=padding))
 
 
 def _nano_vllm(limits: _Limits) -> set[int]:
@@ -196,7 +153,7 @@ _TRTLLM_SOURCE = (
 _RULES: dict[str, _Rule] = {
     "vllm": _Rule(_vllm, "vllm", VLLM, _VLLM_SOURCE, piecewise=True),
     "vllm-b200": _Rule(
-        lambda limits: _vllm(limits, ceiling=1024),
+        lambda limits: _vllm(limits, blackwell=True),
         "vllm",
         VLLM,
         _VLLM_SOURCE,
@@ -212,8 +169,10 @@ _RULES: dict[str, _Rule] = {
     ),
     "sglang": _Rule(_sglang, "sglang", SGLANG, _SGLANG_SOURCE),
     "trtllm": _Rule(_trtllm, "trtllm", TRTLLM, _TRTLLM_SOURCE),
-    "trtllm-x2": _Rule(_trtllm_x2, "trtllm", TRTLLM_X2, _TRTLLM_SOURCE),
-    "trtllm-nopad": _Rule(_trtllm_nopad, "trtllm", TRTLLM, _TRTLLM_SOURCE, padding=False),
+    "trtllm-x2": _Rule(lambda limits: _trtllm(limits, doublings=True), "trtllm", TRTLLM_X2, _TRTLLM_SOURCE),
+    "trtllm-nopad": _Rule(
+        lambda limits: _trtllm(limits, padding=False), "trtllm", TRTLLM, _TRTLLM_SOURCE, padding=False
+    ),
     "nano-vllm": _Rule(_nano_vllm, "nano-vllm", NANO_VLLM, "nanovllm/engine/model_runner.py"),
     "mini-sglang": _Rule(_mini_sglang, "mini-sglang", MINI_SGLANG, "python/minisgl/engine/graph.py"),
     "lmdeploy": _Rule(

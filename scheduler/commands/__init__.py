@@ -1,5 +1,6 @@
 """One file per command: what `run.py COMMAND` does, from checked options to printed words.
 
+- `audit.py` `run.py audit`: which graph every batch really takes, by the engine's own rules; no profile is needed.
 - `calibrate.py` `run.py calibrate`: measure step times, write a profile, and compare it with a run executed for real.
 - `options.py` What every command accepts: a dataclass per command, the options that several share inherited.
 - `plot.py` `run.py plot DIR [DIR …]`: redraw a saved run, or overlay several; nothing is simulated again.

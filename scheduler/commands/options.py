@@ -140,6 +140,56 @@ class RunOptions(Printed, Drawn, Parallel, Compared):
 
 
 @command_line
+class AuditOptions:
+    """The command line of `audit`."""
+
+    engine: str | None = None
+    """The engine and its release, as vllm==0.33.0, sglang==0.5.23 or trtllm."""
+
+    max_num_seqs: int | None = None
+    """The most requests that the engine runs at once."""
+
+    max_num_batched_tokens: int | None = None
+    """The token budget of a step."""
+
+    capture_sizes: str | None = None
+    """The capture list, as 1,2,4,8 (default: the one that the engine makes itself)."""
+
+    mode: Literal["full_and_piecewise", "full_decode_only", "piecewise", "full", "none"] | None = None
+    """Which graphs are captured (default: the engine's own)."""
+
+    draft_tokens: int | None = None
+    """Speculative tokens per request and step (default 0)."""
+
+    runner: Literal["v1", "v2"] | None = None
+    """vLLM's model runner (default v2)."""
+
+    padding: Annotated[bool | None, Parameter(negative="--no-padding")] = None
+    """Whether a batch may take the next larger graph (default: as the engine; TensorRT-LLM: no)."""
+
+    mixed_requests: int = 4
+    """How many requests a step with prompts holds."""
+
+    gpu_memory_gib: float | None = None
+    """GPU memory, which decides SGLang's default list."""
+
+    tensor_parallel: int = 1
+    """Ranks of tensor parallelism, which decide SGLang's default list, too."""
+
+    blackwell: Flag = False
+    """A data centre Blackwell GPU, where vLLM's default list may reach 1024."""
+
+    from_log: Path | None = None
+    """A server's log: sizes, mode, limits and release are taken from its start-up lines."""
+
+    fail_on: Literal["none", "piecewise"] | None = None
+    """Exit 1 where a decode batch takes no graph (none), or none that is FULL (piecewise)."""
+
+    json: Annotated[bool, RESULTS] = False
+    """Print {"decode": [[kind, tokens], …], "mixed": {"1": [kind, tokens], …}} instead of the table."""
+
+
+@command_line
 class ValidateOptions(Printed, Drawn, Changes):
     """The command line of `validate`."""
 

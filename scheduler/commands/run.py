@@ -133,7 +133,7 @@ def workload_profile(workload: Workload) -> AnyProfile:
 def chosen_pools(workload: Workload, profile: AnyProfile, further: tuple[str, ...]) -> list[NamedPool]:
     """Return the workload's own pool and those of `--pool`, each name once."""
     own = workload_pool(workload.pool, workload.engine, profile)
-    pools = [own, *(named_pool(text, workload.engine, profile, own.pool.piecewise) for text in further)]
+    pools = [own, *(named_pool(text, workload.engine, profile, own.pool) for text in further)]
     names = [pool.name for pool in pools]
     for name in names:
         if names.count(name) > 1 or name == "eager":

@@ -125,7 +125,7 @@ def _pools(
         return chosen_pools(workload, profile, further)
     own = workload_pool(workload.pool, workload.engine, profile)
     texts = [text for text in (*swept, *further) if text not in ("eager", "none")]
-    pools = [named_pool(text, workload.engine, profile, own.pool.piecewise) for text in texts]
+    pools = [named_pool(text, workload.engine, profile, own.pool) for text in texts]
     names = [pool.name for pool in pools]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:

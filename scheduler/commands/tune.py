@@ -16,6 +16,7 @@ from scheduler.analysis.tuning.pool_runs import Evaluator
 from scheduler.analysis.tuning.samples import search_and_fresh
 from scheduler.analysis.tuning.verdict import tuning_verdict
 from scheduler.analysis.workers import open_workers
+from scheduler.catalog.dispatch.audit import slower_batches
 from scheduler.commands.options import TuneOptions
 from scheduler.commands.run import workload_profile
 from scheduler.errors import InputError
@@ -73,8 +74,16 @@ def _closed_loop(workload_file: Path, options: TuneOptions) -> tuple[TuningAnswe
         verdict = tuning_verdict(tuning, confirmation)
         answer = tuning_answer(tuning, fresh, drifts(tuning, search[0]), verdict)
     engine, pool = workload.engine, tuning.best.pool
+    own, tokens = tuning.own.pool, engine.prefill_tokens_per_step
+    slower = slower_batches(own.table(engine.max_num_seqs, tokens), pool.table(engine.max_num_seqs, tokens))
     pasted = PastedPool(
-        pool.sizes, pool.padding, pool.piecewise, engine.max_num_seqs, engine.max_num_batched_tokens
+        pool.sizes,
+        pool.padding,
+        pool.piecewise,
+        engine.max_num_seqs,
+        engine.max_num_batched_tokens,
+        full=pool.full,
+        slower=tuple(slower),
     )
     return answer, pasted, name
 
@@ -106,7 +115,8 @@ def _from_log(log_file: Path, options: TuneOptions) -> tuple[LogAnswer, PastedPo
     facts = log.facts
     pasted = PastedPool(
         answer.sizes,
-        piecewise=answer.mode == "full_and_piecewise",
+        piecewise=answer.mode != "decode_only",
+        full=answer.mode != "piecewise",
         max_num_seqs=options.max_num_seqs or facts.max_num_seqs,
         max_num_batched_tokens=facts.max_num_batched_tokens,
         draft_tokens=(log.tokens_per_request or 1) - 1 if log.format == "vllm" else 0,

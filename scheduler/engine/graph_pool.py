@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from scheduler.catalog.dispatch.engines import PLAIN_RULES, engine_rules
@@ -40,6 +40,10 @@ class GraphPool:
         if not self.piecewise:
             return "full_decode_only"
         return "full_and_piecewise" if self.full else "piecewise"
+
+    def with_sizes(self, sizes: Iterable[int]) -> GraphPool:
+        """Return a pool of other sizes, padded, captured in the same mode and routed by the same rules."""
+        return replace(self, sizes=tuple(sorted(sizes)), padding=True, failed=())
 
     def table(self, max_num_seqs: int, max_num_batched_tokens: int | None = None) -> DispatchTable:
         """Return which graph every step takes under these limits (no token budget: every size fits it)."""

@@ -1,5 +1,6 @@
 """What people see: the card, plots, the HTML report, timelines, engine flags.
 
+- `audit_text.py` An audit in the terminal: which graph every batch takes, what falls off, and the list that repairs it.
 - `calibration.py` What a calibration measured, and how the new profile compares with a run executed for real.
 - `card.py` The card: one page of plain text that answers the question, with how sure it is and what it assumes.
 - `cautions.py` What a reader must know before believing a result: the warnings of card, report and results.json.

@@ -13,6 +13,7 @@ from scheduler.analysis.comparison.differences import (
 from scheduler.analysis.comparison.steadiness import is_steady
 from scheduler.analysis.statistics.difference import Difference, Verdict
 from scheduler.analysis.statistics.intervals import mean_interval
+from scheduler.catalog.dispatch.audit import slower_batches
 from scheduler.catalog.engine_presets import engine_preset
 from scheduler.catalog.profile.profile import assumed_fields
 from scheduler.report.cautions import warnings_of
@@ -86,7 +87,11 @@ def smaller_lines(comparison: Comparison) -> list[str]:
         gains.append(f"{column.cost.capture_s - own.cost.capture_s:+.1f} s".replace("-", "−") + " start-up")
     gain = f"; {', '.join(gains)}" if gains else ""
     limit = comparison.workload.engine.max_num_seqs
-    pasted = PastedPool(sizes, piecewise=column.variant.pool.piecewise, max_num_seqs=limit)
+    pool, tokens = column.variant.pool, comparison.workload.engine.prefill_tokens_per_step
+    slower = slower_batches(own.variant.pool.table(limit, tokens), pool.table(limit, tokens))
+    pasted = PastedPool(
+        sizes, piecewise=pool.piecewise, full=pool.full, max_num_seqs=limit, slower=tuple(slower)
+    )
     return [
         f"Of its {len(own.variant.pool.sizes)} graphs {len(sizes)} would do: {' and '.join(changes)} against "
         f"{own.name}{gain}.",

@@ -10,6 +10,9 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from scheduler.catalog.dispatch.audit import audit
+from scheduler.catalog.dispatch.engines import VLLM_RULES, engine_rules
+from scheduler.catalog.dispatch.table import GraphMode, Kind, Settings
 from scheduler.catalog.pool_presets import LMDEPLOY, SGLANG, TGI, TRTLLM, VLLM
 
 
@@ -29,8 +32,9 @@ class EngineFlags:
 class PastedPool:
     """The pool to be written out.
 
-    `piecewise`: it serves mixed steps, too (vLLM's FULL_AND_PIECEWISE). `draft_tokens` is the number of
-    speculative tokens per request and step, 0 without speculative decoding.
+    `piecewise`: it serves mixed steps, too (vLLM's FULL_AND_PIECEWISE, or PIECEWISE where `full` is False).
+    `draft_tokens` is the number of speculative tokens per request and step, 0 without speculative decoding.
+    `slower` are the decode batches, as inclusive ranges, that take a slower kind of graph than before.
     """
 
     sizes: tuple[int, ...]
@@ -39,6 +43,15 @@ class PastedPool:
     max_num_seqs: int | None = None
     max_num_batched_tokens: int | None = None
     draft_tokens: int = 0
+    full: bool = True
+    slower: tuple[tuple[int, int, Kind], ...] = ()
+
+    @property
+    def mode(self) -> str:
+        """VLLM's name for what is captured."""
+        if not self.piecewise:
+            return "FULL_DECODE_ONLY"
+        return "FULL_AND_PIECEWISE" if self.full else "PIECEWISE"
 
 
 def engine_flags(pool: PastedPool) -> list[EngineFlags]:
@@ -50,7 +63,20 @@ def paste_line(pool: PastedPool, preset: str | None) -> str:
     """Return one command that captures this pool, for the engine whose preset is named (else vLLM)."""
     name = (preset or "").split("-")[0]
     makers = {"sglang": _sglang, "lmdeploy": _lmdeploy, "tgi": _tgi}
-    return makers.get(name, _vllm)(pool).commands[0]
+    maker = makers.get(name, _vllm)
+    return maker(pool).commands[0] + ("" if maker is _vllm else _slower_text(pool))
+
+
+def _slower_text(pool: PastedPool) -> str:
+    """Return a shell comment that names the batches which this pool sends a slower way, or nothing."""
+    if not pool.slower:
+        return ""
+    names: dict[Kind, str] = {"FULL": "FULL graphs", "PIECEWISE": "PIECEWISE graphs", "NONE": "no graph"}
+    texts = [
+        f"{first}–{last} to {names[kind]}" if first < last else f"{first} to {names[kind]}"
+        for first, last, kind in pool.slower
+    ]
+    return f"  # slower than before: batches {', '.join(texts)}"
 
 
 def flags_text(pool: PastedPool) -> str:
@@ -77,7 +103,7 @@ def _vllm(pool: PastedPool) -> EngineFlags:
     most = pool.max_num_batched_tokens
     wanted = [size * width for size in pool.sizes]
     sizes = [size for size in wanted if most is None or size <= most]
-    mode = "FULL_AND_PIECEWISE" if pool.piecewise else "FULL_DECODE_ONLY"
+    mode = pool.mode
     config = json.dumps({"cudagraph_capture_sizes": sizes, "cudagraph_mode": mode})
     notes = [
         "sizes are tokens of a step, separated by spaces; leave --max-cudagraph-capture-size out, "
@@ -96,14 +122,14 @@ def _vllm(pool: PastedPool) -> EngineFlags:
         notes.append("under speculative decoding with k draft tokens use multiples of 1 + k")
     if not pool.padding:
         notes.append("vLLM always pads to the next size; exact sizes only is not an option")
-    notes += _uncovered(sizes, pool.max_num_seqs, width)
+    notes += _uncovered_by_vllm(pool, sizes)
     flags = f"--cudagraph-capture-sizes {_spaced(sizes)}"
     return EngineFlags(
         "vLLM",
         VLLM,
         (
-            f"vllm serve MODEL {flags} -O.cudagraph_mode={mode}",
-            f"vllm serve MODEL --compilation-config '{config}'",
+            f"vllm serve MODEL {flags} -O.cudagraph_mode={mode}{_slower_text(pool)}",
+            f"vllm serve MODEL --compilation-config '{config}'{_slower_text(pool)}",
         ),
         notes=tuple(notes),
     )
@@ -199,6 +225,22 @@ def _tgi(pool: PastedPool) -> EngineFlags:
 
 def _spaced(sizes: Sequence[int]) -> str:
     return " ".join(map(str, sizes))
+
+
+def _uncovered_by_vllm(pool: PastedPool, sizes: Sequence[int]) -> list[str]:
+    """Name the decode batches that vLLM's rules send to no FULL graph with this list."""
+    if pool.max_num_seqs is None or not sizes or not pool.full:
+        return _uncovered(sizes, pool.max_num_seqs, 1 + pool.draft_tokens)
+    budget = max(pool.max_num_batched_tokens or sizes[-1], pool.max_num_seqs)
+    mode: GraphMode = "full_and_piecewise" if pool.piecewise else "full_decode_only"
+    settings = Settings(pool.max_num_seqs, budget, mode, tuple(sizes), pool.draft_tokens)
+    found = audit(engine_rules(VLLM_RULES), settings)
+    texts = {"PIECEWISE": "take a PIECEWISE graph", "NONE": "run without a graph"}
+    fix = "" if not found.added else f"; {_spaced(found.added)} would serve them"
+    return [
+        f"batches of {first} to {last} {texts[kind]}: no FULL graph holds them{fix}"
+        for first, last, kind in found.falls_off
+    ]
 
 
 def _uncovered(sizes: Sequence[int], max_num_seqs: int | None, width: int = 1) -> list[str]:

@@ -164,7 +164,7 @@ def _contradiction(found: Contradiction) -> list[str]:
 
 def _pools(answer: TuningAnswer) -> list[str]:
     goal, seen = answer.objective, answer.confirmation
-    mode = "decode and mixed steps" if answer.mode == "full_and_piecewise" else "decode steps"
+    mode = "decode steps" if answer.mode == "decode_only" else "decode and mixed steps"
     own, best = answer.own, answer.best
     interval = "no interval"
     if seen.low is not None and seen.high is not None:

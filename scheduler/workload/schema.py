@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, PrivateAttr, model_validator
 
+from scheduler.catalog.dispatch.engines import engine_rules
 from scheduler.catalog.engine_presets import engine_preset_names
 from scheduler.catalog.numbers import (
     MOST_BLOCKS,
@@ -65,6 +66,14 @@ def _engine_preset(value: str) -> str:
     names = engine_preset_names()
     if value not in names:
         raise expectation("an engine preset", known=names)
+    return value
+
+
+def _engine(value: str) -> str:
+    try:
+        engine_rules(value)
+    except InputError:
+        raise expectation("an engine and its release, as vllm==0.33.0, sglang==0.5.23 or trtllm") from None
     return value
 
 
@@ -127,13 +136,16 @@ class Engine(Strict):
 class Pool(Strict):
     """The graph pool: an engine's rule by name, or the capture sizes themselves ([] is pure eager).
 
-    `mode` None means the preset's own, and decode_only for sizes.
+    `mode` None means the preset's own, and decode_only for sizes. `engine` names the engine and release
+    whose rules send batches to graphs (`vllm==0.33.0`); None is the preset's engine, else that of
+    `engine.preset`, else vLLM for modes with PIECEWISE graphs, else the smallest size that holds the batch.
     """
 
     preset: PoolPresetName | None = None
     sizes: Annotated[tuple[Count, ...], Field(max_length=10_000), BeforeValidator(as_tuple)] | None = None
     padding: bool = True
-    mode: Literal["decode_only", "full_and_piecewise"] | None = None
+    mode: Literal["decode_only", "full_and_piecewise", "piecewise"] | None = None
+    engine: Annotated[PlainText, AfterValidator(_engine)] | None = None
 
     @model_validator(mode="after")
     def _preset_or_sizes(self) -> Pool:

@@ -4,9 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from scheduler.catalog.dispatch.engines import (
+    PLAIN_RULES,
+    SGLANG_RULES,
+    TRTLLM_RULES,
+    VLLM_RULES,
+    engine_rules,
+)
+from scheduler.catalog.dispatch.table import Settings
+from scheduler.catalog.engine_presets import engine_preset
 from scheduler.catalog.pool_presets import PoolPreset, pool_preset
 from scheduler.catalog.profile.file import without_repeats
 from scheduler.engine.graph_pool import GraphPool
@@ -15,6 +24,8 @@ from scheduler.simulate import AnyProfile
 from scheduler.workload.schema import Engine, Pool
 
 MAX_POOL_FILE_BYTES = 1 << 20
+NO_GRAPHS = GraphPool()
+_PRESET_RULES = {"vllm": VLLM_RULES, "sglang": SGLANG_RULES, "trtllm": TRTLLM_RULES}
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,22 +38,52 @@ class NamedPool:
 
 
 def workload_pool(spec: Pool, engine: Engine, profile: AnyProfile, name: str = "graphs") -> NamedPool:
-    """Return the pool a workload file asks for; raises InputError for an unknown preset."""
+    """Return the pool a workload file asks for; raises InputError for what its engine cannot capture."""
     if spec.preset is not None:
         preset = _preset(spec.preset, engine, profile)
-        return NamedPool(name, _graph_pool(preset, engine, spec.mode), f"{preset.name} ({preset.release})")
-    pool = GraphPool(
-        tuple(sorted(spec.sizes or ())),
-        spec.padding,
-        piecewise=spec.mode == "full_and_piecewise" and engine.policy == "mixed",
-    )
-    return NamedPool(name, pool, "sizes of the workload file")
+        rules = spec.engine or _PRESET_RULES.get(preset.engine, PLAIN_RULES)
+        mode = spec.mode or ("full_and_piecewise" if preset.piecewise else "decode_only")
+        if spec.mode is None and engine.policy != "mixed":
+            mode = "decode_only"
+        pool, origin = GraphPool(preset.sizes, preset.padding), f"{preset.name} ({preset.release})"
+        if spec.engine is not None and preset.name == "vllm":
+            settings = Settings(engine.max_num_seqs, engine.max_num_batched_tokens)
+            pool = GraphPool(engine_rules(rules).default_sizes(settings))
+            origin = f"default list of {engine_rules(rules).title}"
+    else:
+        mode = spec.mode or "decode_only"
+        rules = spec.engine or _rules_of(mode, engine, spec.padding)
+        pool, origin = GraphPool(tuple(sorted(spec.sizes or ())), spec.padding), "sizes of the workload file"
+    pool = replace(pool, piecewise=_is_piecewise(mode, engine, rules), full=mode != "piecewise", rules=rules)
+    if engine_rules(rules).engine == "vllm" and not pool.padding:
+        raise InputError("pool.padding: expected true; vLLM always pads to the next size")
+    try:
+        table = pool.table(engine.max_num_seqs, engine.prefill_tokens_per_step)
+    except InputError as error:
+        raise InputError(f"pool.{line}" for line in error.lines) from None
+    if spec.preset is not None and pool.mode == "full_decode_only":
+        pool = replace(pool, sizes=table.full)  # of the list, what an engine captures for decode steps alone
+    return NamedPool(name, pool, origin)
 
 
-def named_pool(text: str, engine: Engine, profile: AnyProfile, piecewise: bool = False) -> NamedPool:
+def _rules_of(mode: str, engine: Engine, padding: bool) -> str:
+    """Return whose rules route sizes for which the file names no engine."""
+    if engine.preset is not None:
+        return _PRESET_RULES.get(engine_preset(engine.preset).engine, PLAIN_RULES)
+    return VLLM_RULES if mode != "decode_only" and padding else PLAIN_RULES
+
+
+def _is_piecewise(mode: str, engine: Engine, rules: str) -> bool:
+    """Whether there are PIECEWISE graphs: prompts in steps of their own take SGLang's alone."""
+    if mode == "decode_only":
+        return False
+    return engine.policy != "prefill_first" or mode == "piecewise" or rules.startswith("sglang")
+
+
+def named_pool(text: str, engine: Engine, profile: AnyProfile, like: GraphPool = NO_GRAPHS) -> NamedPool:
     """Return the pool of a `--pool` value: sizes `1,2,4`, a preset's name, or a JSON file with `sizes`.
 
-    `piecewise` says whether sizes and files serve mixed steps, too, as the workload's own pool does.
+    Sizes and files are captured and routed `like` the workload's own pool.
     """
     parts = text.replace(",", " ").split()
     if parts and all(part.isascii() and part.isdigit() for part in parts):
@@ -50,26 +91,27 @@ def named_pool(text: str, engine: Engine, profile: AnyProfile, piecewise: bool =
         if sizes[0] < 1 or sizes[-1] > 1_000_000 or max(map(len, parts)) > 7:
             raise InputError(f"--pool {text[:40]}: expected capture sizes from 1 to 1,000,000")
         _require_once(sizes, f"--pool {text[:40]}")
-        return NamedPool("pool-" + "-".join(map(str, sizes)), GraphPool(sizes, True, piecewise), "--pool")
+        return NamedPool("pool-" + "-".join(map(str, sizes)), like.with_sizes(sizes), "--pool")
     path = Path(text)
     if path.suffix == ".json" or _is_file(path):
-        return NamedPool(path.stem, GraphPool(_sizes_in(path), True, piecewise), f"file {path.name}")
+        return NamedPool(path.stem, like.with_sizes(_sizes_in(path)), f"file {path.name}")
     try:
         preset = _preset(text, engine, profile)
     except InputError as error:
         raise InputError(
             f"--pool {text[:40]}: expected sizes (1,2,4), a file, or a preset; {error}"
         ) from None
-    return NamedPool(text, _graph_pool(preset, engine, None), f"{preset.name} ({preset.release})")
+    pool = GraphPool(
+        preset.sizes,
+        preset.padding,
+        preset.piecewise and engine.policy == "mixed",
+        rules=_PRESET_RULES.get(preset.engine, PLAIN_RULES),
+    )
+    return NamedPool(text, pool, f"{preset.name} ({preset.release})")
 
 
 def _preset(name: str, engine: Engine, profile: AnyProfile) -> PoolPreset:
     return pool_preset(name, engine.max_num_seqs, engine.max_num_batched_tokens, profile.gpu_bytes)
-
-
-def _graph_pool(preset: PoolPreset, engine: Engine, mode: str | None) -> GraphPool:
-    piecewise = preset.piecewise if mode is None else mode == "full_and_piecewise"
-    return GraphPool(preset.sizes, preset.padding, piecewise and engine.policy == "mixed")
 
 
 def _is_file(path: Path) -> bool:

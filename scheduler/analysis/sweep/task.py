@@ -81,7 +81,7 @@ class Simulation:
     def definition(self) -> list[Any]:
         """Return everything that decides the result."""
         pool = self.variant.pool
-        shape = [list(pool.sizes), pool.padding, pool.piecewise, self.variant.without_graph]
+        shape = [list(pool.sizes), pool.padding, pool.mode, pool.rules, self.variant.without_graph]
         return [type(self).__name__, self.setting.digest, self.variant.name, shape, self.replication]
 
     def key(self) -> str:

@@ -11,7 +11,7 @@ from scheduler.analysis.tuning.log_evidence import Contradiction, OwnTimes
 
 SCHEMA_VERSION = 1
 
-Mode = Literal["full_and_piecewise", "decode_only"]
+Mode = Literal["full_and_piecewise", "piecewise", "decode_only"]
 
 
 class Advice(StrEnum):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -136,7 +136,7 @@ def _fewest(tuning: Tuning, fresh: FreshRequests, points: Sequence[CurvePoint]) 
     goal = tuning.evaluator.objective
     for point in points:
         if goal.score(point.value) <= own.score + NEAR_BEST * abs(own.score):
-            compared = fresh.compare(_pool_of(point), tuning.own.pool)
+            compared = fresh.compare(_pool_of(tuning, point), tuning.own.pool)
             return _comparison(ComparedSizes, compared, graphs=point.graphs, sizes=point.sizes)
     return None
 
@@ -151,13 +151,14 @@ def _powers_of_two(
     if not within:
         return None
     best = within[-1]
-    pool = _pool_of(best)
-    compared = fresh.compare(pool, GraphPool(powers, piecewise=pool.piecewise))
+    pool = _pool_of(tuning, best)
+    compared = fresh.compare(pool, pool.with_sizes(powers))
     return _comparison(AgainstPowers, compared, graphs=best.graphs, sizes=best.sizes, powers=powers)
 
 
-def _pool_of(point: CurvePoint) -> GraphPool:
-    return GraphPool(point.sizes, point.padding, point.mode == "full_and_piecewise")
+def _pool_of(tuning: Tuning, point: CurvePoint) -> GraphPool:
+    pool = tuning.own.pool.with_sizes(point.sizes)
+    return replace(pool, padding=point.padding, piecewise=point.mode != "decode_only")
 
 
 def _comparison(kind: Callable[..., T], confirmation: Confirmation, **more: Any) -> T:
@@ -177,7 +178,9 @@ def _comparison(kind: Callable[..., T], confirmation: Confirmation, **more: Any)
 
 
 def _mode(pool: GraphPool) -> Mode:
-    return "full_and_piecewise" if pool.piecewise else "decode_only"
+    if not pool.piecewise:
+        return "decode_only"
+    return "full_and_piecewise" if pool.full else "piecewise"
 
 
 def _figures(kind: Callable[..., T], tuning: Tuning, pool: GraphPool, **more: Any) -> T:

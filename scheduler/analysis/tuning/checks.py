@@ -99,13 +99,13 @@ def _drift(tuning: Tuning, sample: DrawnRequests, factor: float) -> Drift:
     most = evaluator.workload.engine.max_num_seqs
     histogram = step_histogram([run], most, rules.candidates[-1])
     sizes = rules.best(rules.problem(loads_of(evaluator.profile, histogram, best, rules))).sizes
-    retuned_pool = GraphPool(sizes, padding=True, piecewise=best.piecewise)
+    retuned_pool = best.with_sizes(sizes)
     retuned = value if retuned_pool == best else _value(evaluator, retuned_pool, sample)
     score = evaluator.objective.score
     if score(value) <= score(retuned):  # one step of retuning may miss; the pool in hand is then the better
         retuned, sizes = value, best.sizes
     own = None if evaluator.cost(tuning.own.pool) is None else _value(evaluator, tuning.own.pool, sample)
-    no_graphs = _value(evaluator, GraphPool(piecewise=best.piecewise), sample)
+    no_graphs = _value(evaluator, best.with_sizes(()), sample)
     return Drift(factor, value, own, no_graphs, retuned, sizes)
 
 

@@ -15,6 +15,7 @@ from scheduler.analysis.comparison.pools import NamedPool, named_pool, workload_
 from scheduler.analysis.tuning.budgets import Budgets, SizeRules, size_rules
 from scheduler.analysis.tuning.pool_runs import Detail, DrawnRequests, Evaluator, loads_of
 from scheduler.analysis.tuning.pool_search import Evaluated, PoolSearch
+from scheduler.catalog.dispatch.engines import PLAIN_RULES
 from scheduler.catalog.pool_presets import pool_preset
 from scheduler.engine.graph_pool import GraphPool
 from scheduler.errors import InputError
@@ -59,13 +60,15 @@ def tune(evaluator: Evaluator, samples: list[DrawnRequests], budgets: Budgets) -
     workload, profile = evaluator.workload, evaluator.profile
     engine = workload.engine
     own = workload_pool(workload.pool, engine, profile, "own")
-    modes = [own.pool.piecewise, False] if own.pool.piecewise else [False]
+    # A server whose attention has no FULL graphs cannot be told to capture them.
+    modes = [True, False] if own.pool.piecewise and own.pool.full else [own.pool.piecewise]
     rules = {piecewise: size_rules(budgets, engine, profile, piecewise) for piecewise in modes}
     search = PoolSearch(lambda pools: _evaluate(evaluator, pools, samples, rules))
     for piecewise in modes:
         chooser = rules[piecewise].chooser()
         label = "one list for decode and mixed steps" if piecewise else "decode steps alone"
-        for start, name in ((GraphPool(piecewise=piecewise), "from no graphs"), (own.pool, "from own pool")):
+        empty = replace(own.pool.with_sizes(()), piecewise=piecewise)
+        for start, name in ((empty, "from no graphs"), (own.pool, "from own pool")):
             if start.piecewise == piecewise and evaluator.cost(start) is not None:
                 search.iterate(start, chooser, f"{label}, {name}" if len(modes) > 1 else name)
 
@@ -109,7 +112,9 @@ def _presets(workload: Workload, profile: AnyProfile, own: NamedPool) -> list[Na
     found = {own.pool: own}
     for name in PRESETS:
         named = named_pool(name, workload.engine, profile)
-        pool = replace(named.pool, piecewise=own.pool.piecewise)
+        pool = own.pool.with_sizes(named.pool.sizes)
+        if not named.pool.padding:
+            pool = replace(pool, padding=False, rules=PLAIN_RULES)
         found.setdefault(pool, NamedPool(name, pool, named.origin))
     return list(found.values())
 
@@ -119,11 +124,11 @@ def _curve(search: PoolSearch, best: Evaluated, rules: SizeRules) -> list[Evalua
     unlimited = replace(rules, most_by_largest=None, max_capture_s=None)
     problem = unlimited.problem(best.loads())
     most = min(max(CURVE_GRAPHS[-1], rules.graphs), len(problem.candidates))
-    pools = [(GraphPool(piecewise=best.pool.piecewise), "no graphs")]
+    pools = [(best.pool.with_sizes(()), "no graphs")]
     powers = len(pool_preset("powers_of_two", rules.max_num_seqs, rules.max_num_seqs).sizes)
     for graphs in sorted({*CURVE_GRAPHS, rules.graphs, powers}):
         if max(len(rules.forced), 1) <= graphs <= most:
             choice = unlimited.best(problem, graphs)
-            pool = GraphPool(choice.sizes, padding=True, piecewise=best.pool.piecewise)
+            pool = best.pool.with_sizes(choice.sizes)
             pools.append((pool, f"best {graphs} for the winner's batches"))
     return search.values(pools)

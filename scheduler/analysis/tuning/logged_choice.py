@@ -22,6 +22,7 @@ from scheduler.catalog.profile.inline import InlineProfile
 from scheduler.engine.executor import PrefillChunk, StepKind, StepPlan
 from scheduler.errors import InputError
 from scheduler.executors.model.by_profile import cost_model
+from scheduler.executors.model.cost_model import Launch
 from scheduler.executors.model.step_lines import StepLine
 from scheduler.simulate import AnyProfile
 from scheduler.workload.file.loader import parse_inline_yaml, read_file
@@ -55,7 +56,8 @@ def log_choice(
     largest = max(logged, limit or 1)
     own = _own_sizes(log, width)
     kv, mean_kv = kv_by_batch(log)
-    decode = _decode_costs(profile, kv, width)
+    launch: Launch = "piecewise" if facts.mode == "PIECEWISE" else "graph"
+    decode = _decode_costs(profile, kv, width, launch)
     mixed = None
     if facts.mode in ("FULL_AND_PIECEWISE", "PIECEWISE"):
         mixed = _mixed_costs(profile, mean_kv or KV_TOKENS_PER_REQUEST, width)
@@ -134,14 +136,16 @@ def _predicted(decode: StepCosts, own: Sequence[int] | None) -> Callable[[int, b
     return predicted_ns
 
 
-def _decode_costs(profile: AnyProfile, kv: Callable[[int], float], width: int) -> StepCosts:
+def _decode_costs(
+    profile: AnyProfile, kv: Callable[[int], float], width: int, launch: Launch = "graph"
+) -> StepCosts:
     """Return the costs of decode steps of so many requests, each with `width` tokens."""
     model = cost_model(profile, "fallback")
     lines: dict[int, StepLine] = {}
 
     def graph(batch: int, size: int) -> float:
         if size not in lines:
-            lines[size] = model.decode_line("graph", size * width)
+            lines[size] = model.decode_line(launch, size * width)
         return lines[size].ns(round(batch * kv(batch)))
 
     def eager(batch: int) -> float:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from scheduler.analysis.tuning.answer import LogAnswer, LoggedCurvePoint, LoggedSizes, SizeHistogram
+from scheduler.analysis.tuning.answer import LogAnswer, LoggedCurvePoint, LoggedSizes, Mode, SizeHistogram
 from scheduler.analysis.tuning.budgets import SizeRules
 from scheduler.analysis.tuning.choose import Choice, Floats, Load, best_by_count, size_problem
 from scheduler.engine.graph_pool import GraphPool
@@ -19,6 +19,12 @@ from scheduler.errors import InputError
 from scheduler.workload.server_logs.engine_log import EngineLog
 
 NS_PER_MS = 1e6
+# vLLM's CUDA graph modes in the words of the workload file.
+POOL_MODES: Mapping[str, Mode] = {
+    "FULL_AND_PIECEWISE": "full_and_piecewise",
+    "FULL_DECODE_ONLY": "decode_only",
+    "PIECEWISE": "piecewise",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +77,7 @@ def open_loop_choice(
     own. Raises InputError where the log holds no such step.
     """
     own = own if own is not None else log.facts.capture_sizes
+    mode = POOL_MODES.get(log.facts.mode or "")
     used = [(log.decode_steps, decode)]
     if mixed is not None:
         used.append((log.mixed_steps, mixed))
@@ -108,7 +115,7 @@ def open_loop_choice(
             {str(size): count for size, count in log.mixed_steps.items()},
         ),
         notes=(*log.notes, *log.left_out, *log.lacks),
-        mode="full_and_piecewise" if mixed is not None else "decode_only",
+        mode=mode if mode is not None and (mode == "piecewise" or mixed is not None) else "decode_only",
         engine=_engine(log),
     )
 
@@ -154,7 +161,7 @@ def _engine(log: EngineLog) -> dict[str, dict[str, object]]:
     }
     pool = {
         "sizes": list(facts.capture_sizes) if facts.capture_sizes is not None else None,
-        "mode": "full_and_piecewise" if facts.mode == "FULL_AND_PIECEWISE" else None,
+        "mode": POOL_MODES.get(facts.mode or ""),
         "graph_memory_bytes": facts.graph_bytes,
         "capture_s": facts.capture_s,
     }

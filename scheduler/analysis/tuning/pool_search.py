@@ -71,7 +71,7 @@ class PoolSearch:
                 path[-1], f"{label}, start" if len(path) == 1 else f"{label}, iterate {step - 1}"
             )
             sizes = chooser.best(chooser.problem(found.loads())).sizes
-            pool = GraphPool(sizes, padding=True, piecewise=start.piecewise)
+            pool = start.with_sizes(sizes)
             if pool in path:
                 length = len(path) - path.index(pool)
                 ending = "a fixed point" if length == 1 else f"a cycle of {length} pools"
@@ -89,5 +89,5 @@ class PoolSearch:
     def try_neighbours(self, around: Evaluated, chooser: Chooser) -> None:
         """Evaluate the pools next to one that its own batches make the cheapest."""
         near = chooser.near(chooser.problem(around.loads()), around.pool.sizes)
-        pools = [GraphPool(choice.sizes, padding=True, piecewise=around.pool.piecewise) for choice in near]
+        pools = [around.pool.with_sizes(choice.sizes) for choice in near]
         self.values([(pool, "neighbour") for pool in pools])

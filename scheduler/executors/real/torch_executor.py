@@ -119,6 +119,8 @@ class TorchExecutor:
 
     def run(self, plan: StepPlan) -> int:
         """See Executor; the nanoseconds are those of the device's clock (device_clock)."""
+        if plan.piecewise:
+            raise ExecutorError("piecewise graphs are not executed for real: use pool mode decode_only")
         rows = self._rows.decoding
         if plan.batch_size != (0 if plan.kind is StepKind.PREFILL else rows):
             raise ExecutorError(f"the loop decodes {plan.batch_size} sequences, the executor holds {rows}")
@@ -174,10 +176,6 @@ class TorchExecutor:
 
     def _with_prefill(self, plan: StepPlan) -> int:
         """Run a step with prompt tokens eagerly: decoding rows and every chunk in one forward pass."""
-        if plan.capture_size is not None:
-            raise ExecutorError(
-                "piecewise graphs of mixed steps are not executed for real: use pool mode decode_only"
-            )
         static, rows = self.static, plan.batch_size
         state = self._state[:rows]
         ids, positions, starts = [state[:, TOKEN]], [state[:, POSITION]], [state[:, START]]

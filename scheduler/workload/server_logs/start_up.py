@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Literal
 
 GIB = 1 << 30
 MOST_SIZES = 100_000
@@ -13,7 +14,9 @@ MOST_SIZES = 100_000
 class StartUpFacts:
     """What a server said of itself when it started; None where it did not.
 
-    `mode` is vLLM's CUDA graph mode. With several ranks the largest memory and time and the smallest
+    `mode` is vLLM's CUDA graph mode, `runner` its model runner (v1 or v2), `full_graphs` and
+    `piecewise_graphs` how many it captures; `estimated_graph_bytes` is what it set aside for them, `kv_bytes`
+    what the KV cache got. With several ranks the largest memory and time and the smallest
     KV cache are kept.
     """
 
@@ -29,6 +32,11 @@ class StartUpFacts:
     draft_tokens: int | None = None
     decode_log_interval: int | None = None
     version: str | None = None
+    runner: Literal["v1", "v2"] | None = None
+    full_graphs: int | None = None
+    piecewise_graphs: int | None = None
+    estimated_graph_bytes: int | None = None
+    kv_bytes: int | None = None
 
     @property
     def are_known(self) -> bool:
@@ -54,16 +62,25 @@ _LIMITS = {
     "max_num_seqs": re.compile(r"\b(?:max_num_seqs|max_running_requests)" + _WHOLE),
     "max_num_batched_tokens": re.compile(r"\b(?:max_num_batched_tokens|chunked_prefill_size)" + _WHOLE),
     "block_size": re.compile(r"\b(?:block_size|page_size)" + _WHOLE),
-    "draft_tokens": re.compile(r"\bnum_speculative_tokens" + _WHOLE),
+    "draft_tokens": re.compile(r"\b(?:num_speculative_tokens|num_spec_tokens)" + _WHOLE),
     "decode_log_interval": re.compile(r"\bdecode_log_interval" + _WHOLE),
 }
 _VERSION = re.compile(
-    r"(?:vLLM API server version|LLM engine \(|TensorRT[- ]LLM version:?)\s*v?(\d[\w.+-]{0,40})",
+    r"(?:vLLM (?:API )?server version|LLM engine \(|TensorRT[- ]LLM version:?)\s*v?(\d[\w.+-]{0,40})",
     re.IGNORECASE,
 )
+# Runner V1 logs from gpu_model_runner.py, V2 from gpu/model_runner.py, and says so when it starts.
+_RUNNER = re.compile(r"(Using V2 Model Runner|[\[ /]model_runner\.py:\d)|(\bgpu_model_runner\.py:\d)")
+_GRAPHS = {
+    "full_graphs": re.compile(r"Profiling CUDA graph memory:.*?\bFULL=(\d{1,9})"),
+    "piecewise_graphs": re.compile(r"Profiling CUDA graph memory:.*?\bPIECEWISE=(\d{1,9})"),
+}
+_ESTIMATE = re.compile(r"Estimated CUDA graph memory: ([0-9.]{1,15}) GiB|([0-9.]{1,15}) GiB \(estimated\)")
+_KV_BYTES = re.compile(r"Available KV cache memory: ([0-9.]{1,15}) GiB")
 _MARKS = (
     "apture", "apturing", "KV ", "max_num", "max_running", "cudagraph", "cuda_graph", "Mode:", "max_total",
-    "page_size", "block_size", "num_speculative", "version", "LLM engine (",
+    "page_size", "block_size", "num_speculative", "num_spec_tokens", "version", "LLM engine (",
+    "Model Runner", "model_runner.py", "CUDA graph",
 )  # fmt: skip
 
 
@@ -79,6 +96,9 @@ class StartUpReader:
         self._capture_s: list[float] = []
         self._limits: dict[str, int] = {}
         self._version: str | None = None
+        self._runner: Literal["v1", "v2"] | None = None
+        self._estimates: list[int] = []
+        self._kv_bytes: list[int] = []
 
     def read(self, line: str) -> None:
         """Take what a line says; a number that makes no sense is passed over."""
@@ -100,6 +120,7 @@ class StartUpReader:
         if version:
             self._version = version[1].rstrip(".-+")
         self._read_capture(line)
+        self._read_vllm(line)
         for pattern, engine in ((_VLLM_KV, "vllm"), (_SGLANG_KV, "sglang")):
             tokens = pattern.search(line)
             if tokens:
@@ -117,6 +138,20 @@ class StartUpReader:
         if amount is not None:
             self._graph_bytes.append(round(_number(amount) * GIB))
 
+    def _read_vllm(self, line: str) -> None:
+        runner = _RUNNER.search(line)
+        if runner:
+            self._runner = "v2" if runner[1] else "v1"
+        for name, pattern in _GRAPHS.items():
+            graphs = pattern.search(line)
+            if graphs:
+                self._limits[name] = int(graphs[1])
+        for pattern, amounts in ((_ESTIMATE, self._estimates), (_KV_BYTES, self._kv_bytes)):
+            amount = pattern.search(line)
+            if amount:
+                number = next(group for group in amount.groups() if group is not None)
+                amounts.append(round(_number(number) * GIB))
+
     def facts(self) -> StartUpFacts:
         """Return what was said, over all ranks."""
         return StartUpFacts(
@@ -127,6 +162,9 @@ class StartUpReader:
             max(self._graph_bytes, default=None),
             max(self._capture_s, default=None),
             version=self._version,
+            runner=self._runner,
+            estimated_graph_bytes=max(self._estimates, default=None),
+            kv_bytes=min(self._kv_bytes, default=None),
             **self._limits,
         )
 

@@ -175,10 +175,6 @@ class VllmReader:
             )
         else:
             return None
-        if facts.mode in ("FULL", "PIECEWISE"):
-            notes.append(
-                f"mode {facts.mode} uses one kind of graph for all steps: decode and mixed are not told apart"
-            )
         accepted = self._accepted / self._drafts if self._drafts else None
         notes += self._speculation_notes(facts, speculates, width, accepted)
         times = self._decode_times(accepted)
@@ -212,11 +208,14 @@ class VllmReader:
     ) -> tuple[dict[int, int], dict[int, int]]:
         """Tell decode from mixed steps: FULL is decode, PIECEWISE mixed; NONE depends on the sizes.
 
-        Tables count tokens: a decode step of n requests has n × `width` of them.
+        Tables count tokens: a decode step of n requests has n × `width` of them. Modes with one kind of graph
+        for all steps tell nothing: what max_num_seqs requests may have is decode there, or all that the
+        graphs hold where that limit is not known.
         """
         limit = max_num_seqs or facts.max_num_seqs
         most = limit * width if limit else None
         largest = max(facts.capture_sizes or (), default=0)
+        one_kind = facts.mode in ("FULL", "PIECEWISE")
         steps: Counter[tuple[bool, int]] = Counter()
         guessed = 0
         for (tokens, _, mode), count in self._rows.items():
@@ -224,10 +223,18 @@ class VllmReader:
                 # Within the captured sizes a decode step would have replayed its graph.
                 is_decode = tokens > largest and (tokens <= most if most else not largest)
                 guessed += count if tokens > largest else 0
+            elif one_kind:
+                is_decode = tokens <= (most or largest)
             else:
                 is_decode = mode == "FULL"
             steps[is_decode, -(-tokens // width) if is_decode else tokens] += count
         notes.append(f"{self._tables} vLLM tables, {self._rows.total():,} steps")
+        if one_kind:
+            bound = f"max_num_seqs {limit}" if limit else f"the largest size, {largest}"
+            notes.append(
+                f"mode {facts.mode} uses one kind of graph for all steps: those up to {bound} are taken as "
+                "decode"
+            )
         if guessed:
             rule = f"decode up to max_num_seqs {limit}, mixed above" if limit else (
                 "mixed, for max_num_seqs is not in the log" if largest else "decode, for nothing was captured"
