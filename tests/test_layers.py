@@ -31,7 +31,7 @@ INSIDE = {
     "catalog": {
         "numbers": set[str](),
         "slo_presets": set[str](),
-        "pool_presets": set[str](),
+        "pool_presets": {"dispatch"},
         "engine_presets": {"pool_presets"},
         "dispatch": set[str](),
         "profile": {"numbers"},
