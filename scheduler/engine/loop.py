@@ -20,7 +20,16 @@ from scheduler.engine.executor import Executor, ExecutorError, PipelinedExecutor
 from scheduler.engine.interrupt import HeldInterrupt
 from scheduler.engine.ledger import Ledger
 from scheduler.engine.pipeline import DECODE, Clock, Flight, HostAndGpu, WholeSteps
-from scheduler.engine.records import HostAndGpuTimes, KVUse, RequestRecords, StepRecords, TokenGaps
+from scheduler.engine.records import (
+    HostAndGpuTimes,
+    KVUse,
+    RequestRecords,
+    StepRecords,
+    StepRuns,
+    TokenGaps,
+    step_rows,
+    token_gaps,
+)
 from scheduler.engine.request import Running
 from scheduler.engine.traffic import FOREVER, Traffic
 
@@ -33,17 +42,30 @@ class Run:
 
     `failure` says why a partial run stopped early; `remarks` are what the executor has to say about its
     step times, such as having read them beyond the measured range. `host_and_gpu` is there where an
-    executor told the two apart.
+    executor told the two apart. `steps` and `gaps` are made anew when they are asked for.
     """
 
     requests: RequestRecords
-    steps: StepRecords
-    gaps: TokenGaps
-    kv_use: KVUse
+    step_runs: StepRuns
     peak_kv_blocks: int
     failure: str | None = None
     remarks: tuple[str, ...] = ()
     host_and_gpu: HostAndGpuTimes | None = None
+
+    @property
+    def steps(self) -> StepRecords:
+        """One row per step."""
+        return step_rows(self.step_runs)
+
+    @property
+    def gaps(self) -> TokenGaps:
+        """Every gap between consecutive tokens of one request."""
+        return token_gaps(self.step_runs)
+
+    @property
+    def kv_use(self) -> KVUse:
+        """KV blocks in use and requests that hold a slot over time."""
+        return self.step_runs.kv_use()
 
 
 class DecodeLoop:
@@ -128,9 +150,7 @@ class DecodeLoop:
         steps = self.ledger.steps
         return Run(
             self.ledger.request_records(self.traffic.arrival_ns, self.prompt_tokens, self.output_tokens),
-            steps.step_records(),
-            steps.token_gaps(),
-            steps.kv_use(),
+            steps.step_runs(),
             self.batching.kv_cache.total - self.least_free_blocks,
             failure,
             host_and_gpu=steps.host_and_gpu() if self.front else None,

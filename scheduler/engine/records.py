@@ -5,6 +5,7 @@ from __future__ import annotations
 from array import array
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -109,6 +110,78 @@ class TokenGaps:
     step: NDArray[np.int32]
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class StepRuns:
+    """The steps as they are kept: one row per run of equal steps, one duration per step.
+
+    In a run the KV tokens grow by `batch_size` per step; `kv_tokens`, `kv_blocks` and `running` are those of
+    its first step. Gaps before the token of a run's first step stand in `gap_*`, `gap_row` naming the run;
+    those between its own steps are its durations.
+    """
+
+    start_ns: Int64
+    steps: Int64
+    kind: NDArray[np.int8]
+    batch_size: NDArray[np.int32]
+    capture_size: NDArray[np.int32]
+    kv_tokens: Int64
+    prefill_tokens: NDArray[np.int32]
+    graph: NDArray[np.int8]
+    kv_blocks: Int64
+    running: NDArray[np.int32]
+    duration_ns: Int64
+    gap_ns: Int64
+    gap_count: NDArray[np.int32]
+    gap_row: NDArray[np.int32]
+
+    def kv_use(self) -> KVUse:
+        """Return the KV blocks in use and the requests that hold a slot at the start of each run."""
+        return KVUse(self.start_ns, self.kv_blocks, self.running)
+
+
+# Large runs are most of a program's memory as rows, so no more than one stands expanded at a time.
+@lru_cache(maxsize=1)
+def step_rows(runs: StepRuns) -> StepRecords:
+    """Return one row per step."""
+    steps, duration = runs.steps, runs.duration_ns
+    first = np.cumsum(steps) - steps
+    # In place where it can be: a run of many millions of steps is mostly these arrays.
+    start = np.cumsum(duration)
+    start -= duration
+    start -= np.repeat(start[first] - runs.start_ns, steps)
+    kv_tokens = np.arange(len(duration), dtype=np.int64)
+    kv_tokens -= np.repeat(first, steps)
+    kv_tokens *= np.repeat(runs.batch_size, steps)
+    kv_tokens += np.repeat(runs.kv_tokens, steps)
+    return StepRecords(
+        start,
+        duration,
+        np.repeat(runs.kind, steps),
+        np.repeat(runs.batch_size, steps),
+        np.repeat(runs.capture_size, steps),
+        kv_tokens,
+        np.repeat(runs.prefill_tokens, steps),
+        np.repeat(runs.graph, steps),
+    )
+
+
+@lru_cache(maxsize=1)
+def token_gaps(runs: StepRuns) -> TokenGaps:
+    """Return every gap: those kept one by one, and the steps that continue a run."""
+    steps, duration = runs.steps, runs.duration_ns
+    first = np.cumsum(steps) - steps
+    continues = np.ones(len(duration), bool)
+    continues[first] = False
+    alone = len(runs.gap_ns)
+    total = alone + len(duration) - len(first)
+    gap_ns, count, step = np.empty(total, np.int64), np.empty(total, np.int32), np.empty(total, np.int32)
+    gap_ns[:alone], gap_ns[alone:] = runs.gap_ns, duration[continues]
+    count[:alone], count[alone:] = runs.gap_count, np.repeat(runs.batch_size, steps - 1)
+    step[:alone] = first[runs.gap_row]
+    step[alone:] = np.arange(len(duration), dtype=np.int32)[continues]
+    return TokenGaps(gap_ns, count, step)
+
+
 def uncopied(values: array[int]) -> NDArray[Any]:
     """Return an array's memory as a NumPy array; the array can grow no more as long as that lives."""
     return np.frombuffer(values, values.typecode) if values else np.empty(0, values.typecode)
@@ -170,54 +243,13 @@ class StepRecorder:
         self._gap_count.append(count)
         self._gap_run.append(len(self._steps) - 1)
 
-    def step_records(self) -> StepRecords:
-        """Expand the runs to one row per step, once: what is expanded is dropped, to hold nothing twice."""
-        steps = np.array(self._steps, np.int64)
-        duration = self._recorded_durations()
-        batch = np.array(self._batch, np.int32)
-        first = np.cumsum(steps) - steps
-        # In place where it can be: a run of many millions of steps is mostly these arrays.
-        start = np.cumsum(duration)
-        start -= duration
-        start -= np.repeat(start[first] - np.array(self._start, np.int64), steps)
-        kv_tokens = np.arange(len(duration), dtype=np.int64)
-        kv_tokens -= np.repeat(first, steps)
-        kv_tokens *= np.repeat(batch, steps)
-        kv_tokens += np.repeat(np.array(self._kv, np.int64), steps)
-        expanded = StepRecords(
-            start,
-            duration,
-            np.repeat(np.array(self._kind, np.int8), steps),
-            np.repeat(batch, steps),
-            np.repeat(np.array(self._capture, np.int32), steps),
-            kv_tokens,
-            np.repeat(np.array(self._prefill, np.int32), steps),
-            np.repeat(np.array(self._graph, np.int8), steps),
-        )
-        for runs in (self._kind, self._capture, self._kv, self._prefill, self._graph):
-            del runs[:]
-        return expanded
-
-    def _recorded_durations(self) -> Int64:
-        """Return the durations of recorded steps, uncopied; an interrupted step left one without a row."""
-        return uncopied(self.durations)[: sum(self._steps)]
-
-    def kv_use(self) -> KVUse:
-        """Return the KV blocks in use and the requests running at the start of each run of steps."""
-        return KVUse(uncopied(self._start), uncopied(self._kv_blocks), uncopied(self._running))
-
-    def token_gaps(self) -> TokenGaps:
-        """Collect every gap: those recorded one by one, and the steps that continue a run."""
-        steps = uncopied(self._steps)
-        duration = self._recorded_durations()
-        first = np.cumsum(steps) - steps
-        continues = np.ones(len(duration), bool)
-        continues[first] = False
-        alone = len(self._gap)
-        total = alone + len(duration) - len(first)
-        gap_ns, count, step = np.empty(total, np.int64), np.empty(total, np.int32), np.empty(total, np.int32)
-        gap_ns[:alone], gap_ns[alone:] = self._gap, duration[continues]
-        count[:alone], count[alone:] = self._gap_count, np.repeat(uncopied(self._batch), steps - 1)
-        step[:alone] = first[uncopied(self._gap_run)]
-        step[alone:] = np.arange(len(duration), dtype=np.int32)[continues]
-        return TokenGaps(gap_ns, count, step)
+    def step_runs(self) -> StepRuns:
+        """Return what was recorded; nothing can be added afterwards."""
+        # An interrupted step left a duration without a row.
+        duration = uncopied(self.durations)[: sum(self._steps)]
+        columns = (
+            self._start, self._steps, self._kind, self._batch, self._capture, self._kv, self._prefill,
+            self._graph, self._kv_blocks, self._running,
+        )  # fmt: skip
+        gaps = (self._gap, self._gap_count, self._gap_run)
+        return StepRuns(*[*map(uncopied, columns), duration, *map(uncopied, gaps)])

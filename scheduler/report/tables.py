@@ -1,7 +1,8 @@
 """Result tables as .npz files: one array per column, the same bytes for the same rows, no pickles.
 
 Every table starts with `variants` (the names, in the order of summary.json); the column `variant` is an
-index into it and `replication` counts from 0. All other arrays are as long as each other.
+index into it and `replication` counts from 0. All other arrays are as long as each other, but for the
+durations of steps.npz: a row there is a run of `steps` equal steps, and each step has a duration.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scheduler.engine.loop import Run
-from scheduler.engine.records import KVUse, RequestRecords, StepRecords, TokenGaps
+from scheduler.engine.records import RequestRecords, StepRuns
 from scheduler.errors import InputError
 from scheduler.files import replacing
 
@@ -33,21 +34,25 @@ REQUEST_COLUMNS = (
 )
 STEP_COLUMNS = (
     "start_ns",
-    "duration_ns",
+    "steps",
     "kind",
     "batch_size",
     "capture_size",
     "kv_tokens",
     "prefill_tokens",
     "graph",
+    "kv_blocks",
+    "running",
 )
+GAP_COLUMNS = ("gap_ns", "gap_count", "gap_row")
 # File name -> (which records of a run, their columns).
 TABLES: dict[str, tuple[Callable[[Run], Any], tuple[str, ...]]] = {
     "requests.npz": (lambda run: run.requests, REQUEST_COLUMNS),
-    "steps.npz": (lambda run: run.steps, STEP_COLUMNS),
-    "gaps.npz": (lambda run: run.gaps, ("gap_ns", "count", "step")),
-    "kv.npz": (lambda run: run.kv_use, ("time_ns", "blocks", "running")),
+    "steps.npz": (lambda run: run.step_runs, STEP_COLUMNS),
+    "gaps.npz": (lambda run: run.step_runs, GAP_COLUMNS),
 }
+# One value per step, in the order of the rows of steps.npz, of which each stands for `steps` equal steps.
+DURATIONS = "duration_ns"
 # What a zip member without a date carries.
 _NO_DATE = (1980, 1, 1, 0, 0, 0)
 
@@ -65,43 +70,51 @@ def write_tables(folder: Path, runs: Runs) -> None:
             _add(archive, "variants", np.array([*runs], np.str_))
             _add(archive, "variant", np.repeat(np.array([p[0] for p in parts], np.int16), rows))
             _add(archive, "replication", np.repeat(np.array([p[1] for p in parts], np.int16), rows))
-            for column in columns:
-                arrays = [getattr(records, column) for _, _, records in parts]
-                _add(archive, column, np.concatenate(arrays) if arrays else np.zeros(0, np.int64))
+            for column in (*columns, DURATIONS) if file_name == "steps.npz" else columns:
+                _add(archive, column, *(getattr(records, column) for _, _, records in parts))
 
 
-def _add(archive: zipfile.ZipFile, name: str, array: Array) -> None:
-    info = zipfile.ZipInfo(f"{name}.npy", _NO_DATE)
-    with archive.open(info, "w", force_zip64=True) as member:
-        np.lib.format.write_array(member, np.ascontiguousarray(array), allow_pickle=False)
+def _add(archive: zipfile.ZipFile, name: str, *parts: Array) -> None:
+    """Add one array made of parts, of which none but one is copied at a time."""
+    whole = parts[0][:0] if parts else np.zeros(0, np.int64)
+    header = np.lib.format.header_data_from_array_1_0(whole) | {"shape": (sum(map(len, parts)),)}
+    with archive.open(zipfile.ZipInfo(f"{name}.npy", _NO_DATE), "w", force_zip64=True) as member:
+        np.lib.format.write_array_header_1_0(member, header)
+        for part in parts:
+            member.write(np.ascontiguousarray(part, whole.dtype).data.cast("B"))
 
 
 def read_tables(folder: Path) -> dict[str, list[Run]]:
     """Return the saved runs by variant name; raises InputError for a missing or damaged table."""
     tables = {file_name: _read(folder / file_name, columns) for file_name, (_, columns) in TABLES.items()}
     names = [str(name) for name in tables["requests.npz"]["variants"]]
-    return {name: _runs_of(tables, variant) for variant, name in enumerate(names)}
+    runs: dict[str, list[Run]] = {}
+    for variant, name in enumerate(names):
+        of_variant = tables["requests.npz"]
+        numbers = of_variant["replication"][of_variant["variant"] == variant]
+        count = int(numbers.max(initial=-1)) + 1
+        runs[name] = [_run(tables, variant, replication) for replication in range(count)]
+    return runs
 
 
 def _read(path: Path, columns: Sequence[str]) -> dict[str, Array]:
     if not path.is_file():
         raise InputError(f"{path}: expected a result folder written by this program; the file is missing")
+    further = (DURATIONS,) if path.name == "steps.npz" else ()
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            table = {name: archive[name] for name in ("variants", "variant", "replication", *columns)}
+            table = {
+                name: archive[name] for name in ("variants", "variant", "replication", *columns, *further)
+            }
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise InputError(f"{path}: cannot be read as a result table: {error}") from None
     lengths = {len(table[name]) for name in ("variant", "replication", *columns) if table[name].ndim == 1}
-    kinds = {table[name].dtype.kind for name in ("variant", "replication", *columns)}
+    kinds = {table[name].dtype.kind for name in ("variant", "replication", *columns, *further)}
     if len(lengths) != 1 or not kinds <= {"i"} or any(table[name].ndim != 1 for name in table):
         raise InputError(f"{path}: expected columns of whole numbers, all of one length")
+    if further and (table["steps"].min(initial=1) < 1 or table["steps"].sum() != len(table[DURATIONS])):
+        raise InputError(f"{path}: expected as many durations as steps")
     return table
-
-
-def _runs_of(tables: Mapping[str, Mapping[str, Array]], variant: int) -> list[Run]:
-    requests = tables["requests.npz"]
-    of_variant = requests["replication"][requests["variant"] == variant]
-    return [_run(tables, variant, replication) for replication in range(int(of_variant.max(initial=-1)) + 1)]
 
 
 def _run(tables: Mapping[str, Mapping[str, Array]], variant: int, replication: int) -> Run:
@@ -109,10 +122,11 @@ def _run(tables: Mapping[str, Mapping[str, Array]], variant: int, replication: i
     for file_name, table in tables.items():
         chosen = (table["variant"] == variant) & (table["replication"] == replication)
         found[file_name] = {column: table[column][chosen] for column in TABLES[file_name][1]}
-    steps = StepRecords(**found["steps.npz"])
-    gaps = TokenGaps(**found["gaps.npz"])
-    if len(gaps.step) and not 0 <= int(gaps.step.min()) <= int(gaps.step.max()) < len(steps):
-        raise InputError("gaps.npz: names a step that steps.npz does not have")
-    kv_use = KVUse(**found["kv.npz"])
+        if file_name == "steps.npz":
+            found[file_name][DURATIONS] = table[DURATIONS][np.repeat(chosen, table["steps"])]
+    steps, gaps = found["steps.npz"], found["gaps.npz"]
+    rows = gaps["gap_row"]
+    if len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < len(steps["steps"]):
+        raise InputError("gaps.npz: names a row that steps.npz does not have")
     requests = RequestRecords(**found["requests.npz"], reasons={})
-    return Run(requests, steps, gaps, kv_use, int(kv_use.blocks.max(initial=0)))
+    return Run(requests, StepRuns(**steps, **gaps), int(steps["kv_blocks"].max(initial=0)))

@@ -35,9 +35,12 @@ def read_own_tables(path: Path) -> Found:
     columns = _columns(path)
     is_requests = "arrival_ns" in columns
     name, wanted = (REQUESTS, REQUEST_COLUMNS) if is_requests else (STEPS, STEP_COLUMNS)
-    missing = [key for key in (*wanted, "variant", "replication") if key not in columns]
+    needed = (*wanted, "variant", "replication", *(() if is_requests else ("steps",)))
+    missing = [key for key in needed if key not in columns]
     if missing:
         raise InputError(f"{path}: {name}: missing {', '.join(missing)}; `{COMMAND}` writes the file anew")
+    if not is_requests:
+        columns = _one_row_per_step(path, columns)
     used = [columns[key] for key in (*wanted, "variant", "replication")]
     if any(
         column.dtype.kind not in "iu" or column.ndim != 1 or column.size != used[0].size for column in used
@@ -48,6 +51,28 @@ def read_own_tables(path: Path) -> Found:
     others = int((~first).sum())
     left_out = (f"left out {others:,} rows of other variants and replications",) if others else ()
     return _requests(path, kept, left_out) if is_requests else _steps(path, kept, left_out)
+
+
+def _one_row_per_step(path: Path, columns: Columns) -> Columns:
+    """Return steps.npz with a row per step, where a row of the file stands for `steps` equal ones."""
+    steps, duration = columns["steps"], columns["duration_ns"]
+    of_rows = [key for key in columns if key not in ("variants", "duration_ns")]
+    rows = [columns[key] for key in of_rows]
+    if any(row.dtype.kind not in "iu" or row.shape != (len(steps),) for row in rows) or (
+        duration.ndim != 1 or steps.min(initial=1) < 1 or int(steps.sum()) != len(duration)
+    ):
+        raise InputError(f"{path}: {STEPS}: expected whole numbers, `steps` of them durations for each row")
+    first = np.repeat(np.cumsum(steps) - steps, steps)
+    expanded = {
+        key: np.repeat(column, steps)
+        for key, column in columns.items()
+        if key not in ("variants", "duration_ns")
+    }
+    since = np.arange(len(duration)) - first
+    expanded["kv_tokens"] = expanded["kv_tokens"] + since * expanded["batch_size"]
+        expanded["kv_tokens"] + (np.arange(len(duration)) - first) * expanded["batch_size"]
+    )
+    return expanded | {"duration_ns": duration}
 
 
 def _columns(path: Path) -> Columns:
