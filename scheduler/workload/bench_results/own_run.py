@@ -63,15 +63,9 @@ def _one_row_per_step(path: Path, columns: Columns) -> Columns:
     ):
         raise InputError(f"{path}: {STEPS}: expected whole numbers, `steps` of them durations for each row")
     first = np.repeat(np.cumsum(steps) - steps, steps)
-    expanded = {
-        key: np.repeat(column, steps)
-        for key, column in columns.items()
-        if key not in ("variants", "duration_ns")
-    }
+    expanded = {key: np.repeat(columns[key], steps) for key in of_rows}
     since = np.arange(len(duration)) - first
     expanded["kv_tokens"] = expanded["kv_tokens"] + since * expanded["batch_size"]
-        expanded["kv_tokens"] + (np.arange(len(duration)) - first) * expanded["batch_size"]
-    )
     return expanded | {"duration_ns": duration}
 
 
