@@ -53,16 +53,45 @@ class Files:
         return found
 
 
+def tables_of(folder: Path) -> dict[str, dict[str, np.ndarray]]:
+    """Return the saved tables with one row per step and per gap, and KV use over time."""
+    tables = {}
+    for path in folder.glob("*.npz"):
+        with np.load(path, allow_pickle=False) as archive:
+            tables[path.stem] = dict(archive)
+    rows, gaps = tables["steps"], tables["gaps"]
+    durations = np.split(rows["duration_ns"], np.cumsum(rows["steps"])[:-1])
+    row = np.repeat(np.arange(len(rows["steps"])), rows["steps"])
+    nth = np.concatenate([np.arange(count) for count in rows["steps"]])
+    before = np.concatenate([np.cumsum(part) - part for part in durations])
+    per_step = {key: column[row] for key, column in rows.items() if key not in ("variants", "duration_ns")}
+    per_step["start_ns"] = per_step["start_ns"] + before
+    per_step["kv_tokens"] = per_step["kv_tokens"] + nth * per_step["batch_size"]
+    further = nth > 0  # such a step ends the gap that its own duration is, for everyone in it
+    both = {
+        key: np.concatenate([gaps[key], per_step[key][further]]) for key in ("variant", "replication")
+    } | {
+        "gap_ns": np.concatenate([gaps["gap_ns"], rows["duration_ns"][further]]),
+        "count": np.concatenate([gaps["gap_count"], per_step["batch_size"][further]]),
+    }
+    kv = {key: rows[key] for key in ("variants", "variant", "replication")}
+    kv |= {"time_ns": rows["start_ns"], "blocks": rows["kv_blocks"], "running": rows["running"]}
+    names = {"variants": rows["variants"]}
+    return {
+        "requests": tables["requests"],
+        "steps": names | per_step | {"duration_ns": rows["duration_ns"]},
+        "gaps": names | both,
+        "kv": kv,
+    }
+
+
 @cache
 def files_of(workload: Path) -> Files:
     with TemporaryDirectory() as out:
         outcome = call(workload, "--no-plots", "--out", out, *OPTIONS.get(workload.stem, FEWER))
         assert outcome.status == 0, outcome.stderr
         folder = Path(out)
-        tables = {}
-        for path in folder.glob("*.npz"):
-            with np.load(path, allow_pickle=False) as archive:
-                tables[path.stem] = dict(archive)
+        tables = tables_of(folder)
         summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
         results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
     return Files(outcome.stdout, {record["variant"]: record for record in summary}, results, tables)
