@@ -34,6 +34,7 @@ class Options:
     concurrency: int | None = None
     watermark_blocks: int = 0
     prefix_caching: bool = False
+    unhashed_first: bool = True
     async_scheduling: bool = False
     start_ns: int = 0
     round_trip_ns: int | None = None
@@ -119,6 +120,7 @@ class Flight:
     gpu_end: int
     update: int
     over: list[Live] = field(default_factory=list)  # end with this step's token
+    decoding: list[Live] = field(default_factory=list)
 
 
 class ReferenceSimulator:
@@ -237,6 +239,8 @@ class ReferenceSimulator:
                 if sequence.computed < sequence.length:
                     continue
                 sequence.prefilling = False
+            else:
+                flight.decoding.append(sequence)
             sequence.generated += 1
             flight.rows.append(sequence)
             if sequence.generated == sequence.output:
@@ -313,12 +317,21 @@ class ReferenceSimulator:
                 self.free_list.popleft()
             sequence.blocks += 1
 
-    def give_back(self, sequence: Live, full_blocks: int = 0) -> None:
-        """Free all blocks, the last first; the leading `full_blocks` may be found again by this request."""
+    def give_back(self, sequence: Live) -> None:
+        """Free all blocks, the last first; the full ones can be found again as long as nobody takes them.
+
+        What a step in flight computes fills no block yet.
+        """
         if self.options.kv_blocks is not None:
-            for place in reversed(range(sequence.blocks)):
-                keeps = self.options.prefix_caching and place < full_blocks
-                self.free_list.append((sequence.index, place) if keeps else None)
+            done = sequence.computed - sum(sequence in flight.decoding for flight in self.flights)
+            full_blocks = done // self.options.block_size
+            unhashed = [None for place in range(sequence.blocks) if place >= full_blocks]
+            if self.options.unhashed_first:
+                self.free_list.extendleft(unhashed)
+            else:
+                self.free_list.extend(unhashed)
+            for place in reversed(range(min(full_blocks, sequence.blocks))):
+                self.free_list.append((sequence.index, place) if self.options.prefix_caching else None)
         sequence.blocks = 0
 
     def tokens_left_in_cache(self, sequence: Live) -> int:
@@ -343,7 +356,7 @@ class ReferenceSimulator:
             self.give_back(newest)  # an asynchronous scheduler does not know yet that it has ended
             return
         victim = self.running.pop()
-        self.give_back(victim, victim.computed // self.options.block_size)
+        self.give_back(victim)
         victim.computed = 0
         victim.prefilling = False
         victim.preemptions += 1

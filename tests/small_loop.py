@@ -182,7 +182,7 @@ def run_loop(small: Small, *, run_ahead: bool = True) -> Run:
         executor = PipelineExecutor(small.times, options)
     else:
         executor = AheadExecutor(small.times) if run_ahead else PlainExecutor(small.times)
-    cache = KVCache(options.kv_blocks, options.block_size, options.prefix_caching)
+    cache = KVCache(options.kv_blocks, options.block_size, options.prefix_caching, options.unhashed_first)
     batching = POLICIES[options.policy](limits, small.pool, cache, executor, prompts, None)
 
     def reject(prompt_tokens: int, output_tokens: int) -> str | None:
@@ -266,6 +266,7 @@ def small_workloads(draw, policies=tuple(POLICIES), kv=True, closed=True, extras
         concurrency=min(concurrency, count) if concurrency else None,
         watermark_blocks=draw(st.sampled_from([0, 0, 1, 2])) if extras else 0,
         prefix_caching=draw(st.booleans()) if extras else False,
+        unhashed_first=draw(st.booleans()) if extras else True,
         async_scheduling=draw(st.booleans()) if extras else False,
         start_ns=draw(st.sampled_from([0, 0, 25])) if extras else 0,
         round_trip_ns=draw(st.sampled_from([None, 0, 0, 7, 40])) if extras else None,

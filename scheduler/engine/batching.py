@@ -67,6 +67,8 @@ class Batching:
         self.kv_tokens = 0
         self.generated: dict[int, int] = {}  # answers of preempted requests so far
         self.on_preempt: Callable[[Running], None] = lambda request: None
+        # How many of a request's tokens a decode step in flight computes.
+        self.tokens_in_flight: Callable[[Running], int] = lambda request: 0
         self.joined: list[Running] = []  # admitted in this decision
         self.preempted = False  # whether this decision preempted anyone
         self._admissions = 0
@@ -115,11 +117,19 @@ class Batching:
         request.has_stopped = True
         self.executor.release(request.slot)
 
-    def leave(self, request: Running, owner: int = -1) -> None:
-        """Take a stopped request out of the batch and give its slot and blocks back."""
+    def leave(self, request: Running, tokens_in_flight: int = 0, owner: int = -1) -> None:
+        """Take a stopped request out of the batch and give its slot and blocks back.
+
+        The block that `tokens_in_flight`, its newest tokens, will fill has no hash yet (vLLM's cache_blocks).
+        """
         del self.running[request.index]
-        self.kv_cache.release(request.blocks, owner)
+        self._release(request, tokens_in_flight, owner)
         self._slots.append(request.slot)
+
+    def _release(self, request: Running, tokens_in_flight: int, owner: int = -1) -> None:
+        hashed = (request.cached - tokens_in_flight) // self.kv_cache.block_size
+        self.kv_cache.release(request.blocks, min(hashed, request.blocks), owner)
+        request.blocks = 0
 
     def forget(self, request: Running) -> None:
         """Drop a preempted request from the queue: the token that was in flight turned out to be its last."""
@@ -152,18 +162,14 @@ class Batching:
         newest_first = reversed(self.running.values())
         request = next(other for other in newest_first if other.blocks or not other.has_stopped)
         self.preempted = True
+        tokens_in_flight = self.tokens_in_flight(request)
         if request.has_stopped:
             # An asynchronous scheduler does not know yet that it has ended and takes its blocks too.
-            self.kv_cache.release(request.blocks)
-            request.blocks = 0
+            self._release(request, tokens_in_flight)
             return
         self.generated[request.index] = self.generated_by(request)
         self.stop(request)
-        # A block that is not full cannot be found again; it is freed first, being the last.
-        full_blocks = request.cached // self.kv_cache.block_size
-        self.kv_cache.release(request.blocks - full_blocks)
-        request.blocks = full_blocks
-        self.leave(request, owner=request.index)
+        self.leave(request, tokens_in_flight, owner=request.index)
         if request is self.prefilling:
             self.prefilling = None
         self.waiting.appendleft(request.index)

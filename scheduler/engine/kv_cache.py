@@ -13,13 +13,22 @@ class KVCache:
     Freed blocks queue up least recently used first, a request's tail blocks before its leading ones, as
     in vLLM's free queue (v1/core/block_pool.py). New blocks are taken from the front of that queue, so
     what a preempted request finds on its return are its leading blocks that nobody took meanwhile.
+    Blocks that nobody can find again, being without a hash, go to the front with `unhashed_first`
+    (vLLM from 0.24 on), otherwise to the end like all others (vLLM to 0.22).
     """
 
-    def __init__(self, blocks: int | None, block_size: int, prefix_caching: bool = False) -> None:
+    def __init__(
+        self,
+        blocks: int | None,
+        block_size: int,
+        prefix_caching: bool = False,
+        unhashed_first: bool = True,
+    ) -> None:
         self.block_size = block_size
         self.total = UNLIMITED if blocks is None else blocks
         self.free = self.total
         self.remembers = prefix_caching and blocks is not None
+        self.unhashed_first = unhashed_first
         # Runs of free blocks [owner, how many are left]; −1 owns what nobody can reuse.
         self._queue: deque[list[int]] = deque([[-1, self.total]])
         self._runs: dict[int, list[int]] = {}
@@ -41,11 +50,22 @@ class KVCache:
         if self.remembers:
             self._take(blocks)
 
-    def release(self, blocks: int, owner: int = -1) -> None:
-        """Give blocks back; `owner` may find its leading ones again if it returns in time."""
+    def release(self, blocks: int, hashed: int = 0, owner: int = -1) -> None:
+        """Give blocks back: the leading `hashed` ones are full, those behind them have no hash.
+
+        `owner` may find the full ones again if it returns in time.
+        """
         self.free += blocks
-        if self.remembers and blocks:
-            run = [owner, blocks]
+        if not self.remembers:
+            return
+        if blocks > hashed:
+            unhashed = [-1, blocks - hashed]
+            if self.unhashed_first:
+                self._queue.appendleft(unhashed)
+            else:
+                self._queue.append(unhashed)
+        if hashed:
+            run = [owner, hashed]
             self._queue.append(run)
             if owner >= 0:
                 self._runs[owner] = run

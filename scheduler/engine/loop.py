@@ -132,6 +132,7 @@ class DecodeLoop:
         self.wake: simpy.Event | None = None
         self.interrupt = HeldInterrupt()
         batching.on_preempt = self._preempted
+        batching.tokens_in_flight = self._tokens_in_flight
 
     def run(self) -> Run:
         """Serve every request and return the records; an executor's failure or Ctrl-C ends it early."""
@@ -329,6 +330,13 @@ class DecodeLoop:
                     self.batching.stop(request)
         return finished
 
+    def _tokens_in_flight(self, request: Running) -> int:
+        """Return 1 where the newest step in flight decodes the request, else 0."""
+        if not self.in_flight:
+            return 0
+        newest = self.in_flight[-1]
+        return int(newest.plan.batch_size > 0 and 0 <= request.first_flight < newest.number)
+
     def _preempted(self, request: Running) -> None:
         """Keep the time of a preempted request's newest token, which may still be in flight."""
         ledger = self.ledger
@@ -401,9 +409,11 @@ class DecodeLoop:
         if batching.running.get(request.index) is not request:
             batching.forget(request)  # preempted while its last token was in flight
         else:
+            tokens_in_flight = 0
             if not request.has_stopped:
+                tokens_in_flight = self._tokens_in_flight(request)
                 batching.stop(request)
-            batching.leave(request)
+            batching.leave(request, tokens_in_flight)
         self.ledger.complete(request.index, at_ns)
         self._answered(at_ns)
 

@@ -1,0 +1,168 @@
+"""Replays what vLLM's own scheduler decided: python -m evidence.scheduler_decisions LOG.jsonl.gz …
+
+A row of a log holds a small workload, its limits, the step times in whole ns, and what the engine decided at
+every step: [start ns, decode rows, their KV tokens, free blocks, [[request, tokens, cached, last]],
+[preempted]], then `first_token_ns` and `finish_ns`. In a closed loop the recording client called the engine
+in its own process: the next request is there before the decision of the instant. Prints, per kind of
+workload, how many are equal step for step, and how many end the same with steps run ahead.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import sys
+from array import array
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from scheduler.engine.batching import Limits
+from scheduler.engine.executor import Admission, StepPlan
+from scheduler.engine.graph_pool import GraphPool
+from scheduler.engine.kv_cache import KVCache
+from scheduler.engine.loop import DecodeLoop, Run
+from scheduler.engine.policies import Mixed
+
+Row = dict[str, Any]
+UNHASHED_FIRST_SINCE = (0, 24)  # vllm/v1/core/block_pool.py, free_blocks
+
+
+class Noting(Mixed):
+    """The `mixed` policy, noting whom it preempts."""
+
+    def __init__(self, *what: Any) -> None:
+        super().__init__(*what)
+        self.noted: list[int] = []
+
+    def _preempt_newest(self) -> None:
+        newest_first = reversed(self.running.values())
+        self.noted.append(next(r.index for r in newest_first if r.blocks or not r.has_stopped))
+        super()._preempt_newest()
+
+
+class StepByStep:
+    """Takes the logged step times, one step at a time, and notes every decision as the log does."""
+
+    batching: Noting
+
+    def __init__(self, step_ns: dict[str, int]) -> None:
+        self.step_ns = step_ns
+        self.decisions: list[list[Any]] = []
+
+    def admit(self, slot: int, admission: Admission) -> None:
+        """See SlotWatcher."""
+
+    def release(self, slot: int) -> None:
+        """See SlotWatcher."""
+
+    def time(self, plan: StepPlan) -> int:
+        """Return the logged step time of a plan."""
+        ns = self.step_ns
+        per_ns = ns["kv_tokens_per_ns"]
+        kv_ns = plan.kv_tokens // per_ns if per_ns and plan.batch_size else 0
+        rows_ns = ns["per_row"] * plan.batch_size + ns["per_prompt_token"] * plan.prefill_tokens
+        return ns["base"] + rows_ns + kv_ns
+
+    def run(self, plan: StepPlan) -> int:
+        """Note the decision and return its step time."""
+        batching = self.batching
+        kv_tokens = plan.kv_tokens if plan.batch_size else 0
+        chunks = [[*chunk[:3], int(chunk.is_last)] for chunk in plan.prefill]
+        self.decisions.append([plan.batch_size, kv_tokens, batching.kv_cache.free, chunks, batching.noted[:]])
+        batching.noted.clear()
+        return self.time(plan)
+
+
+class Ahead(StepByStep):
+    """The same times, equal decode steps run ahead."""
+
+    def run(self, plan: StepPlan) -> int:
+        """Return the step time."""
+        return self.time(plan)
+
+    def run_ahead(self, plan: StepPlan, most_steps: int, horizon_ns: int, durations: array[int]) -> int:
+        """See PredictableExecutor."""
+        total = 0
+        for _ in range(most_steps):
+            durations.append(self.time(plan))
+            total += durations[-1]
+            if total >= horizon_ns:
+                break
+            plan = plan._replace(kv_tokens=plan.kv_tokens + plan.batch_size)
+        return total
+
+
+def replay(row: Row, executor: StepByStep) -> Run:
+    """Serve a logged workload under the rules of the release that decided on it."""
+    limits = row["limits"]
+    prompts = array("q", row["prompt_tokens"])
+    release = tuple(int(part) for part in row["version"].split(".")[:2])
+    cache = KVCache(
+        limits["blocks"],
+        limits["block_size"],
+        limits["prefix_caching"],
+        unhashed_first=release >= UNHASHED_FIRST_SINCE,
+    )
+    budget = limits["max_num_batched_tokens"]
+    bounds = Limits(
+        limits["max_num_seqs"], budget, budget, limits["reserve_full_prompt"], limits["watermark_blocks"]
+    )
+    batching = Noting(bounds, GraphPool(), cache, executor, prompts, None)
+    executor.batching = batching
+    return DecodeLoop(
+        batching,
+        executor,
+        array("q", row["arrival_ns"] or [0] * len(prompts)),
+        prompts,
+        array("q", row["output_tokens"]),
+        reject=lambda prompt_tokens, output_tokens: None,
+        concurrency=row["concurrency"],
+        async_scheduling=limits["async_scheduling"],
+        run_ahead=isinstance(executor, Ahead),
+    ).run()
+
+
+def decisions(row: Row) -> list[list[Any]]:
+    """Return what the program decides on a logged workload, in the log's own words."""
+    executor = StepByStep(row["step_ns"])
+    run = replay(row, executor)
+    return [[int(t), *rest] for t, rest in zip(run.steps.start_ns, executor.decisions, strict=True)]
+
+
+def ends(row: Row) -> tuple[list[int], list[int]]:
+    """Return the first and last token times of a logged workload, with steps run ahead."""
+    requests = replay(row, Ahead(row["step_ns"])).requests
+    return requests.first_token_ns.tolist(), requests.finish_ns.tolist()
+
+
+def rows_of(path: Path) -> Iterator[Row]:
+    """Yield the rows of a log."""
+    with gzip.open(path, "rt", encoding="utf-8") as lines:
+        yield from map(json.loads, lines)
+
+
+def main(paths: list[str]) -> int:
+    """Print the agreement per log and kind; 0 where all agree, else 1."""
+    all_agree = True
+    for path in map(Path, paths):
+        of: Counter[str] = Counter()
+        stepwise: Counter[str] = Counter()
+        ahead: Counter[str] = Counter()
+        for row in rows_of(path):
+            kind = row["kind"]
+            of[kind] += 1
+            stepwise[kind] += decisions(row) == row["steps"]
+            ahead[kind] += ends(row) == (row["first_token_ns"], row["finish_ns"])
+        for kind, count in of.items():
+            print(
+                f"{path.name} {kind}: {stepwise[kind]} of {count} step for step, "
+                f"{ahead[kind]} with steps run ahead"
+            )
+        all_agree = all_agree and stepwise == of == ahead
+    return 0 if all_agree else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
