@@ -1,10 +1,12 @@
-"""Replays what vLLM's own scheduler decided: python -m evidence.scheduler_decisions LOG.jsonl.gz …
+"""Replays what vLLM's own scheduler decided, step by step: `python -m evidence.scheduler_decisions [LOG …]`.
 
-A row of a log holds a small workload, its limits, the step times in whole ns, and what the engine decided at
-every step: [start ns, decode rows, their KV tokens, free blocks, [[request, tokens, cached, last]],
-[preempted]], then `first_token_ns` and `finish_ns`. In a closed loop the recording client called the engine
-in its own process: the next request is there before the decision of the instant. Prints, per kind of
-workload, how many are equal step for step, and how many end the same with steps run ahead.
+Without a log, those of evidence/data/scheduler_decisions (vLLM 0.33.0 and 0.19.0, numbers only, recorded for
+this project by running the engines' scheduler on small random workloads). A row holds a workload, its
+limits, the step times in whole ns, and what the engine decided at every step: [start ns, decode rows, their
+KV tokens, free blocks, [[request, tokens, cached, last]], [preempted]], then `first_token_ns` and
+`finish_ns`. In a closed loop the recording client called the engine in its own process: the next request is
+there before the decision of the instant. Prints, per kind of workload, how many are equal step for step, and
+how many end the same with steps run ahead; exit status 1 where one is not.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ from scheduler.engine.loop import DecodeLoop, Run
 from scheduler.engine.policies import Mixed
 
 Row = dict[str, Any]
+LOGS = sorted((Path(__file__).parent / "data" / "scheduler_decisions").glob("*.jsonl.gz"))
 UNHASHED_FIRST_SINCE = (0, 24)  # vllm/v1/core/block_pool.py, free_blocks
 
 
@@ -146,7 +149,7 @@ def rows_of(path: Path) -> Iterator[Row]:
 def main(paths: list[str]) -> int:
     """Print the agreement per log and kind; 0 where all agree, else 1."""
     all_agree = True
-    for path in map(Path, paths):
+    for path in [Path(path) for path in paths] or LOGS:
         of: Counter[str] = Counter()
         stepwise: Counter[str] = Counter()
         ahead: Counter[str] = Counter()

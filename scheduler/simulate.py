@@ -9,6 +9,7 @@ from typing import Literal
 
 import numpy as np
 
+from scheduler.catalog.numbers import MOST_TOKENS
 from scheduler.catalog.profile.profile import Profile
 from scheduler.engine.batching import Batching, Limits
 from scheduler.engine.executor import Executor, StepKind
@@ -20,6 +21,7 @@ from scheduler.engine.records import StepRecords
 from scheduler.errors import InputError
 from scheduler.executors.model.by_profile import cost_model
 from scheduler.executors.model.cost_model import CostModel
+from scheduler.workload.arrivals import ClosedLoopArrivals
 from scheduler.workload.draw import jitter_generator
 from scheduler.workload.requests import Requests
 from scheduler.workload.schema import Engine, Workload
@@ -86,7 +88,9 @@ def pool_cost(engine: Engine, profile: AnyProfile, pool: GraphPool, name: str = 
 def _blocks_beside(pool: GraphPool, graph_bytes: int, engine: Engine, profile: Profile, name: str) -> int:
     """Return the KV blocks that fit beside a pool; raises InputError with what to do where none does."""
     try:
-        return profile.kv_blocks(engine.block_size, graph_bytes)
+        blocks = profile.kv_blocks(engine.block_size, graph_bytes) - engine.null_block
+        if blocks < 1:
+            raise InputError("the null block is the only one")
     except InputError:
         profile.kv_blocks(engine.block_size)  # raises where it is not the pool's fault
         raise InputError(
@@ -94,6 +98,7 @@ def _blocks_beside(pool: GraphPool, graph_bytes: int, engine: Engine, profile: P
             f"{graph_bytes / 2**20:,.0f} MiB, which leaves no KV block with engine.kv_blocks auto: capture "
             "fewer or smaller sizes, or raise memory.utilization of the profile"
         ) from None
+    return blocks
 
 
 def limits_of(engine: Engine, kv_blocks: int | None) -> Limits:
@@ -130,7 +135,7 @@ def simulate(
     batching = POLICIES[engine.policy](
         limits_of(engine, cost.kv_blocks),
         variant.pool,
-        KVCache(cost.kv_blocks, engine.block_size, engine.prefix_caching),
+        KVCache(cost.kv_blocks, engine.block_size, engine.prefix_caching, engine.unhashed_blocks == "first"),
         executor,
         _column(requests.prompt_tokens),
         None if requests.cached_tokens is None else _column(requests.cached_tokens),
@@ -144,6 +149,9 @@ def simulate(
         _column(requests.output_tokens),
         reject=_rejection(engine, batching, cost.kv_blocks),
         concurrency=requests.concurrency,
+        round_trip_ns=_round_trip_ns(workload),
+        max_tokens=_max_tokens(workload, len(requests.output_tokens)),
+        empty_pause_ns=round(engine.empty_pause_ms * 1e6),
         start_ns=start_ns,
         async_scheduling=engine.async_scheduling,
         run_ahead=run_ahead,
@@ -185,6 +193,19 @@ def variant_model(workload: Workload, profile: Profile, variant: Variant, replic
         noise = jitter_generator(workload, replication)
         model.vary(profile, noise, has_graphs=bool(variant.pool.sizes))
     return model
+
+
+def _round_trip_ns(workload: Workload) -> int:
+    arrivals = workload.arrivals
+    return round(arrivals.client_round_trip_ms * 1e6) if isinstance(arrivals, ClosedLoopArrivals) else 0
+
+
+def _max_tokens(workload: Workload, requests: int) -> array[int] | None:
+    """Return each request's limit where answers end by themselves: the longest that can be drawn."""
+    if workload.engine.ends == "foreseen":
+        return None
+    longest = getattr(workload.output_tokens, "max", None)
+    return array("q", [longest or MOST_TOKENS + 1]) * requests
 
 
 def _column(values: np.ndarray[tuple[int], np.dtype[np.int64]]) -> array[int]:

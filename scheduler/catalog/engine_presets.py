@@ -29,6 +29,9 @@ class EnginePreset:
 
     `max_num_batched_tokens` bounds a mixed step, `max_prefill_tokens` a step of prompts alone.
     `reserve_full_prompt`: a request is admitted only when its whole prompt fits the KV cache.
+    `unhashed_blocks`: whether freed blocks that nobody can find again are the next to be taken, or wait their
+    turn. `null_block`: one KV block is never used. `empty_pause_ms`: how long the engine pauses after a
+    decision that found nothing to run while requests exist.
     `overlap`: the host prepares the next step while the GPU runs this one. `assumed` names the fields
     not read in the engine; `differs` says where the engine does more than this simulator models.
     """
@@ -47,12 +50,16 @@ class EnginePreset:
     engine: str
     release: str
     source: str
+    unhashed_blocks: Literal["first", "last"] = "last"
+    null_block: bool = False
+    empty_pause_ms: float = 0.0
     assumed: tuple[str, ...] = ()
     differs: tuple[str, ...] = ()
 
 
 _VLLM_SOURCE = (
-    "vllm/engine/arg_utils.py, get_batch_defaults; vllm/config/scheduler.py; docs/design/cuda_graphs.md"
+    "vllm/engine/arg_utils.py, get_batch_defaults; vllm/config/scheduler.py; docs/design/cuda_graphs.md; "
+    "vllm/v1/core/block_pool.py, free_blocks and null_block; vllm/v1/engine/core.py, _process_engine_step"
 )
 _SGLANG_SOURCE = "sglang/srt/arg_groups/{cuda_graph_hook,memory_hook}.py; sglang/srt/server_args.py"
 _TRTLLM_SOURCE = "tensorrt_llm/llmapi/llm_args.py"
@@ -75,6 +82,9 @@ def _vllm(name: str, max_num_seqs: int, max_num_batched_tokens: int, pool: str =
         engine="vllm",
         release=VLLM,
         source=_VLLM_SOURCE,
+        unhashed_blocks="first",
+        null_block=True,
+        empty_pause_ms=1.0,
         assumed=("block_size",),
         differs=("steps above the largest size run compiled code without a graph, not plain eager",),
     )

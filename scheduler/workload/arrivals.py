@@ -15,6 +15,7 @@ from scheduler.catalog.numbers import (
     MOST_REQUESTS,
     Count,
     Factor,
+    MsOrZero,
     PlainText,
     Rate,
     Strict,
@@ -139,10 +140,14 @@ class GammaArrivals(OpenArrivals):
 
 
 class ClosedLoopArrivals(Strict):
-    """`concurrency` users; each sends its next request the instant its last one completes."""
+    """`concurrency` users; each sends its next request `client_round_trip_ms` after its last one completed.
+
+    It never catches the decision of the instant at which the last one completed.
+    """
 
     process: Literal["closed_loop"]
     concurrency: Count
+    client_round_trip_ms: MsOrZero = 0.0
 
     def draw(
         self, generator: np.random.Generator, *, requests: int | None = None, duration_s: float | None = None

@@ -14,6 +14,7 @@ from scheduler.catalog.numbers import (
     MOST_BLOCKS,
     Blocks,
     Count,
+    MsOrZero,
     PlainText,
     PositiveMs,
     RequestCount,
@@ -109,6 +110,10 @@ class Engine(Strict):
     reserve_full_prompt: bool = False
     kv_watermark: Annotated[float, Field(ge=0, le=0.5), BeforeValidator(number(0.5, least=0))] = 0.0
     async_scheduling: bool = False
+    ends: Literal["foreseen", "eos"] = "foreseen"
+    empty_pause_ms: MsOrZero = 0.0
+    unhashed_blocks: Literal["first", "last"] = "first"
+    null_block: bool = False
     max_model_len: Tokens | None = None
     delay_start_by_capture: bool = False
     jitter: bool = False

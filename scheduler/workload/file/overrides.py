@@ -38,12 +38,15 @@ def use_engine_preset(document: Document) -> None:
         "block_size",
         "prefix_caching",
         "reserve_full_prompt",
+        "unhashed_blocks",
+        "null_block",
     ):
         engine.setdefault(key, getattr(preset, key))
     if policy == "prefill_first":
         engine.setdefault("max_prefill_tokens", preset.max_prefill_tokens)
     if policy == "mixed":
         engine.setdefault("async_scheduling", preset.overlap)
+        engine.setdefault("empty_pause_ms", preset.empty_pause_ms)
     pool = document.data["pool"] = {} if document.data.get("pool") is None else document.data["pool"]
     if isinstance(pool, dict) and not pool.keys() & {"preset", "sizes"}:
         pool["preset"] = preset.pool

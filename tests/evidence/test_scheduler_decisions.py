@@ -1,0 +1,41 @@
+"""The program decides as vLLM's own scheduler did, step for step, on every recorded workload."""
+
+from __future__ import annotations
+
+import pytest
+
+from evidence.scheduler_decisions import LOGS, decisions, ends, main, rows_of
+
+ROWS = [(path.name, row) for path in LOGS for row in rows_of(path)]
+
+
+def test_the_logs_hold_every_kind_of_workload():
+    kinds = {(name, row["kind"]) for name, row in ROWS}
+    assert len(kinds) == 13
+    assert any(row["concurrency"] for _, row in ROWS)
+    assert any(any(step[5] for step in row["steps"]) for _, row in ROWS), "somebody is preempted"
+
+
+@pytest.mark.parametrize("log", [path.name for path in LOGS])
+def test_every_decision_is_the_engine_s(log):
+    for name, row in ROWS:
+        if name == log:
+            assert decisions(row) == row["steps"], (row["kind"], row["seed"])
+
+
+@pytest.mark.parametrize("log", [path.name for path in LOGS])
+def test_every_answer_ends_when_it_did_with_steps_run_ahead(log):
+    for name, row in ROWS:
+        if name == log:
+            assert ends(row) == (row["first_token_ns"], row["finish_ns"]), (row["kind"], row["seed"])
+
+
+def test_the_command_counts_what_agrees(capsys):
+    assert main([str(LOGS[0])]) == 0
+    assert "vllm_0.19.0.jsonl.gz async_prefix: 15 of 15 step for step" in capsys.readouterr().out
+
+
+def test_another_release_s_rule_for_freed_blocks_would_show():
+    new = [row for name, row in ROWS if "0.33" in name]
+    kinds = {row["kind"] for row in new if decisions({**row, "version": "0.19.0"}) != row["steps"]}
+    assert kinds == {"prefix", "async_prefix"}
