@@ -37,7 +37,7 @@ golden:  ## renew the golden cards, README's card and the list of modules after 
 	GRAPHPOOL_REWRITE_GOLDEN=1 $(PYTHON) -m pytest -q tests/test_golden.py tests/test_docs.py tests/test_readme.py
 
 schema:  ## rewrite workloads/workload.schema.json
-	$(PYTHON) -m scheduler.workload.file.json_schema
+	$(PYTHON) -m scheduler.workload.file.json_schema > workloads/workload.schema.json
 
 images:  ## redraw the README's picture
 	$(PYTHON) run.py workloads/chat.yaml

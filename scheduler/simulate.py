@@ -87,18 +87,22 @@ def pool_cost(engine: Engine, profile: AnyProfile, pool: GraphPool, name: str = 
 
 def _blocks_beside(pool: GraphPool, graph_bytes: int, engine: Engine, profile: Profile, name: str) -> int:
     """Return the KV blocks that fit beside a pool; raises InputError with what to do where none does."""
+    if profile.kv_blocks(engine.block_size) <= engine.null_block:  # raises where nothing at all fits
+        raise InputError(
+            "engine.kv_blocks: expected a number; one block fits beside weights and activations, and "
+            "engine.null_block leaves it unused: raise memory.utilization of the profile"
+        )
     try:
-        blocks = profile.kv_blocks(engine.block_size, graph_bytes) - engine.null_block
-        if blocks < 1:
-            raise InputError("the null block is the only one")
+        blocks = profile.kv_blocks(engine.block_size, graph_bytes)
     except InputError:
-        profile.kv_blocks(engine.block_size)  # raises where it is not the pool's fault
+        blocks = 0
+    if blocks <= engine.null_block:
         raise InputError(
             f"pool {name}: its {len(pool.sizes)} graphs up to size {pool.sizes[-1]} take "
             f"{graph_bytes / 2**20:,.0f} MiB, which leaves no KV block with engine.kv_blocks auto: capture "
             "fewer or smaller sizes, or raise memory.utilization of the profile"
-        ) from None
-    return blocks
+        )
+    return blocks - engine.null_block
 
 
 def limits_of(engine: Engine, kv_blocks: int | None) -> Limits:

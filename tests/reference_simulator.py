@@ -143,7 +143,8 @@ class ReferenceSimulator:
         lengths = zip(prompt_tokens, output_tokens, strict=True)
         self.all = [Live(i, int(p), int(n)) for i, (p, n) in enumerate(lengths)]
         first = len(self.all) if options.concurrency is None else options.concurrency
-        self.future: list[tuple[int, int, int]] = []  # seen by the scheduler at, request, arrived at
+        # Seen by the scheduler at, whether after the decision of that instant, request, arrived at.
+        self.future: list[tuple[int, bool, int, int]] = []
         for index, time in list(enumerate(arrival_ns))[:first]:
             self.send(index, int(time))
         self.unreleased = deque(range(first, len(self.all)))
@@ -260,19 +261,19 @@ class ReferenceSimulator:
         assert to >= self.now, "I2: the clock fell"
         self.now = to
 
-    def send(self, index: int, time: int) -> None:
-        """Let a client send a request."""
+    def send(self, index: int, time: int, answered: int | None = None) -> None:
+        """Let a client send a request, perhaps because another was answered."""
         base, per_token = self.options.front_in
-        self.future.append((time + base + per_token * self.all[index].prompt, index, time))
+        seen = time + base + per_token * self.all[index].prompt
+        self.future.append((seen, seen == answered, index, time))
 
     def arrive(self, idle: bool) -> None:
         """Take in everything that can be seen by now; refuse what can never fit."""
         while self.future:
-            seen, index, time = min(self.future)
-            closed = self.options.concurrency is not None and self.options.round_trip_ns is not None
-            if seen > self.now or (closed and seen == self.now and not idle):
+            seen, late, index, time = min(self.future)
+            if seen > self.now or (late and seen == self.now and not idle):
                 return
-            self.future.remove((seen, index, time))
+            self.future.remove((seen, late, index, time))
             sequence = self.all[index]
             sequence.arrival = time
             self.order_seen.append(index)
@@ -286,7 +287,8 @@ class ReferenceSimulator:
     def release_next(self, at: int) -> None:
         """Closed loop: whoever leaves lets the next index arrive, a round trip later."""
         if self.unreleased:
-            self.send(self.unreleased.popleft(), at + (self.options.round_trip_ns or 0))
+            trip = self.options.round_trip_ns
+            self.send(self.unreleased.popleft(), at + (trip or 0), None if trip is None else at)
 
     def can_ever_fit(self, sequence: Live) -> bool:
         total = sequence.prompt + sequence.output
@@ -527,7 +529,7 @@ class ReferenceSimulator:
     def check_state(self) -> None:
         """Assert what holds between any two events."""
         ids = [s.index for s in (*self.waiting, *self.running, *self.lingering, *self.ended)]
-        ids += [index for _, index, _ in self.future] + list(self.unreleased)
+        ids += [index for _, _, index, _ in self.future] + list(self.unreleased)
         assert sorted(ids) == list(range(len(self.all))), "I1: a request is lost or in two states"
         assert len(self.running) + len(self.lingering) <= self.options.max_num_seqs, "I5: too many running"
         order = [s.index for s in self.running] + [s.index for s in self.waiting]

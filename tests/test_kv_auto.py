@@ -54,6 +54,20 @@ def workload(**engine: object) -> Workload:
     )
 
 
+def test_the_null_block_is_left_out_of_what_fits_and_of_no_number_that_was_given(h100):
+    fits = pool_cost(workload().engine, h100, GraphPool()).kv_blocks
+    assert pool_cost(workload(null_block=True).engine, h100, GraphPool()).kv_blocks == fits - 1
+    assert pool_cost(workload(null_block=True, kv_blocks=77).engine, h100, GraphPool()).kv_blocks == 77
+
+
+def test_a_cache_of_the_null_block_alone_is_none(h100):
+    one_block = with_room_for(h100, 16 * h100.model.kv_bytes_per_token)
+    pool = GraphPool()
+    assert pool_cost(workload().engine, one_block, pool).kv_blocks == 1
+    with pytest.raises(InputError, match="null_block leaves it unused"):
+        pool_cost(workload(null_block=True).engine, one_block, pool)
+
+
 def test_blocks_are_what_weights_activations_and_graphs_leave(h100):
     memory, costs = h100.memory, h100.pool
     block_bytes = 16 * h100.model.kv_bytes_per_token

@@ -31,11 +31,11 @@ class Traffic:
         self.front_in_ns = front_in_ns
         self.is_closed = concurrency is not None
         self.round_trip_ns = round_trip_ns or 0
-        # Whoever is seen at this very instant waits for its decision to have been made.
-        self._late = int(self.is_closed and round_trip_ns is not None)
+        self._is_remote = round_trip_ns is not None
         count = len(prompt_tokens)
         self.arrival_ns = array("q", bytes(8 * count)) if self.is_closed else arrival_ns
-        self._due: list[tuple[int, int]] = []  # closed loop: (seen at, request), a heap
+        # Closed loop, a heap: (seen at, whether only after the decision of that instant, request).
+        self._due: list[tuple[int, bool, int]] = []
         self._seen_ns = self.arrival_ns  # open loop: when, in the order of
         self._order: array[int] | None = None
         self._received = 0
@@ -43,7 +43,7 @@ class Traffic:
         self.next_ns = FOREVER  # when the next request can be seen, as far as is known
         if concurrency is not None:
             for _ in range(min(count, concurrency)):
-                self._send(0)
+                self._send(0, is_answer=False)
         elif front_in_ns is not None:
             delayed = [t + front_in_ns(n) for t, n in zip(arrival_ns, prompt_tokens, strict=True)]
             self._order = array("q", sorted(range(count), key=delayed.__getitem__))
@@ -58,17 +58,19 @@ class Traffic:
     def receive(self, now_ns: int, is_idle: bool) -> Iterator[int]:
         """Yield every request that the decision of this instant may know; an idle engine knows all."""
         if self.is_closed:
-            until_ns = now_ns if is_idle else now_ns - self._late
-            while self._due and self._due[0][0] <= until_ns:
-                index = heapq.heappop(self._due)[1]
+            while self.next_ns <= now_ns:
+                seen_ns, is_late, index = self._due[0]
+                if is_late and seen_ns == now_ns and not is_idle:
+                    return
+                heapq.heappop(self._due)
                 self.next_ns = self._due[0][0] if self._due else FOREVER
                 yield index
             return
-        seen_ns, count = self._seen_ns, len(self._seen_ns)
+        in_order, count = self._seen_ns, len(self._seen_ns)
         while self.next_ns <= now_ns:
             place = self._received
             self._received = place + 1
-            self.next_ns = seen_ns[place + 1] if place + 1 < count else FOREVER
+            self.next_ns = in_order[place + 1] if place + 1 < count else FOREVER
             yield place if self._order is None else self._order[place]
 
     def seen_ns(self, index: int) -> int:
@@ -79,11 +81,12 @@ class Traffic:
     def answered(self, at_ns: int) -> None:
         """Note that a client has its whole answer (or its refusal): in a closed loop it sends the next."""
         if self.is_closed and self._released < len(self.arrival_ns):
-            self._send(at_ns + self.round_trip_ns)
+            self._send(at_ns, is_answer=True)
 
-    def _send(self, at_ns: int) -> None:
+    def _send(self, at_ns: int, is_answer: bool) -> None:
         index = self._released
         self._released += 1
-        self.arrival_ns[index] = at_ns
-        heapq.heappush(self._due, (self.seen_ns(index), index))
+        self.arrival_ns[index] = at_ns + self.round_trip_ns if is_answer else at_ns
+        seen_ns = self.seen_ns(index)
+        heapq.heappush(self._due, (seen_ns, is_answer and self._is_remote and seen_ns == at_ns, index))
         self.next_ns = self._due[0][0]

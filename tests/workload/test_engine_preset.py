@@ -39,6 +39,8 @@ def test_every_preset_fills_in_engine_and_pool_and_runs_end_to_end(tmp_path: Pat
     assert engine.prefill_tokens_per_step == preset.max_prefill_tokens
     assert engine.reserve_full_prompt == preset.reserve_full_prompt
     assert engine.async_scheduling == (preset.overlap and preset.policy == "mixed")
+    assert (engine.unhashed_blocks, engine.null_block) == (preset.unhashed_blocks, preset.null_block)
+    assert engine.empty_pause_ms == (preset.empty_pause_ms if preset.policy == "mixed" else 0)
     assert (pool.preset, pool.mode) == (preset.pool, preset.pool_mode)
 
     profile = load_profile(str(engine.profile))
