@@ -31,7 +31,7 @@ def run_validate(workload_file: Path, options: ValidateOptions) -> int:
         "profile": workload.engine.profile if isinstance(workload.engine.profile, str) else "inline",
         "pool": list(pool.pool.sizes),
         "requests": len(measured.requests),
-        "metrics": validation.metrics,
+        "metrics": {**validation.latencies, **validation.totals},
         "samples": validation.samples,
         "paired": validation.paired,
         "over_time": validation.over_time,

@@ -5,8 +5,6 @@ Neither holds a date, a host, wall-clock time or the output folder: the same inp
 
 from __future__ import annotations
 
-from typing import Any
-
 from scheduler import __version__
 from scheduler.analysis.comparison.compare import Column, Comparison
 from scheduler.analysis.comparison.steadiness import loads
@@ -36,10 +34,10 @@ def _record(comparison: Comparison, column: Column, executor: str) -> Record:
     return record if comparison.failure is None else record | {"partial": True}
 
 
-def nested_results(comparison: Comparison, command: str, executor: str = "model") -> dict[str, Any]:
+def nested_results(comparison: Comparison, command: str, executor: str = "model") -> dict[str, object]:
     """Return everything about one invocation: resolved workload, provenance, pools, every replication."""
     workload = comparison.workload
-    found: dict[str, Any] = {
+    found: dict[str, object] = {
         "schema_version": SCHEMA_VERSION,
         "tool_version": __version__,
         "command": command,
@@ -65,7 +63,7 @@ def nested_results(comparison: Comparison, command: str, executor: str = "model"
     return found
 
 
-def _slower_batches(comparison: Comparison, pool: GraphPool) -> dict[str, Any]:
+def _slower_batches(comparison: Comparison, pool: GraphPool) -> dict[str, object]:
     """Return the decode batches, as inclusive ranges, that the engine admits and no FULL graph serves."""
     engine = comparison.workload.engine
     ranges = pool.table(engine.max_num_seqs, engine.prefill_tokens_per_step).decode_ranges()
@@ -75,7 +73,7 @@ def _slower_batches(comparison: Comparison, pool: GraphPool) -> dict[str, Any]:
     }
 
 
-def _variant(comparison: Comparison, column: Column) -> dict[str, Any]:
+def _variant(comparison: Comparison, column: Column) -> dict[str, object]:
     variant = column.variant
     return {
         "name": column.name,

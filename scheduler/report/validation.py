@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from scheduler.analysis.fidelity.measured import STATISTICS, Validation
+from scheduler.analysis.fidelity.measured import STATISTICS, Compared, Validation
 from scheduler.report.card import aligned
 from scheduler.report.wording import number_text, percent_text
 
@@ -20,14 +20,14 @@ def validation_text(validation: Validation, pool_origin: str) -> str:
     rows = [["", "measured", "simulated", "error", "samples"]]
     for name in ("ttft_ms", "tpot_ms", "e2el_ms"):
         for statistic in STATISTICS:
-            if statistic in validation.metrics[name]:
+            if statistic in validation.latencies[name]:
                 label = f"{name.removesuffix('_ms').upper()} {statistic} ms"
-                numbers = _numbers(validation.metrics[name][statistic])
+                numbers = _numbers(validation.latencies[name][statistic])
                 samples = validation.samples[name]
                 few = statistic == "p99" and samples < ENOUGH_FOR_P99
                 rows.append([label, *numbers, f"{'only ' if few else ''}{samples:,}"])
-    rows.append(["Makespan s", *_numbers(validation.metrics["makespan_s"]), ""])
-    rows.append(["Output throughput tok/s", *_numbers(validation.metrics["output_throughput"]), ""])
+    rows.append(["Makespan s", *_numbers(validation.totals["makespan_s"]), ""])
+    rows.append(["Output throughput tok/s", *_numbers(validation.totals["output_throughput"]), ""])
     lines = [
         f"{validation.workload.name}: {len(measured.requests):,} measured requests, pool {pool_origin}",
         "",
@@ -64,5 +64,5 @@ def validation_figure(validation: Validation) -> Figure:
     return plots.measured_and_simulated(validation.distributions, timelines)
 
 
-def _numbers(values: dict[str, float]) -> list[str]:
+def _numbers(values: Compared) -> list[str]:
     return [number_text(values["measured"]), number_text(values["simulated"]), percent_text(values["error"])]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,9 +22,19 @@ Float = NDArray[np.float64]
 STATISTICS = ("mean", "p50", "p90", "p99")
 
 
+class Compared(TypedDict):
+    """A number as measured and as simulated; `error` = simulated / measured − 1."""
+
+    measured: float
+    simulated: float
+    error: float
+
+
 @dataclass(frozen=True, slots=True)
 class Validation:
-    """A measured run beside the simulation of it. `metrics` maps metric to statistic to the three numbers.
+    """A measured run beside the simulation of it.
+
+    `latencies` maps a latency (`ttft_ms`) and a statistic to both numbers, `totals` a number of the run.
 
     `paired` holds per-request relative errors (simulated / measured − 1) of the requests both completed.
     """
@@ -32,7 +42,8 @@ class Validation:
     workload: Workload
     measured: Measured
     run: Run
-    metrics: dict[str, Any]
+    latencies: dict[str, dict[str, Compared]]
+    totals: dict[str, Compared]
     samples: dict[str, int]
     paired: dict[str, dict[str, float]]
     over_time: dict[str, dict[str, float]]
@@ -74,30 +85,33 @@ def validate(
     run = simulate(workload, measured.requests, profile, variant)
     completed = run.requests.status == Status.COMPLETED
     simulated = latencies_ms(run.requests, completed)
-    metrics: dict[str, Any] = {}
+    latencies: dict[str, dict[str, Compared]] = {}
     samples: dict[str, int] = {}
     measured_by_name = {"ttft": measured.ttft_ms, "tpot": measured.tpot_ms, "e2el": measured.e2el_ms}
     for name, values in measured_by_name.items():
         values = values[~np.isnan(values)]
-        metrics[f"{name}_ms"] = {
-            statistic: _errors(_statistic(values, statistic), _statistic(simulated[name], statistic))
+        latencies[f"{name}_ms"] = {
+            statistic: compared(_statistic(values, statistic), _statistic(simulated[name], statistic))
             for statistic in STATISTICS
             if len(values) and len(simulated[name])
         }
         samples[f"{name}_ms"] = len(values)
     makespan_s = float(run.requests.finish_ns.max(initial=0) - run.requests.arrival_ns.min(initial=0)) / 1e9
-    metrics["makespan_s"] = _errors(measured.makespan_s, makespan_s)
-    metrics["output_throughput"] = _errors(
-        int(measured.requests.output_tokens.sum()) / measured.makespan_s,
-        int(run.requests.output_tokens[completed].sum()) / makespan_s if makespan_s else 0.0,
-    )
+    totals = {
+        "makespan_s": compared(measured.makespan_s, makespan_s),
+        "output_throughput": compared(
+            int(measured.requests.output_tokens.sum()) / measured.makespan_s,
+            int(run.requests.output_tokens[completed].sum()) / makespan_s if makespan_s else 0.0,
+        ),
+    }
     cost = pool_cost(workload.engine, profile, variant.pool)
     timelines = {} if ticks is None else _timelines(ticks, run, cost)
     return Validation(
         workload,
         measured,
         run,
-        metrics,
+        latencies,
+        totals,
         samples,
         _paired(measured_by_name, run, completed),
         {name: _tick_errors(*pair) for name, pair in timelines.items()},
@@ -130,9 +144,10 @@ def _statistic(values: Float, name: str) -> float:
     return float(values.mean()) if name == "mean" else float(np.percentile(values, float(name[1:])))
 
 
-def _errors(measured: float, simulated: float) -> dict[str, float]:
+def compared(measured: float, simulated: float) -> Compared:
+    """Return both numbers and the relative error of the simulated one (0 where nothing was measured)."""
     error = simulated / measured - 1 if measured else 0.0
-    return {"measured": measured, "simulated": simulated, "error": error}
+    return Compared(measured=measured, simulated=simulated, error=error)
 
 
 def _paired(

@@ -154,7 +154,7 @@ def at_scale(workload: Workload, scale: float) -> Workload:
     arrivals = workload.arrivals
     if isinstance(arrivals, ClosedLoopArrivals):
         raise InputError("expected arrivals with a rate to scale, got the process closed_loop")
-    changes: dict[str, Any] = {}
+    changes: dict[str, object] = {}
     if isinstance(arrivals, TraceArrivals):
         changes["arrivals"] = arrivals.model_copy(update={"time_scale": arrivals.time_scale / scale})
     elif arrivals.rate_per_s is not None:
