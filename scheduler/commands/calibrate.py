@@ -6,7 +6,7 @@ import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from scheduler.analysis.comparison.pools import workload_pool
 from scheduler.analysis.fidelity.executed import predict_and_execute
@@ -64,7 +64,7 @@ def run_calibrate(options: CalibrateOptions) -> int:
             on_noise="refuse" if options.refuse_noise else "mark",
             progress=progress,
         )
-    result: dict[str, Any] = {"profile": str(options.out), "rows": list(found.grid.rows())}
+    result: dict[str, object] = {"profile": str(options.out), "rows": list(found.grid.rows())}
     lines = calibration_lines(found, options.out)
     if against is not None:
         result["fidelity"], more = against.compare(found, options)

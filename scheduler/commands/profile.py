@@ -103,9 +103,9 @@ def run_import_sglang(path: Path, options: SGLangOptions) -> int:
     return run_import(lambda overrides: import_sglang_bench_one_batch(path, names, overrides), options)
 
 
-def overrides_of(settings: Sequence[str]) -> dict[str, Any]:
+def overrides_of(settings: Sequence[str]) -> dict[str, object]:
     """Return the fields of `KEY=VALUE` settings; VALUE is YAML flow, and text under identity."""
-    overrides: dict[str, Any] = {}
+    overrides: dict[str, object] = {}
     for setting in settings:
         key, equals, text = setting.partition("=")
         key = key.strip()
