@@ -16,6 +16,7 @@ from scheduler.commands.options import (
     AuditOptions,
     CalibrateOptions,
     ImportOptions,
+    InspectOptions,
     LLMServingSimOptions,
     PlotOptions,
     RunOptions,
@@ -85,13 +86,13 @@ def _drop_output() -> None:
 
 
 @app.default
-def run(workload: Path, /, *, options: RunOptions = RunOptions()) -> int:
+def run(workload: Path | None = None, /, *, options: RunOptions = RunOptions()) -> int:
     """Compare the workload's graph pool with pure eager execution on the same requests.
 
     Parameters
     ----------
     workload
-        A workload file (workloads/*.yaml).
+        A workload file (workloads/*.yaml); `--from FILE` does without one, on an engine that is ASSUMED.
     """
     from scheduler.commands.run import run_main_job
 
@@ -110,6 +111,20 @@ def validate(workload: Path, /, *, options: ValidateOptions) -> int:
     from scheduler.commands.validate import run_validate
 
     return run_validate(workload, options)
+
+
+@app.command
+def inspect(file: Path, /, *, options: InspectOptions = InspectOptions()) -> int:
+    """Say what a file from outside is, what was read and left out, and what it may be used for.
+
+    Parameters
+    ----------
+    file
+        A trace, a benchmark's result, a server's log or metrics, or a file of a run (docs/inputs.md).
+    """
+    from scheduler.commands.inspect_file import run_inspect
+
+    return run_inspect(file, options)
 
 
 @app.command

@@ -43,7 +43,7 @@ INSIDE = {
         "lengths": {"requests"},
         "arrivals": {"requests", "rates"},
         "schema": {"arrivals", "lengths"},
-        "file": {"schema"},
+        "file": {"schema", "inputs"},
         # Readers fill in what inputs/found.py names; the door in inputs/ then chooses among them.
         "traces": {"requests", "inputs"},
         "server_logs": {"traces"},

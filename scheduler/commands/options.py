@@ -61,8 +61,12 @@ class Changes:
 class Requests(Changes):
     """Which requests arrive."""
 
+    source_file: Annotated[Path | None, SIMULATION, Parameter(name="--from")] = None
+    """Whatever holds requests (docs/inputs.md): their arrivals and lengths replace the workload's. Arrivals
+    that another server's speed decided are rebuilt. FILE#2 is the second run of a file with several."""
+
     trace: Annotated[Path | None, SIMULATION] = None
-    """A request trace that replaces arrivals, lengths and requests of the workload."""
+    """The same, with the arrivals as recorded in any case."""
 
     seed: Annotated[int | None, SIMULATION, Parameter(validator=_require_seed)] = None
     """Seed of every random draw, instead of the file's."""
@@ -194,13 +198,21 @@ class ValidateOptions(Printed, Drawn, Changes):
     """The command line of `validate`."""
 
     measured: Path
-    """A request log (JSON lines), a detailed `vllm bench serve` result, or a CSV."""
+    """What a real server's requests saw: a benchmark's result or a request log (docs/inputs.md)."""
 
     ticks: Path | None = None
     """A CSV of what the server printed at intervals: t, running, waiting, kv_cache_pct."""
 
     out: Folder = None
     """Folder for validate.json and the plot of both CDFs and timelines (default results/NAME-validate)."""
+
+
+@command_line
+class InspectOptions(Printed):
+    """The command line of `inspect`."""
+
+    max_num_seqs: int | None = None
+    """Tells decode from mixed steps where a server's log does not."""
 
 
 @command_line
@@ -219,8 +231,8 @@ class TuneOptions(Printed, Drawn, Parallel, Requests):
     """The most graphs to capture, 1 and max_num_seqs among them."""
 
     from_log: Path | None = None
-    """Instead of a workload: vLLM's --cudagraph-metrics tables, SGLang's "Decode batch" lines, or a CSV
-    with batch_size,steps. The answer is then the open-loop optimum."""
+    """Instead of a workload: a server's log or whatever else holds its steps (docs/inputs.md). The answer
+    is then the open-loop optimum."""
 
     profile: str | None = None
     """With --from-log: a shipped profile, a profile file, or step times in a YAML file."""

@@ -35,11 +35,11 @@ SYNTHETIC_WARMUP = 0.1
 MOST_DRAWN = 10**8
 
 
-def run_main_job(workload_file: Path, options: RunOptions) -> int:
+def run_main_job(workload_file: Path | None, options: RunOptions) -> int:
     """Compare, write the result folder, print the card (or summary.json); return the exit status."""
     started = time.monotonic()
     require_partners(options)
-    workload = load_workload(workload_file, options.overrides, options.trace)
+    workload = load_workload(workload_file, options.overrides, options.trace, options.source_file)
     profile = workload_profile(workload)
     pools = chosen_pools(workload, profile, options.pools)
     replications, warmup = sampling(workload, options, is_real=options.executor != "model")
@@ -95,12 +95,13 @@ def require_partners(options: RunOptions) -> None:
         raise InputError(lines)
 
 
-def command_line(workload_file: Path, options: RunOptions) -> str:
+def command_line(workload_file: Path | None, options: RunOptions) -> str:
     """Return the command that repeats the run, without the result folder."""
-    words = ["python", "run.py", str(workload_file)]
+    words = ["python", "run.py", *([] if workload_file is None else [str(workload_file)])]
     for name, values in (("--set", options.overrides), ("--pool", options.pools)):
         words += [word for value in values for word in (name, value)]
     for name, value in (
+        ("--from", options.source_file),
         ("--trace", options.trace),
         ("--replications", options.replications),
         ("--warmup", options.warmup),
@@ -172,15 +173,17 @@ def sampling(workload: Workload, options: Compared, *, is_real: bool) -> tuple[i
     One replication is the default where steps are executed for real or repeated from a log. Raises
     InputError.
     """
-    is_trace = isinstance(workload.arrivals, TraceArrivals)
+    is_trace = workload.happened_once
     replications = options.replications
     if replications is None:
         replications = 1 if is_trace or is_real else SYNTHETIC_REPLICATIONS
     if not 1 <= replications <= 10_000:
         raise InputError(f"--replications: expected 1 to 10,000, got {replications}")
-    if is_trace and replications > 1 and all(workload.lengths_from_trace):
+    is_fixed = all(workload.lengths_from_trace) or not isinstance(workload.arrivals, TraceArrivals)
+    if is_trace and replications > 1 and is_fixed:
         raise InputError(
-            f"--replications: expected 1 with a trace (it is the same in every one), got {replications}"
+            "--replications: expected 1 with recorded requests (they are the same in every one), "
+            f"got {replications}"
         )
     if replications * (workload.requests or 1) > MOST_DRAWN:
         raise InputError(

@@ -97,7 +97,9 @@ def _point(
 ) -> Point:
     swept = dict(combination.settings)
     try:
-        workload = load_workload(workload_file, (*options.overrides, *combination.overrides), options.trace)
+        workload = load_workload(
+            workload_file, (*options.overrides, *combination.overrides), options.trace, options.source_file
+        )
         profile = workload_profile(workload)
         pools = _pools(workload, profile, pool_values, options.pools)
         replications, warmup_share = sampling(workload, options, is_real=False)

@@ -27,7 +27,8 @@ from scheduler.report.progress import progress_bar
 from scheduler.report.tune_plot import tuning_figure
 from scheduler.report.tune_text import tune_json, tune_text
 from scheduler.workload.file.loader import load_workload
-from scheduler.workload.inputs.door import read_engine_log
+from scheduler.workload.inputs.door import read_engine_log, read_input
+from scheduler.workload.inputs.found import Use
 
 MIB = 1 << 20
 MOST_GRAPHS = 10_000
@@ -43,10 +44,11 @@ def run_tune(workload_file: Path | None, options: TuneOptions) -> int:
     if not 1 <= options.align <= MOST_GRAPHS:
         raise InputError(f"--align: expected 1 to {MOST_GRAPHS:,}, got {options.align}")
     answer: TuningAnswer | LogAnswer
-    if workload_file is not None and options.from_log is None:
+    log_file = _log_file(options)
+    if log_file is None and (workload_file is not None or options.source_file is not None):
         answer, pasted, name = _closed_loop(workload_file, options)
-    elif workload_file is None and options.from_log is not None:
-        answer, pasted, name = _from_log(options.from_log, options)
+    elif log_file is not None and workload_file is None:
+        answer, pasted, name = _from_log(log_file, options)
     else:
         raise InputError("tune: expected a workload file, or --from-log FILE with --profile, not both")
     folder = options.out or Path("results") / name
@@ -60,8 +62,15 @@ def run_tune(workload_file: Path | None, options: TuneOptions) -> int:
     return 0
 
 
-def _closed_loop(workload_file: Path, options: TuneOptions) -> tuple[TuningAnswer, PastedPool, str]:
-    workload = load_workload(workload_file, options.overrides, options.trace)
+def _log_file(options: TuneOptions) -> Path | None:
+    """Return the file whose logged steps are the question, None where requests are simulated."""
+    if options.from_log is not None or options.source_file is None:
+        return options.from_log
+    return options.source_file if Use.BATCHES in read_input(options.source_file).uses else None
+
+
+def _closed_loop(workload_file: Path | None, options: TuneOptions) -> tuple[TuningAnswer, PastedPool, str]:
+    workload = load_workload(workload_file, options.overrides, options.trace, options.source_file)
     name = f"{workload.name}-tune"
     check_folder(options.out or Path("results") / name)
     goal = objective(options.objective)

@@ -6,6 +6,7 @@
 - `cautions.py` What a reader must know before believing a result: the warnings of card, report and results.json.
 - `engine_flags.py` A graph pool as flags and files to paste into serving engines, with the rules each engine applies.
 - `flat_csv.py` Flat records as CSV: one column per key, and no cell that a spreadsheet would run as a formula.
+- `found_text.py` What a file from outside is, in words: what was read, left out and missing, and what it may be used for.
 - `html.py` report.html: one file without scripts, fonts or addresses to fetch, in light, dark and on paper.
 - `outputs.py` The result folder: written whole or not at all, file by file, and read back to draw it again.
 - `over_time.py` A run cut into equal slices of time: batch size by route, requests waiting and running, KV blocks.

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 
 from scheduler.errors import InputError
 from scheduler.workload.arrivals import NS_PER_S, ClosedLoopArrivals, TraceArrivals
-from scheduler.workload.inputs.door import read_trace
+from scheduler.workload.inputs.door import read_lengths, read_trace, recorded_lengths
+from scheduler.workload.inputs.found import Found
 from scheduler.workload.lengths import Length
 from scheduler.workload.requests import Int64, Requests
-from scheduler.workload.schema import Workload
+from scheduler.workload.schema import LENGTH_KEYS, LengthKey, Workload
 from scheduler.workload.traces.read import Trace
 
 PURPOSES = ("arrivals", "prompt_tokens", "output_tokens", "jitter")
@@ -40,34 +44,76 @@ def draw_requests(workload: Workload, replication: int = 0) -> Requests:
     keep its first rows or seconds. Raises InputError.
     """
     streams = generators(workload.seed, replication)
+    recorded = _RecordedLengths(workload)
     if isinstance(workload.arrivals, TraceArrivals):
-        return _from_trace(workload, workload.arrivals, streams)
-    arrivals = workload.arrivals
-    arrival_ns = arrivals.draw(
-        streams["arrivals"], requests=workload.requests, duration_s=workload.duration_s
-    )
-    return Requests(
-        arrival_ns=arrival_ns,
-        prompt_tokens=_lengths("prompt_tokens", workload.prompt_tokens, streams, len(arrival_ns)),
-        output_tokens=_lengths("output_tokens", workload.output_tokens, streams, len(arrival_ns)),
-        concurrency=arrivals.concurrency if isinstance(arrivals, ClosedLoopArrivals) else None,
-    )
+        requests = _from_trace(workload, workload.arrivals, streams, recorded)
+    else:
+        arrivals = workload.arrivals
+        arrival_ns = arrivals.draw(
+            streams["arrivals"], requests=workload.requests, duration_s=workload.duration_s
+        )
+        requests = Requests(
+            arrival_ns=arrival_ns,
+            prompt_tokens=_lengths("prompt_tokens", workload, streams, len(arrival_ns), recorded),
+            output_tokens=_lengths("output_tokens", workload, streams, len(arrival_ns), recorded),
+            concurrency=arrivals.concurrency if isinstance(arrivals, ClosedLoopArrivals) else None,
+        )
+    notes = (*requests.notes, *recorded.notes(len(requests)), *filter(None, [workload.assumed]))
+    return replace(requests, notes=notes)
+
+
+class _RecordedLengths:
+    """The recorded lengths of a workload that have a file of their own, each file read once."""
+
+    def __init__(self, workload: Workload) -> None:
+        self._workload = workload
+        self._read: dict[Path, tuple[Found, dict[LengthKey, Int64]]] = {}
+
+    def column(self, key: LengthKey, count: int) -> Int64 | None:
+        """Return the first `count` recorded lengths, from the start again where there are fewer."""
+        path = self._workload.length_path(key)
+        if path is None:
+            return None
+        if path not in self._read:
+            found = read_lengths(path)
+            prompt, output = recorded_lengths(found)
+            self._read[path] = found, {"prompt_tokens": prompt, "output_tokens": output}
+        return np.resize(self._read[path][1][key], count)
+
+    def notes(self, count: int) -> list[str]:
+        """Return what to tell of the files read."""
+        notes: list[str] = []
+        for found, columns in self._read.values():
+            recorded = len(columns["prompt_tokens"])
+            notes += found.lines
+            how = f", from the start again after {recorded:,}" if count > recorded else ""
+            notes.append(
+                f"lengths as recorded, in order{how}; arrivals rebuilt as the workload says "
+                f"({self._workload.arrivals.process}), not recorded ones"
+            )
+        return notes
 
 
 def _from_trace(
-    workload: Workload, arrivals: TraceArrivals, streams: dict[str, np.random.Generator]
+    workload: Workload,
+    arrivals: TraceArrivals,
+    streams: dict[str, np.random.Generator],
+    recorded: _RecordedLengths,
 ) -> Requests:
     path = workload.trace_path
     assert path is not None  # noqa: S101  (the schema resolves the path of every trace)
     trace = read_trace(path, arrivals.time_scale)
     count, notes = _kept(workload, trace)
-    from_trace = dict(zip(("prompt_tokens", "output_tokens"), workload.lengths_from_trace, strict=True))
-    columns = {"prompt_tokens": trace.prompt_tokens, "output_tokens": trace.output_tokens}
+    from_trace = dict(zip(LENGTH_KEYS, workload.lengths_from_trace, strict=True))
+    columns: dict[LengthKey, Int64] = {
+        "prompt_tokens": trace.prompt_tokens,
+        "output_tokens": trace.output_tokens,
+    }
     for key, is_recorded in from_trace.items():
         if is_recorded:
             columns[key] = columns[key][:count]
         else:
-            columns[key] = _lengths(key, getattr(workload, key), streams, count)
+            columns[key] = _lengths(key, workload, streams, count, recorded)
             notes.append(f"{key}: drawn as the workload file says, not the trace's own")
     cached = trace.cached_tokens
     if cached is not None:
@@ -97,8 +143,18 @@ def _kept(workload: Workload, trace: Trace) -> tuple[int, list[str]]:
     return len(trace), []
 
 
-def _lengths(key: str, length: Length | None, streams: dict[str, np.random.Generator], count: int) -> Int64:
-    """Draw the lengths of `count` requests; InputErrors name the key of the workload file."""
+def _lengths(
+    key: LengthKey,
+    workload: Workload,
+    streams: dict[str, np.random.Generator],
+    count: int,
+    recorded: _RecordedLengths,
+) -> Int64:
+    """Draw or read the lengths of `count` requests; InputErrors of a draw name their key."""
+    lengths = recorded.column(key, count)
+    if lengths is not None:
+        return lengths
+    length: Length | None = getattr(workload, key)
     if length is None:
         raise InputError(f"{key}: expected a length distribution to draw from, got none")
     try:

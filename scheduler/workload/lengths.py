@@ -18,6 +18,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from scheduler.catalog.numbers import (
     MOST_TOKENS,
     MeanTokens,
+    PlainText,
     Strict,
     Tokens,
     Weight,
@@ -182,12 +183,13 @@ class QuantilesLength(Strict):
 
 
 class TraceLength(Strict):
-    """The lengths of the trace that also gives the arrivals."""
+    """Recorded lengths: the arrivals' trace's, or those of the file `path`."""
 
     distribution: Literal["trace"]
+    path: PlainText | None = None
 
     def draw(self, generator: np.random.Generator, count: int) -> Int64:
-        """Raise InputError: the trace is read, not drawn."""
+        """Raise InputError: recorded lengths are read, not drawn."""
         raise InputError("expected a length distribution to draw from, got trace")
 
 

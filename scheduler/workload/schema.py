@@ -32,10 +32,12 @@ from scheduler.catalog.pool_presets import pool_preset, pool_preset_names
 from scheduler.catalog.profile.inline import InlineProfile
 from scheduler.catalog.slo_presets import SLO_PRESETS, SloPreset
 from scheduler.errors import InputError
-from scheduler.workload.arrivals import Arrivals, TraceArrivals
+from scheduler.workload.arrivals import Arrivals, ClosedLoopArrivals, TraceArrivals
 from scheduler.workload.lengths import Length, TraceLength
 
 NAME_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789_.-")
+LengthKey = Literal["prompt_tokens", "output_tokens"]
+LENGTH_KEYS: tuple[LengthKey, LengthKey] = ("prompt_tokens", "output_tokens")
 Policy = Literal["decode_only", "prefill_first", "mixed"]
 
 
@@ -210,7 +212,9 @@ class Workload(Strict):
     slo: Slo | None = None
 
     _trace_folder: Path = PrivateAttr(default=Path())
+    _length_folder: Path = PrivateAttr(default=Path())
     _profile_folder: Path = PrivateAttr(default=Path())
+    _assumed: str | None = PrivateAttr(default=None)
 
     @model_validator(mode="after")
     def _complete(self) -> Workload:
@@ -218,21 +222,56 @@ class Workload(Strict):
             raise expectation(expected, key, got=False)
         return self
 
-    def located(self, trace_folder: Path, profile_folder: Path) -> Workload:
+    def located(self, trace_folder: Path, length_folder: Path, profile_folder: Path) -> Workload:
         """Return the same workload, its relative paths taken from these folders."""
         copy = self.model_copy()
         copy._trace_folder = trace_folder
+        copy._length_folder = length_folder
         copy._profile_folder = profile_folder
         return copy
 
     def absolute(self) -> Workload:
         """Return the same workload for another process, whose current folder may be another."""
-        return self.located(Path.cwd() / self._trace_folder, Path.cwd() / self._profile_folder)
+        here = Path.cwd()
+        return self.located(
+            here / self._trace_folder, here / self._length_folder, here / self._profile_folder
+        )
+
+    def assuming(self, assumed: str) -> Workload:
+        """Return the same workload with a line for the card on what nobody stated."""
+        copy = self.model_copy()
+        copy._assumed = assumed
+        return copy
+
+    @property
+    def assumed(self) -> str | None:
+        """What nobody stated and was assumed, in words, or None."""
+        return self._assumed
 
     @property
     def trace_path(self) -> Path | None:
         """Where the trace lies, or None where arrivals are drawn."""
         return self._trace_folder / self.arrivals.path if isinstance(self.arrivals, TraceArrivals) else None
+
+    def length_path(self, key: LengthKey) -> Path | None:
+        """Where recorded lengths of their own lie, or None where they are drawn or the trace's."""
+        length: Length | None = getattr(self, key)
+        if isinstance(length, TraceLength) and length.path is not None:
+            return self._length_folder / length.path
+        return None
+
+    @property
+    def request_files(self) -> tuple[Path, ...]:
+        """The files that requests are read from, each once."""
+        paths = (self.trace_path, *map(self.length_path, LENGTH_KEYS))
+        return tuple(dict.fromkeys(path for path in paths if path is not None))
+
+    @property
+    def happened_once(self) -> bool:
+        """Whether the requests are a record: the same in every replication, and never warmed up."""
+        if isinstance(self.arrivals, ClosedLoopArrivals):
+            return None not in map(self.length_path, LENGTH_KEYS)
+        return isinstance(self.arrivals, TraceArrivals)
 
     @property
     def profile_path(self) -> Path | None:
@@ -244,7 +283,7 @@ class Workload(Strict):
     def lengths_from_trace(self) -> tuple[bool, bool]:
         """Whether prompt lengths, and whether output lengths, are those of the trace."""
         prompt, output = (
-            length is None or isinstance(length, TraceLength)
+            length is None or (isinstance(length, TraceLength) and length.path is None)
             for length in (self.prompt_tokens, self.output_tokens)
         )
         return prompt, output
@@ -272,8 +311,9 @@ def disagreements(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         for key in ("prompt_tokens", "output_tokens"):
             if values.get(key) is None:
                 yield key, "a length distribution; the key is missing"
-            elif _inner(values, key, "distribution") == "trace":
-                yield f"{key}.distribution", "arrivals.process trace where lengths come from a trace"
+            elif _inner(values, key, "distribution") == "trace" and not _inner(values, key, "path"):
+                expected = "arrivals.process trace where lengths come from a trace, or a path of their own"
+                yield f"{key}.distribution", expected
     profile = _inner(values, "engine", "profile")
     policy = _inner(values, "engine", "policy")
     has_no_prefill = isinstance(profile, Mapping) and profile.get("prefill_ms") is None

@@ -15,6 +15,7 @@ from scheduler.engine.loop import Run
 from scheduler.errors import InputError
 from scheduler.simulate import AnyProfile, Variant, high_end, pool_cost, simulate
 from scheduler.workload.draw import draw_requests
+from scheduler.workload.inputs.runs import split_run
 from scheduler.workload.requests import Requests
 from scheduler.workload.schema import Workload
 
@@ -58,7 +59,7 @@ def setting_of(workload: Workload, profile: AnyProfile, warmup_share: float) -> 
     """
     content = {
         "workload": workload.model_dump(mode="json", exclude={"pool"}),
-        "trace": trace_digest(workload.trace_path),
+        "trace": requests_digest(workload),
         "profile": profile.model_dump(mode="json"),
         "warmup_share": warmup_share,
         "source": source_digest(),
@@ -137,7 +138,7 @@ class Simulation:
 def drawn(workload: Workload, replication: int) -> Requests:
     """Return the replication's requests; the latest are kept, because the next task often needs the same."""
     decisive = workload.model_dump(mode="json", exclude={"engine", "pool", "slo"})
-    key = (json.dumps(decisive, sort_keys=True), trace_digest(workload.trace_path), replication)
+    key = (json.dumps(decisive, sort_keys=True), requests_digest(workload), replication)
     if key not in _drawn:
         requests = draw_requests(workload, replication)
         _drawn.clear()
@@ -148,10 +149,16 @@ def drawn(workload: Workload, replication: int) -> Requests:
 _drawn: dict[tuple[str, str | None, int], Requests] = {}
 
 
-def trace_digest(path: Path | None) -> str | None:
-    """Return a digest of a trace file's content, None without a trace; raises InputError if unreadable."""
-    if path is None:
-        return None
+def requests_digest(workload: Workload) -> str | None:
+    """Return a digest of the files that requests are read from, None where all are drawn.
+
+    Raises InputError where one cannot be read.
+    """
+    digests = [_digest_of(split_run(path)[0]) for path in workload.request_files]
+    return "+".join(digests) or None
+
+
+def _digest_of(path: Path) -> str:
     try:
         facts = path.stat()
         return _file_digest(path, facts.st_mtime_ns, facts.st_size)

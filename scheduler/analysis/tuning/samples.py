@@ -8,7 +8,6 @@ import numpy as np
 
 from scheduler.analysis.tuning.pool_runs import DrawnRequests
 from scheduler.errors import InputError
-from scheduler.workload.arrivals import TraceArrivals
 from scheduler.workload.draw import draw_requests
 from scheduler.workload.requests import Requests
 from scheduler.workload.schema import Workload
@@ -25,15 +24,15 @@ def search_and_fresh(
 ) -> tuple[list[DrawnRequests], list[DrawnRequests], str]:
     """Return the samples to search on, those to confirm on, and the latter in words.
 
-    Drawn workloads: two replications, and `fresh` further ones with seeds of their own. A trace happened
-    once: its first 70 %, and the rest, from an empty engine. Raises InputError for too short a trace.
+    Drawn workloads: two replications, and `fresh` further ones with seeds of their own. A record happened
+    once: its first 70 %, and the rest, from an empty engine. Raises InputError for too short a record.
     """
-    if isinstance(workload.arrivals, TraceArrivals):
+    if workload.happened_once:
         requests = draw_requests(workload)
         cut = int(len(requests) * SEARCH_SHARE_OF_TRACE)
         if len(requests) < LEAST_TRACE_REQUESTS:
             raise InputError(
-                f"arrivals.path: tune expects a trace of at least {LEAST_TRACE_REQUESTS} requests "
+                f"tune expects recorded requests, at least {LEAST_TRACE_REQUESTS} of them "
                 f"(the last part is held out), got {len(requests)}"
             )
         held_out = _part(requests, cut, len(requests))

@@ -6,5 +6,4 @@
 - `lists_of_requests.py` Results that hold lists, one entry per request: `vllm bench serve` and SGLang's `bench_serving`.
 - `own_run.py` The files of a run of this program: requests.npz, steps.npz and the step log of real execution.
 - `request_logs.py` Plain logs of measured requests: JSON lines of vLLM's benchmark tools and LLMServingSim, and a CSV.
-- `runs.py` Which run of a file with several: the last, unless the file is named with `#` and a number.
 """

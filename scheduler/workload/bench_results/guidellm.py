@@ -13,8 +13,8 @@ from typing import Any
 
 from scheduler.errors import InputError
 from scheduler.workload.bench_results.cells import RowBuilder, count_of, number, positive, tokens
-from scheduler.workload.bench_results.runs import chosen_run
 from scheduler.workload.inputs.found import Found, Sending
+from scheduler.workload.inputs.runs import chosen_run
 
 NAME = "GuideLLM report"
 COMMAND = "guidellm benchmark --output-dir DIR"

@@ -14,8 +14,8 @@ from typing import Any
 
 from scheduler.errors import InputError
 from scheduler.workload.bench_results.cells import RowBuilder, count_of, failure, number, positive, tokens
-from scheduler.workload.bench_results.runs import chosen_run
 from scheduler.workload.inputs.found import Found, Sending
+from scheduler.workload.inputs.runs import chosen_run
 
 VLLM = "vllm bench serve result"
 SGLANG = "sglang.bench_serving result"

@@ -12,28 +12,50 @@ from pydantic import BaseModel, ValidationError
 
 from scheduler.errors import InputError
 from scheduler.workload.file.messages import problems_of
-from scheduler.workload.file.overrides import override, use_engine_preset, use_trace
+from scheduler.workload.file.overrides import (
+    ASSUMED_ENGINE,
+    override,
+    use_engine_preset,
+    use_input,
+    use_trace,
+)
 from scheduler.workload.file.yaml_reader import MOST_BYTES, Document, Problem, decoded, read_yaml, shown
+from scheduler.workload.inputs.door import read_lengths
+from scheduler.workload.inputs.runs import split_run
 from scheduler.workload.schema import Workload, disagreements
 
 MOST_REPORTED = 50
 TRACE_KEY = ("arrivals", "path")
 PROFILE_KEY = ("engine", "profile")
+LENGTH_KEYS = (("prompt_tokens", "path"), ("output_tokens", "path"))
 
 Checked = TypeVar("Checked", bound=BaseModel)
 
 
-def load_workload(path: Path, overrides: Sequence[str] = (), trace: Path | None = None) -> Workload:
+def load_workload(
+    path: Path | None,
+    overrides: Sequence[str] = (),
+    trace: Path | None = None,
+    source_file: Path | None = None,
+) -> Workload:
     """Read and check a workload file.
 
     `overrides` are `key=value` settings in order, `trace` a request trace that replaces arrivals, lengths and
-    the number of requests (before the settings). Paths in the file are relative to it, those in `overrides`
-    and `trace` to the current folder. Raises InputError with one line per problem.
+    the number of requests (before the settings); so does `source_file`, a benchmark's result or a trace,
+    whose arrivals are rebuilt where they are another server's doing (see use_input), and which does
+    without a workload file: the engine is then ASSUMED. Paths in the file are relative to it, those in
+    `overrides`, `trace` and `source_file` to the current folder. Raises InputError with one line per problem.
     """
-    source = _named(path)
-    document = read_yaml(read_file(path), source)
+    if path is None and source_file is None:
+        raise InputError("WORKLOAD: expected a workload file, or --from FILE")
+    if trace is not None and source_file is not None:
+        raise InputError("--trace: expected without --from; give one of them")
+    source = "the assumed workload" if path is None else _named(path)
+    document = read_yaml(ASSUMED_ENGINE if path is None else read_file(path), source, lines=path is not None)
     if trace is not None:
         use_trace(document, str(trace))
+    if source_file is not None:
+        use_input(document, read_lengths(source_file), str(source_file), is_alone=path is None)
     override(document, overrides)
     use_engine_preset(document)
     _require_mapping(document)
@@ -43,16 +65,29 @@ def load_workload(path: Path, overrides: Sequence[str] = (), trace: Path | None 
         for key in [tuple(name.split("."))]
     ]
     workload = check(document, Workload, disagreeing)
-    in_file = f"{source}:"
-    workload = workload.located(
-        trace_folder=path.parent if document.place_of(TRACE_KEY).startswith(in_file) else Path(),
-        profile_folder=path.parent if document.place_of(PROFILE_KEY).startswith(in_file) else Path(),
+
+    def folder_of(key: tuple[str, str]) -> Path:
+        is_in_file = path is not None and document.place_of(key).startswith(f"{source}:")
+        return path.parent if path is not None and is_in_file else Path()
+
+    workload = workload.located(folder_of(TRACE_KEY), folder_of(LENGTH_KEYS[0]), folder_of(PROFILE_KEY))
+    files = (
+        (TRACE_KEY, workload.trace_path),
+        (LENGTH_KEYS[0], workload.length_path("prompt_tokens")),
+        (LENGTH_KEYS[1], workload.length_path("output_tokens")),
+        (PROFILE_KEY, workload.profile_path),
     )
     _raise_for(
         Problem(document.place_of(key), key, f"{_named(file)}: {_not_a_file(file)}")
-        for key, file in ((TRACE_KEY, workload.trace_path), (PROFILE_KEY, workload.profile_path))
-        if file is not None and not file.is_file()
+        for key, file in files
+        if file is not None and not split_run(file)[0].is_file()
     )
+    if path is None:
+        engine = workload.engine
+        profile = engine.profile if isinstance(engine.profile, str) else "an inline profile"
+        return workload.assuming(
+            f"no workload file: engine {engine.preset} with profile {profile}, ASSUMED where no --set says so"
+        )
     return workload
 
 

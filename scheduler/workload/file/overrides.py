@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
 from scheduler.catalog.engine_presets import engine_preset
 from scheduler.errors import InputError
 from scheduler.workload.file.yaml_reader import Document, KeyPath, Problem, read_yaml, shown_path
+from scheduler.workload.inputs.found import Found
+
+# What a file of requests is simulated on where nobody says more: vLLM on one H100, an 8B model.
+ASSUMED_ENGINE = "name: requests\nengine: {preset: vllm-h100, profile: h100-llama-3.1-8b-bf16}\n"
 
 
-def use_trace(document: Document, trace: str) -> None:
+def use_trace(document: Document, trace: str, option: str = "--trace") -> None:
     """Let a trace replace the arrivals, both lengths and the number of requests of a workload."""
     if not isinstance(document.data, dict):
         return
@@ -18,7 +23,60 @@ def use_trace(document: Document, trace: str) -> None:
         document.data.pop(key, None)
         _forget(document, (key,))
     document.data["arrivals"] = {"process": "trace", "path": trace}
-    document.places[("arrivals",)] = f"--trace {trace}"
+    document.places[("arrivals",)] = f"{option} {trace}"
+
+
+def use_input(document: Document, found: Found, named: str, *, is_alone: bool) -> None:
+    """Let a file's requests replace the arrivals, both lengths and the number of requests of a workload.
+
+    Arrivals that another server's speed decided (so many users at a time, each waiting for its answer) and
+    arrivals that the file does not hold are rebuilt as the client was told to send; recorded ones are kept.
+    Raises InputError where the file does not say and the workload has no arrivals either.
+    """
+    rows = found.requests
+    if not isinstance(document.data, dict) or rows is None:
+        return
+    sending = rows.sending
+    if sending is not None and sending.rate_per_s is None:
+        users = sending.concurrency or len(rows)
+        arrivals: dict[str, Any] | None = {"process": "closed_loop", "concurrency": users}
+    elif rows.arrival_ns:
+        use_trace(document, named, "--from")
+        _name_it(document, found, is_alone)
+        return
+    elif sending is not None:
+        arrivals = {"process": "poisson", "rate_per_s": sending.rate_per_s}
+        if sending.burstiness != 1:
+            arrivals |= {"process": "gamma", "burstiness": sending.burstiness}
+    else:
+        arrivals = None
+    if arrivals is None and is_alone:
+        raise InputError(
+            [f"{found.path}: {found.title}: when requests arrived is unknown; give a workload file, or --set"]
+            + [f"{found.path}: {line}" for line in found.lacks]
+        )
+    for key in ("prompt_tokens", "output_tokens"):
+        _replace(document, key, {"distribution": "trace", "path": named}, f"--from {named}")
+    if arrivals is not None:
+        _replace(document, "arrivals", arrivals, f"--from {named}")
+        for key in ("requests", "duration_s"):
+            document.data.pop(key, None)
+            _forget(document, (key,))
+        document.data["requests"] = len(rows)
+    _name_it(document, found, is_alone)
+
+
+def _name_it(document: Document, found: Found, is_alone: bool) -> None:
+    """Name a workload that has no file after the file with its requests."""
+    if is_alone:
+        stem = found.path.name.split(".")[0].lower()
+        document.data["name"] = re.sub(r"[^a-z0-9_-]+", "-", stem).strip("-")[:80] or "requests"
+
+
+def _replace(document: Document, key: str, value: dict[str, Any], place: str) -> None:
+    _forget(document, (key,))
+    document.data[key] = value
+    document.places[(key,)] = place
 
 
 def use_engine_preset(document: Document) -> None:

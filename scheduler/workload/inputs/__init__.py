@@ -5,4 +5,5 @@
 - `found.py` What a file gave: its format, what was read, what was left out and why, what it may be used for.
 - `head.py` The beginning of a file, enough to tell what it is; JSON in lines, as one document, or several.
 - `measured.py` Measured runs: what a real server's requests saw, to hold a simulation against.
+- `runs.py` Which run of a file with several: the last, unless the file is named with `#` and a number.
 """

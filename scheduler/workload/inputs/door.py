@@ -7,10 +7,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+
+from scheduler.errors import InputError
 from scheduler.workload.inputs.formats import FORMATS
 from scheduler.workload.inputs.found import Found, Use
 from scheduler.workload.inputs.head import head_of
 from scheduler.workload.inputs.measured import Measured, measured_of
+from scheduler.workload.requests import Int64
 from scheduler.workload.server_logs.engine_log import EngineLog
 from scheduler.workload.traces.read import Trace, trace_of
 
@@ -33,10 +37,28 @@ def read_trace(path: Path, time_scale: float = 1.0) -> Trace:
 
 
 def read_lengths(path: Path) -> Found:
-    """Return a file that has lengths, in the order of arrival; raises InputError where it has none."""
+    """Return a file that has lengths of requests; raises InputError where it has none."""
     found = read_input(path)
+    if Use.BATCHES in found.uses and Use.LENGTHS not in found.uses:
+        raise InputError(
+            f"{path}: {found.title}: it holds a server's steps, not requests; run.py tune --from {path.name} "
+            "--profile NAME takes it"
+        )
     found.require(Use.LENGTHS, "a workload")
     return found
+
+
+def recorded_lengths(found: Found) -> tuple[Int64, Int64]:
+    """Return prompt and output lengths of a file's requests in the order of arrival (else the file's)."""
+    rows = found.requests
+    assert rows is not None  # noqa: S101  (told to mypy; read_lengths has seen to it)
+    prompt, output = np.array(rows.prompt_tokens, np.int64), np.array(rows.output_tokens, np.int64)
+    kept = np.flatnonzero((prompt > 0) & (output > 0))
+    if not len(kept):
+        raise InputError(f"{found.path}: {found.title}: every request has 0 prompt or 0 output tokens")
+    if rows.arrival_ns:
+        kept = kept[np.argsort(np.array(rows.arrival_ns, np.int64)[kept], kind="stable")]
+    return prompt[kept], output[kept]
 
 
 def read_measured(path: Path) -> Measured:

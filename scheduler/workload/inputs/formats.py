@@ -5,6 +5,7 @@ Adding a format is adding a row here and, where no reader fits, a file with its 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from scheduler.errors import InputError
 from scheduler.workload.bench_results import aiperf, guidellm, lists_of_requests, own_run, request_logs
 from scheduler.workload.inputs.found import Found, Use
 from scheduler.workload.inputs.head import PAGE, Head
-from scheduler.workload.server_logs import batches, prometheus, tensorrt_llm
+from scheduler.workload.server_logs import batches, prometheus, sglang, tensorrt_llm, vllm
 from scheduler.workload.server_logs.engine_log import EngineLog
 from scheduler.workload.server_logs.start_up import StartUpFacts
 from scheduler.workload.traces.lines import numbered_lines
@@ -60,9 +61,14 @@ def _server_log(head: Head) -> Found:
             [f"{head.path}: not a format that is known, and no server's log: {batches.NONE_FOUND}; {PAGE}"]
             + [f"{head.path}: {line}" for line in log.left_out]
         )
-    engines = {"vllm": "vLLM", "sglang": "SGLang", "tensorrt-llm": "TensorRT-LLM"}
-    engine = engines.get(log.format if log.has_steps else log.facts.engine or "", "server")
-    return _as_found(head.path, f"{engine} log", "; ".join(batches.FIXES), log)
+    engines = {
+        "vllm": ("vLLM", vllm.FIX),
+        "sglang": ("SGLang", sglang.FIX),
+        "tensorrt-llm": ("TensorRT-LLM", tensorrt_llm.FIX),
+    }
+    known = log.format if log.has_steps else log.facts.engine or ""
+    engine, command = engines.get(known, ("server", "; ".join(batches.FIXES)))
+    return _as_found(head.path, f"{engine} log", command, log)
 
 
 def _histogram(head: Head) -> Found:
@@ -99,6 +105,7 @@ def _refuse_aggregate(head: Head) -> Found:
     raise aiperf.refuse_aggregate(head.path)
 
 
+_COLUMN = re.compile(r"[\w./%() -]{1,80}")  # a line of a log has colons, hashes or brackets
 _REQUESTS = (Use.ARRIVALS, Use.LENGTHS, Use.LATENCIES)
 _STEPS = (Use.BATCHES, Use.STEP_TIMES)
 FORMATS = (
@@ -198,7 +205,9 @@ FORMATS = (
 
 
 def _is_trace_header(columns: frozenset[str]) -> bool:
-    return len(columns) >= 2 and any(
+    if len(columns) < 2 or not all(_COLUMN.fullmatch(column) for column in columns if column):
+        return False
+    return any(
         "token" in column or column in ("timestamp", "arrived_at", "arrival_s", "arrival_ms", "arrival_ns")
         for column in columns
     )

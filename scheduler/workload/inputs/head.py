@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from scheduler.errors import InputError
-from scheduler.workload.bench_results.runs import split_run
+from scheduler.workload.inputs.runs import split_run
 from scheduler.workload.traces.lines import MAX_LINE_BYTES, first_bytes, numbered_lines, whole_text
 
 PAGE = "docs/inputs.md lists what can be read"
