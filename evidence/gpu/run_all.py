@@ -193,10 +193,19 @@ def _copy_rate(torch: Any) -> float:
 
 def selfcheck_step(options: argparse.Namespace, model: str, keep: Any) -> None:
     """Run the whole selfcheck."""
-    from scheduler.executors.selfcheck.report import QUICK_SETTINGS
+    from scheduler.executors.selfcheck.report import MlpSettings
     from scheduler.executors.selfcheck.selfcheck import selfcheck
 
-    report = selfcheck(device=options.device, settings=QUICK_SETTINGS if options.quick else None)
+    quick = MlpSettings(
+        iterations=50,
+        launch_bound_width=32,
+        launch_bound_batch=1,
+        gpu_bound_width=512,
+        gpu_bound_batch=32,
+        gpu_bound_iterations=10,
+        soak_replays=100,
+    )
+    report = selfcheck(device=options.device, settings=quick if options.quick else None)
     keep("report", report)
     if not report["passed"]:
         raise RuntimeError("the selfcheck found a failure")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import platform
 from dataclasses import asdict
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -40,8 +39,8 @@ def check_on_device(report: Report, device: str, settings: MlpSettings) -> None:
         "settings": asdict(settings),
     }
     static = StaticMlp(settings.sizes, max(settings.batch, *settings.pool), device)
-    captured = _speed(report, static, backend, clock, settings)
-    _changed_inputs(report, static, captured, settings.batch)
+    captured, speed = _speed(report, static, backend, clock, settings)
+    report.results["mlp"] = speed | _changed_inputs(report, static, captured, settings.batch)
     _pool(report, static, backend, settings)
     _decoder(report, device)
     _soak(report, captured, clock, settings)
@@ -52,7 +51,7 @@ def check_on_device(report: Report, device: str, settings: MlpSettings) -> None:
 
 def _speed(
     report: Report, static: StaticMlp, backend: ReplayBackend, clock: DeviceClock, settings: MlpSettings
-) -> Captured:
+) -> tuple[Captured, dict[str, object]]:
     """Time the MLP in both modes, fed new inputs and waited for each iteration, like decoding."""
     batch, iterations = settings.batch, settings.iterations
     layers = "→".join(map(str, settings.sizes))
@@ -83,7 +82,7 @@ def _speed(
         )
     else:
         report.say(f"  capture  {capture_ms:.1f} ms with warm-up, never paid back at this size")
-    report.results["mlp"] = {
+    return captured, {
         **rows,
         "speed_up": rows["eager_ms"] / rows["replay_ms"],
         "saved_ms": saved_ms,
@@ -93,7 +92,6 @@ def _speed(
         "nodes": captured.nodes,
         "memory_bytes": captured.memory_bytes,
     }
-    return captured
 
 
 def compare_modes(
@@ -132,7 +130,7 @@ def compare_modes(
     return {name: sorted(values)[len(values) // 2] for name, values in blocks.items()}
 
 
-def _changed_inputs(report: Report, static: StaticMlp, captured: Captured, batch: int) -> None:
+def _changed_inputs(report: Report, static: StaticMlp, captured: Captured, batch: int) -> dict[str, object]:
     """Replay on inputs the capture never saw, outputs poisoned before, and compare with eager."""
     report.head("Changed inputs: the replay must compute them anew")
     largest, live, same = 0.0, 0.0, True
@@ -154,7 +152,7 @@ def _changed_inputs(report: Report, static: StaticMlp, captured: Captured, batch
     report.check(
         "replay agrees with eager at the live size", live < LIVE_TOLERANCE, f"relative difference {live:.2g}"
     )
-    report.results["mlp"] |= {"max_difference": largest, "match": same, "live_relative_difference": live}
+    return {"max_difference": largest, "match": same, "live_relative_difference": live}
 
 
 def _relative(one: Tensor, other: Tensor) -> float:
@@ -252,7 +250,7 @@ def _widths(report: Report, device: str, clock: DeviceClock, settings: MlpSettin
     """Time a width bound by launches and one bound by arithmetic: a graph helps the first alone."""
     report.head("Where a graph helps, and where not")
     report.say("  width  batch |  eager ms  replay ms  speed-up")
-    rows: list[dict[str, Any]] = []
+    rows: list[dict[str, float]] = []
     for width, batch, iterations in (
         (settings.launch_bound_width, settings.launch_bound_batch, settings.iterations),
         (settings.gpu_bound_width, settings.gpu_bound_batch, settings.gpu_bound_iterations),

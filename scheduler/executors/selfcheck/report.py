@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TypedDict
 
 Say = Callable[[str], None]
 
@@ -35,15 +35,14 @@ CPU_SETTINGS = MlpSettings(
     gpu_bound_batch=64,
     gpu_bound_iterations=40,
 )
-QUICK_SETTINGS = MlpSettings(
-    iterations=50,
-    launch_bound_width=32,
-    launch_bound_batch=1,
-    gpu_bound_width=512,
-    gpu_bound_batch=32,
-    gpu_bound_iterations=10,
-    soak_replays=100,
-)
+
+
+class Check(TypedDict):
+    """One line of the report: whether it passed (None: a note, neither right nor wrong)."""
+
+    name: str
+    passed: bool | None
+    text: str
 
 
 @dataclass(slots=True)
@@ -51,8 +50,8 @@ class Report:
     """What was found, as JSON values, and which checks failed; every line is said as it is found."""
 
     say: Say
-    results: dict[str, Any] = field(default_factory=dict)
-    checks: list[dict[str, Any]] = field(default_factory=list)
+    results: dict[str, object] = field(default_factory=dict)
+    checks: list[Check] = field(default_factory=list)
 
     def head(self, title: str) -> None:
         """Begin a part."""
@@ -74,6 +73,6 @@ class Report:
         """Whether no check failed."""
         return all(check["passed"] is not False for check in self.checks)
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, object]:
         """Return everything, for --out."""
         return {"passed": self.passed, "checks": self.checks, **self.results}

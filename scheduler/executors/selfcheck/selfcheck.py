@@ -6,7 +6,6 @@ Runs for real wherever torch is installed; the launch model is shown beside it, 
 from __future__ import annotations
 
 import platform
-from typing import Any
 
 from scheduler.executors.real.availability import cuda_available, require_device, torch_installed
 from scheduler.executors.selfcheck.launch_model import LaunchComparison, compare_launching
@@ -19,7 +18,7 @@ def selfcheck(
     force_cpu: bool = False,
     settings: MlpSettings | None = None,
     say: Say = print,
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Run the demonstration and return its report; key "passed" says whether every check held.
 
     `device` None takes the GPU where there is one, else the CPU; `force_cpu` takes the CPU. Without torch
