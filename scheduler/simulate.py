@@ -26,7 +26,6 @@ from scheduler.workload.draw import jitter_generator
 from scheduler.workload.requests import Requests
 from scheduler.workload.schema import Engine, Workload
 
-AnyProfile = Profile
 HIGH = "_high"
 _BOUNDS: tuple[Literal["low"], Literal["high"]] = ("low", "high")
 POLICIES: dict[str, type[Batching]] = {
@@ -63,7 +62,7 @@ class PoolCost:
     kv_blocks: int | None
 
 
-def pool_cost(engine: Engine, profile: AnyProfile, pool: GraphPool, name: str = "graphs") -> PoolCost:
+def pool_cost(engine: Engine, profile: Profile, pool: GraphPool, name: str = "graphs") -> PoolCost:
     """Return the start-up cost of a pool; `kv_blocks` is None where the KV cache is unlimited.
 
     With `kv_blocks: auto` what weights, activations and graphs leave of the GPU goes to KV blocks.
@@ -119,7 +118,7 @@ def limits_of(engine: Engine, kv_blocks: int | None) -> Limits:
 def simulate(
     workload: Workload,
     requests: Requests,
-    profile: AnyProfile,
+    profile: Profile,
     variant: Variant,
     *,
     replication: int = 0,
@@ -166,7 +165,7 @@ def simulate(
     return run
 
 
-def high_end(profile: AnyProfile, variant: Variant, runs: Iterable[Run]) -> Variant | None:
+def high_end(profile: Profile, variant: Variant, runs: Iterable[Run]) -> Variant | None:
     """Return the variant at the high end of the profile's range, or None where that would change nothing.
 
     The range is of the host's time to issue a step's kernels, which matters as soon as any step of the

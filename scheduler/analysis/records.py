@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from scheduler import __version__
 from scheduler.analysis.metrics import Record, request_rate
 from scheduler.analysis.statistics.steady_state import OfferedLoad, offered_load
+from scheduler.catalog.profile.profile import Profile
 from scheduler.engine.loop import Run
-from scheduler.simulate import AnyProfile, PoolCost, Variant
+from scheduler.simulate import PoolCost, Variant
 from scheduler.workload.arrivals import ClosedLoopArrivals, GammaArrivals, PoissonArrivals
 from scheduler.workload.schema import Workload
 
@@ -20,7 +21,7 @@ SCHEMA_VERSION = 1
 
 def flat_record(
     workload: Workload,
-    profile: AnyProfile,
+    profile: Profile,
     variant: Variant,
     cost: PoolCost,
     summaries: Sequence[Record],

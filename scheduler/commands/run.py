@@ -15,6 +15,7 @@ from scheduler.analysis.comparison.pools import NamedPool, named_pool, workload_
 from scheduler.analysis.tuning.smaller_pool import smaller_pool
 from scheduler.analysis.workers import open_workers_beside
 from scheduler.catalog.profile.file import load_profile
+from scheduler.catalog.profile.profile import Profile
 from scheduler.commands.options import Compared, RunOptions
 from scheduler.errors import InputError
 from scheduler.executors.execution import Execution, logged_execution, torch_execution
@@ -24,7 +25,6 @@ from scheduler.report.card import card_text
 from scheduler.report.outputs import write_results
 from scheduler.report.progress import progress_bar
 from scheduler.report.timeline import window_of, write_timeline
-from scheduler.simulate import AnyProfile
 from scheduler.workload.arrivals import TraceArrivals
 from scheduler.workload.file.loader import load_workload
 from scheduler.workload.requests import Requests
@@ -123,7 +123,7 @@ def _write_log(folder: Path, started: float) -> None:
     write_text(folder / "run.log", f"{now} {host}: {took:.1f} s\n")
 
 
-def workload_profile(workload: Workload) -> AnyProfile:
+def workload_profile(workload: Workload) -> Profile:
     """Return the profile a workload names, or the one written inside it; raises InputError."""
     profile = workload.engine.profile
     if isinstance(profile, str):
@@ -131,7 +131,7 @@ def workload_profile(workload: Workload) -> AnyProfile:
     return profile
 
 
-def chosen_pools(workload: Workload, profile: AnyProfile, further: tuple[str, ...]) -> list[NamedPool]:
+def chosen_pools(workload: Workload, profile: Profile, further: tuple[str, ...]) -> list[NamedPool]:
     """Return the workload's own pool and those of `--pool`, each name once."""
     own = workload_pool(workload.pool, workload.engine, profile)
     pools = [own, *(named_pool(text, workload.engine, profile, own.pool) for text in further)]

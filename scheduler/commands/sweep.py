@@ -18,6 +18,7 @@ from scheduler.analysis.sweep.store import Store
 from scheduler.analysis.sweep.sweep import Effort, Point, carry_out, collect, failures
 from scheduler.analysis.sweep.task import setting_of
 from scheduler.analysis.workers import Workers, WorkersLostError, open_workers
+from scheduler.catalog.profile.profile import Profile
 from scheduler.commands.options import SweepOptions
 from scheduler.commands.run import chosen_pools, sampling, workload_profile
 from scheduler.engine.graph_pool import GraphPool
@@ -27,7 +28,7 @@ from scheduler.report.flat_csv import csv_text
 from scheduler.report.progress import progress_bar
 from scheduler.report.sweep_text import max_rate_text, sweep_text
 from scheduler.report.wording import count_text
-from scheduler.simulate import HIGH, AnyProfile, Variant
+from scheduler.simulate import HIGH, Variant
 from scheduler.workload.file.loader import load_workload
 from scheduler.workload.schema import Workload
 
@@ -120,7 +121,7 @@ def _as_over(line: str, combination: Combination) -> str:
 
 
 def _pools(
-    workload: Workload, profile: AnyProfile, swept: Sequence[str], further: tuple[str, ...]
+    workload: Workload, profile: Profile, swept: Sequence[str], further: tuple[str, ...]
 ) -> list[NamedPool]:
     """Return the pools to compare with eager: the workload's own or the swept ones, and those of `--pool`."""
     if not swept:

@@ -14,7 +14,7 @@ from scheduler.analysis.fidelity.executed import (
     relative_errors,
     same_steps,
 )
-from scheduler.catalog.profile.file import DEFAULT_PROFILE, load_profile
+from scheduler.catalog.profile.file import load_profile
 from scheduler.catalog.profile.inline import InlineProfile
 from scheduler.catalog.profile.profile import LowHigh
 from scheduler.engine.graph_pool import GraphPool
@@ -23,6 +23,7 @@ from scheduler.report.calibration import difference_lines, fidelity_lines
 from scheduler.simulate import Variant, high_end, simulate
 from scheduler.workload.draw import draw_requests
 from scheduler.workload.schema import Workload
+from tests.shipped import DEFAULT_PROFILE
 
 POOL = Variant("graphs", GraphPool((1, 2, 4, 8)), "eager")
 EAGER = Variant("eager", GraphPool(), "eager")

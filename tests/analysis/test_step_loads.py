@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 
 from scheduler.analysis.tuning.step_loads import decode_load, mixed_load, step_histogram
-from scheduler.catalog.profile.file import DEFAULT_PROFILE, load_profile
+from scheduler.catalog.profile.file import load_profile
 from scheduler.catalog.profile.inline import InlineProfile
 from scheduler.engine.executor import PrefillChunk, StepKind, StepPlan
 from scheduler.engine.records import StepRecords
 from scheduler.executors.model.by_profile import cost_model
+from tests.shipped import DEFAULT_PROFILE
 
 DECODE, PREFILL, MIXED = StepKind.DECODE, StepKind.PREFILL, StepKind.MIXED
 

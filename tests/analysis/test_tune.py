@@ -19,11 +19,12 @@ from scheduler.analysis.tuning.objectives import objective
 from scheduler.analysis.tuning.pool_runs import DrawnRequests, Evaluator
 from scheduler.analysis.tuning.samples import at_rate, search_and_fresh
 from scheduler.analysis.tuning.verdict import tuning_verdict
-from scheduler.catalog.profile.file import DEFAULT_PROFILE, load_profile
+from scheduler.catalog.profile.file import load_profile
 from scheduler.engine.graph_pool import GraphPool
 from scheduler.errors import InputError
 from scheduler.workload.draw import draw_requests
 from scheduler.workload.schema import Workload
+from tests.shipped import DEFAULT_PROFILE
 
 JUMPS = (0.9, 1.3, 0.8, 2.2, 1.5, 3.0, 1.9, 2.5)
 PROFILES = {

@@ -9,7 +9,6 @@ import pytest
 
 from scheduler.catalog.profile.curves import CurveProfile
 from scheduler.catalog.profile.file import (
-    DEFAULT_PROFILE,
     load_profile,
     profile_text,
     read_profile,
@@ -17,6 +16,7 @@ from scheduler.catalog.profile.file import (
     write_profile,
 )
 from scheduler.errors import InputError
+from tests.shipped import DEFAULT_PROFILE
 
 GOOD = json.loads(profile_text(load_profile(DEFAULT_PROFILE)))
 

@@ -11,13 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scheduler.catalog.profile.curves import CurveProfile
-from scheduler.catalog.profile.file import DEFAULT_PROFILE, load_profile
+from scheduler.catalog.profile.file import load_profile
 from scheduler.catalog.profile.inline import DecodeCurve, InlineProfile, PrefillLine
 from scheduler.catalog.profile.profile import assumed_fields
 from scheduler.engine.executor import PredictableExecutor, PrefillChunk, StepKind, StepPlan
 from scheduler.errors import InputError
 from scheduler.executors.model.by_profile import cost_model
 from scheduler.executors.model.cost_model import CostModel
+from tests.shipped import DEFAULT_PROFILE
 
 IDENTITY = dict.fromkeys(
     ("name", "gpu", "model", "engine", "engine_version", "dtype", "source", "licence", "date"), "test"

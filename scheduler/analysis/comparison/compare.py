@@ -12,11 +12,12 @@ from scheduler.analysis.metrics import Metric, Record, summarize
 from scheduler.analysis.statistics.difference import Difference
 from scheduler.analysis.statistics.steady_state import OfferedLoad
 from scheduler.analysis.workers import Workers, work_beside
+from scheduler.catalog.profile.profile import Profile
 from scheduler.engine.executor import Executor
 from scheduler.engine.graph_pool import GraphPool
 from scheduler.engine.loop import Run
 from scheduler.executors.execution import Execution
-from scheduler.simulate import AnyProfile, PoolCost, Variant, high_end, pool_cost, simulate
+from scheduler.simulate import PoolCost, Variant, high_end, pool_cost, simulate
 from scheduler.workload.draw import draw_requests
 from scheduler.workload.requests import Requests
 from scheduler.workload.schema import Workload
@@ -74,7 +75,7 @@ class Comparison:
     """Everything a card, a plot or a report needs to know about one invocation."""
 
     workload: Workload
-    profile: AnyProfile
+    profile: Profile
     requests: list[Requests]
     warmup_requests: int
     pools: list[Column]
@@ -102,7 +103,7 @@ class Comparison:
 
 def compare(
     workload: Workload,
-    profile: AnyProfile,
+    profile: Profile,
     pools: Sequence[NamedPool],
     *,
     replications: int = 1,
@@ -161,7 +162,7 @@ class _Simulation:
     """One variant on one replication's requests, with all that another process needs to run it."""
 
     workload: Workload
-    profile: AnyProfile
+    profile: Profile
     variant: Variant
     requests: Requests
     replication: int

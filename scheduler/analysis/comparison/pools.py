@@ -18,9 +18,9 @@ from scheduler.catalog.dispatch.table import Settings
 from scheduler.catalog.engine_presets import engine_preset
 from scheduler.catalog.pool_presets import PoolPreset, pool_preset
 from scheduler.catalog.profile.file import without_repeats
+from scheduler.catalog.profile.profile import Profile
 from scheduler.engine.graph_pool import GraphPool
 from scheduler.errors import InputError
-from scheduler.simulate import AnyProfile
 from scheduler.workload.schema import Engine, Pool
 
 MAX_POOL_FILE_BYTES = 1 << 20
@@ -37,7 +37,7 @@ class NamedPool:
     origin: str
 
 
-def workload_pool(spec: Pool, engine: Engine, profile: AnyProfile, name: str = "graphs") -> NamedPool:
+def workload_pool(spec: Pool, engine: Engine, profile: Profile, name: str = "graphs") -> NamedPool:
     """Return the pool a workload file asks for; raises InputError for what its engine cannot capture."""
     if spec.preset is not None:
         preset = _preset(spec.preset, engine, profile)
@@ -80,7 +80,7 @@ def _is_piecewise(mode: str, engine: Engine, rules: str) -> bool:
     return engine.policy != "prefill_first" or mode == "piecewise" or rules.startswith("sglang")
 
 
-def named_pool(text: str, engine: Engine, profile: AnyProfile, like: GraphPool = NO_GRAPHS) -> NamedPool:
+def named_pool(text: str, engine: Engine, profile: Profile, like: GraphPool = NO_GRAPHS) -> NamedPool:
     """Return the pool of a `--pool` value: sizes `1,2,4`, a preset's name, or a JSON file with `sizes`.
 
     Sizes and files are captured and routed `like` the workload's own pool.
@@ -110,7 +110,7 @@ def named_pool(text: str, engine: Engine, profile: AnyProfile, like: GraphPool =
     return NamedPool(text, pool, f"{preset.name} ({preset.release})")
 
 
-def _preset(name: str, engine: Engine, profile: AnyProfile) -> PoolPreset:
+def _preset(name: str, engine: Engine, profile: Profile) -> PoolPreset:
     return pool_preset(name, engine.max_num_seqs, engine.max_num_batched_tokens, profile.gpu_bytes)
 
 

@@ -10,11 +10,10 @@ from numpy.typing import NDArray
 
 from scheduler.analysis.comparison.compare import Column, Comparison
 from scheduler.analysis.metrics import window_start_ns
-from scheduler.catalog.profile.profile import CurveSource, Mode
+from scheduler.catalog.profile.profile import CurveSource, Mode, Profile
 from scheduler.engine.executor import StepKind
 from scheduler.errors import InputError
 from scheduler.executors.model.by_profile import cost_model
-from scheduler.simulate import AnyProfile
 
 Float = NDArray[np.float64]
 _BOUNDS: tuple[Literal["low", "high"], ...] = ("low", "high")
@@ -55,7 +54,7 @@ def step_curves(comparison: Comparison) -> StepCurves:
     )
 
 
-def profile_curves(profile: AnyProfile, largest_batch: int, kv_per_row: float) -> StepCurves:
+def profile_curves(profile: Profile, largest_batch: int, kv_per_row: float) -> StepCurves:
     """Return the decode curves of a profile up to a batch size, at `kv_per_row` tokens per sequence."""
     powers = 2 ** np.arange(int(largest_batch).bit_length())
     sizes = np.union1d(np.geomspace(1, largest_batch, _MOST_POINTS).round().astype(int), powers)
@@ -77,7 +76,7 @@ def mean_kv_tokens_per_row(comparison: Comparison) -> float:
 
 
 def _curve(
-    profile: AnyProfile, mode: Mode, source: CurveSource, sizes: NDArray[np.int64], kv_per_row: float
+    profile: Profile, mode: Mode, source: CurveSource, sizes: NDArray[np.int64], kv_per_row: float
 ) -> StepCurve:
     ends: list[list[float]] = [[], []]
     for end, bound in zip(ends, _BOUNDS, strict=True):

@@ -14,11 +14,12 @@ import numpy as np
 
 from scheduler.analysis.metrics import latencies_ms, measured_requests, summarize
 from scheduler.analysis.statistics.intervals import weighted_percentile
+from scheduler.catalog.profile.profile import Profile
 from scheduler.engine.executor import Executor
 from scheduler.engine.loop import Run
 from scheduler.engine.records import StepRecords
 from scheduler.executors.step_log import LogExecutor, RecordingExecutor, Section
-from scheduler.simulate import AnyProfile, Variant, high_end, simulate
+from scheduler.simulate import Variant, high_end, simulate
 from scheduler.workload.requests import Requests
 from scheduler.workload.schema import Workload
 
@@ -149,7 +150,7 @@ class Fidelity:
 def predict_and_execute(
     workload: Workload,
     requests: Requests,
-    profile: AnyProfile,
+    profile: Profile,
     variants: Sequence[Variant],
     open_executor: Callable[[], Executor],
     done: Callable[[VariantFidelity], None] = lambda found: None,

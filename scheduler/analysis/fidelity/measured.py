@@ -11,10 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scheduler.analysis.metrics import latencies_ms, waiting_and_running
+from scheduler.catalog.profile.profile import Profile
 from scheduler.engine.loop import Run
 from scheduler.engine.records import Status
 from scheduler.errors import InputError
-from scheduler.simulate import AnyProfile, PoolCost, Variant, pool_cost, simulate
+from scheduler.simulate import PoolCost, Variant, pool_cost, simulate
 from scheduler.workload.inputs.measured import Measured
 from scheduler.workload.schema import Workload
 
@@ -79,7 +80,7 @@ def read_ticks(path: Path) -> Ticks:
 
 
 def validate(
-    workload: Workload, profile: AnyProfile, variant: Variant, measured: Measured, ticks: Ticks | None = None
+    workload: Workload, profile: Profile, variant: Variant, measured: Measured, ticks: Ticks | None = None
 ) -> Validation:
     """Drive the simulator with a measured run's requests and compare every latency and the throughput."""
     run = simulate(workload, measured.requests, profile, variant)

@@ -11,9 +11,10 @@ from typing import Any
 
 from scheduler.analysis.metrics import Record, summarize
 from scheduler.analysis.records import flat_record, offered_loads
+from scheduler.catalog.profile.profile import Profile
 from scheduler.engine.loop import Run
 from scheduler.errors import InputError
-from scheduler.simulate import AnyProfile, Variant, high_end, pool_cost, simulate
+from scheduler.simulate import Variant, high_end, pool_cost, simulate
 from scheduler.workload.draw import draw_requests
 from scheduler.workload.inputs.runs import split_run
 from scheduler.workload.requests import Requests
@@ -46,13 +47,13 @@ class Setting:
     """
 
     workload: Workload
-    profile: AnyProfile
+    profile: Profile
     warmup_share: float
     digest: str
     source: str
 
 
-def setting_of(workload: Workload, profile: AnyProfile, warmup_share: float) -> Setting:
+def setting_of(workload: Workload, profile: Profile, warmup_share: float) -> Setting:
     """Return the setting; the workload's own pool is no part of its digest, each variant's is of its task's.
 
     Raises InputError where a trace cannot be read.

@@ -20,10 +20,9 @@ from scheduler.analysis.tuning.choose import (
 from scheduler.analysis.tuning.choose_within_budget import choose_within_budget, graphs_within_memory
 from scheduler.analysis.tuning.neighbours import neighbours
 from scheduler.analysis.tuning.pool_search import NEIGHBOURS, Chooser
-from scheduler.catalog.profile.profile import PoolCosts
+from scheduler.catalog.profile.profile import PoolCosts, Profile
 from scheduler.engine.graph_pool import GraphPool
 from scheduler.errors import InputError
-from scheduler.simulate import AnyProfile
 from scheduler.workload.schema import Engine
 
 LARGEST_PIECEWISE = 512
@@ -104,7 +103,7 @@ class SizeRules:
         return Chooser(self.problem, self.best, self.near)
 
 
-def size_rules(budgets: Budgets, engine: Engine, profile: AnyProfile, piecewise: bool) -> SizeRules:
+def size_rules(budgets: Budgets, engine: Engine, profile: Profile, piecewise: bool) -> SizeRules:
     """Return the rules for one engine; raises InputError where a budget cannot be kept or checked."""
     mixed = min(LARGEST_PIECEWISE, engine.max_num_batched_tokens) if piecewise else None
     return size_rules_for(budgets, profile, engine.max_num_seqs, mixed)
@@ -112,7 +111,7 @@ def size_rules(budgets: Budgets, engine: Engine, profile: AnyProfile, piecewise:
 
 def size_rules_for(
     budgets: Budgets,
-    profile: AnyProfile,
+    profile: Profile,
     max_num_seqs: int,
     largest_mixed: int | None,
     *,

@@ -17,9 +17,9 @@ from scheduler.analysis.tuning.pool_runs import Detail, DrawnRequests, Evaluator
 from scheduler.analysis.tuning.pool_search import Evaluated, PoolSearch
 from scheduler.catalog.dispatch.engines import PLAIN_RULES
 from scheduler.catalog.pool_presets import pool_preset
+from scheduler.catalog.profile.profile import Profile
 from scheduler.engine.graph_pool import GraphPool
 from scheduler.errors import InputError
-from scheduler.simulate import AnyProfile
 from scheduler.workload.schema import Workload
 
 PRESETS = (
@@ -107,7 +107,7 @@ def _evaluated(evaluator: Evaluator, pool: GraphPool, detail: Detail | None, rul
     return Evaluated(pool, score, lambda: loads_of(evaluator.profile, histogram, pool, rules), detail)
 
 
-def _presets(workload: Workload, profile: AnyProfile, own: NamedPool) -> list[NamedPool]:
+def _presets(workload: Workload, profile: Profile, own: NamedPool) -> list[NamedPool]:
     """Return the workload's own pool and the engines', each distinct pool once."""
     found = {own.pool: own}
     for name in PRESETS:

@@ -19,12 +19,12 @@ from scheduler.analysis.tuning.log_evidence import (
 from scheduler.analysis.tuning.open_loop import StepCosts, open_loop_choice
 from scheduler.catalog.profile.file import load_profile
 from scheduler.catalog.profile.inline import InlineProfile
+from scheduler.catalog.profile.profile import Profile
 from scheduler.engine.executor import PrefillChunk, StepKind, StepPlan
 from scheduler.errors import InputError
 from scheduler.executors.model.by_profile import cost_model
 from scheduler.executors.model.cost_model import Launch
 from scheduler.executors.model.step_lines import StepLine
-from scheduler.simulate import AnyProfile
 from scheduler.workload.file.loader import parse_inline_yaml, read_file
 from scheduler.workload.server_logs.engine_log import EngineLog
 
@@ -32,7 +32,7 @@ LARGEST_MIXED = 512
 MOST_CANDIDATES = 4096
 
 
-def profile_of(name_or_path: str) -> AnyProfile:
+def profile_of(name_or_path: str) -> Profile:
     """Return a shipped profile, a profile file, or the inline form of the workload file in a YAML file."""
     path = Path(name_or_path)
     if path.suffix in (".yaml", ".yml"):
@@ -41,7 +41,7 @@ def profile_of(name_or_path: str) -> AnyProfile:
 
 
 def log_choice(
-    log: EngineLog, profile: AnyProfile, budgets: Budgets, max_num_seqs: int | None = None
+    log: EngineLog, profile: Profile, budgets: Budgets, max_num_seqs: int | None = None
 ) -> LogAnswer:
     """Return the open-loop optimum for a log (see open_loop_choice) with what the log says beside it.
 
@@ -137,7 +137,7 @@ def _predicted(decode: StepCosts, own: Sequence[int] | None) -> Callable[[int, b
 
 
 def _decode_costs(
-    profile: AnyProfile, kv: Callable[[int], float], width: int, launch: Launch = "graph"
+    profile: Profile, kv: Callable[[int], float], width: int, launch: Launch = "graph"
 ) -> StepCosts:
     """Return the costs of decode steps of so many requests, each with `width` tokens."""
     model = cost_model(profile, "fallback")
@@ -154,7 +154,7 @@ def _decode_costs(
     return StepCosts(graph, eager)
 
 
-def _mixed_costs(profile: AnyProfile, kv_per_request: float, width: int) -> StepCosts | None:
+def _mixed_costs(profile: Profile, kv_per_request: float, width: int) -> StepCosts | None:
     """Return the costs of mixed steps in units of `width` tokens; None if the profile has none.
 
     They are taken as one running request for every 16 tokens.
@@ -175,7 +175,7 @@ def _mixed_costs(profile: AnyProfile, kv_per_request: float, width: int) -> Step
     )
 
 
-def _depends_on_kv(profile: AnyProfile, log: EngineLog) -> bool:
+def _depends_on_kv(profile: Profile, log: EngineLog) -> bool:
     model = cost_model(profile, "fallback")
     batch = (
         next(batch for batch, steps in log.decode_steps.items() if steps)

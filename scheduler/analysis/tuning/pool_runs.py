@@ -14,11 +14,12 @@ from scheduler.analysis.tuning.choose import Load
 from scheduler.analysis.tuning.objectives import Objective
 from scheduler.analysis.tuning.step_loads import StepHistogram, decode_load, mixed_load, step_histogram
 from scheduler.analysis.workers import Workers, as_completed
+from scheduler.catalog.profile.profile import Profile
 from scheduler.engine.graph_pool import GraphPool, full_limit
 from scheduler.engine.loop import Run
 from scheduler.errors import InputError
 from scheduler.executors.model.by_profile import cost_model
-from scheduler.simulate import AnyProfile, PoolCost, Variant, pool_cost, simulate
+from scheduler.simulate import PoolCost, Variant, pool_cost, simulate
 from scheduler.workload.requests import Requests
 from scheduler.workload.schema import Workload
 
@@ -54,7 +55,7 @@ class _Task:
     """One pool to run on all samples; picklable."""
 
     workload: Workload
-    profile: AnyProfile
+    profile: Profile
     objective: Objective
     pool: GraphPool
     samples: Sequence[DrawnRequests]
@@ -81,7 +82,7 @@ class Evaluator:
     """
 
     workload: Workload
-    profile: AnyProfile
+    profile: Profile
     objective: Objective
     progress: Progress | None = None
     workers: Workers | None = None
@@ -150,7 +151,7 @@ class Evaluator:
             return None
 
 
-def loads_of(profile: AnyProfile, histogram: StepHistogram, pool: GraphPool, rules: SizeRules) -> list[Load]:
+def loads_of(profile: Profile, histogram: StepHistogram, pool: GraphPool, rules: SizeRules) -> list[Load]:
     """Return the loads of a histogram: decode steps, and those with prompts where the list serves them."""
     model = cost_model(profile, "fallback")
     most = len(histogram.decode_count) - 1

@@ -22,7 +22,6 @@ VERSIONS: dict[int, type[MeasuredProfile]] = {1: CurveProfile}
 # The order of a file's sections: these, what tells the step times, and those.
 _FIRST = ("format", "version", "identity", "model", "memory")
 _LAST = ("pool", "jitter", "fit", "provenance")
-DEFAULT_PROFILE = "h100-llama-3.1-8b-bf16"
 
 
 def shipped_profiles() -> list[str]:
