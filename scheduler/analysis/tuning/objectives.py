@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,9 +44,10 @@ def objective(name: str) -> Objective:
     """Return an objective by name: mean_tpot, p99_itl, mean_e2el, …, goodput or throughput."""
     if name in _RATES:
         return Objective(name, metric_of(_RATES[name]))
-    statistic, _, latency = name.partition("_")
-    if statistic in _STATISTICS and latency in _LATENCIES:
-        return Objective(name, metric_of(f"{name}_ms"))
+    with suppress(KeyError):
+        metric = metric_of(f"{name}_ms")
+        if metric.statistic in _STATISTICS and metric.latency in _LATENCIES:
+            return Objective(name, metric)
     raise InputError(
         f"--objective {name}: expected mean_, median_, p90_, p95_, p99_ or p99.9_ with ttft, tpot, itl or "
         "e2el (as mean_tpot), goodput or throughput"
