@@ -23,6 +23,7 @@ from scheduler.commands.options import (
     SelfcheckOptions,
     SGLangOptions,
     ShowOptions,
+    StepsOptions,
     SweepOptions,
     TuneOptions,
     ValidateOptions,
@@ -222,6 +223,23 @@ def import_csv(table: Path, /, *, options: ImportOptions) -> int:
     from scheduler.commands.profile import run_import_csv
 
     return run_import_csv(table, options)
+
+
+@import_app.command(name="steps")
+def import_steps(runs: list[Path], /, *, options: StepsOptions) -> int:
+    """Import the steps that a real engine recorded: what they cost its host and its GPU, told apart.
+
+    Runs of one engine and model with different pools go together: the GPU's work is common to all of them,
+    launching is not. The error on steps left out of the fit is printed.
+
+    Parameters
+    ----------
+    runs
+        One or more RUN.json, with RUN_steps.csv.gz and RUN_requests.csv.gz beside each.
+    """
+    from scheduler.commands.profile import run_import_steps
+
+    return run_import_steps(runs, options)
 
 
 @import_app.command(name="aiconfigurator")

@@ -190,9 +190,10 @@ def _ends_differ(steps: StepRecords, low: CostModel, high: CostModel) -> bool:
 
 
 def variant_model(workload: Workload, profile: Profile, variant: Variant, replication: int) -> CostModel:
-    """Return the modelled executor of a variant; with `engine.jitter`, every variant meets the same noise."""
+    """Return the modelled executor of a variant; where `engine.jitter` draws, all meet the same noise."""
     model = cost_model(profile, variant.without_graph, variant.bound)
-    if workload.engine.jitter:
+    jitter = workload.engine.jitter
+    if jitter is True or (jitter == "auto" and model.draws_by_itself):
         noise = jitter_generator(workload, replication)
         model.vary(profile, noise, has_graphs=bool(variant.pool.sizes))
     return model

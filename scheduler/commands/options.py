@@ -311,6 +311,14 @@ class ImportOptions:
 
 
 @command_line
+class StepsOptions(ImportOptions):
+    """The command line of `profile import steps`."""
+
+    grid_of: Annotated[tuple[Path, ...], Parameter(negative=(), consume_multiple=False)] = ()
+    """A RUN.json of which only the grid cells and single prompts are fitted to; may be repeated."""
+
+
+@command_line
 class LLMServingSimOptions(ImportOptions):
     """The command line of `profile import llmservingsim`."""
 

@@ -13,6 +13,7 @@ from scheduler.catalog.importers.engine_benchmarks import (
     import_sglang_bench_one_batch,
     import_vllm_bench_latency,
 )
+from scheduler.catalog.importers.engine_steps.build import LeftOut, Source, import_steps
 from scheduler.catalog.importers.llmservingsim import import_llmservingsim
 from scheduler.catalog.importers.whole_steps import MODES, import_csv
 from scheduler.catalog.profile.file import load_profile, write_profile
@@ -24,9 +25,12 @@ from scheduler.commands.options import (
     LLMServingSimOptions,
     SGLangOptions,
     ShowOptions,
+    StepsOptions,
 )
 from scheduler.errors import InputError
+from scheduler.report.card import aligned
 from scheduler.report.profile_text import profile_text
+from scheduler.report.wording import percent_text
 from scheduler.workload.file.yaml_reader import read_yaml
 
 LARGEST_SHOWN = 512
@@ -101,6 +105,34 @@ def run_import_sglang(path: Path, options: SGLangOptions) -> int:
             raise InputError(f"--modes: expected RUN_NAME=graph, fallback or eager, got {setting!r}")
         names[name] = mode
     return run_import(lambda overrides: import_sglang_bench_one_batch(path, names, overrides), options)
+
+
+def run_import_steps(runs: Sequence[Path], options: StepsOptions) -> int:
+    """Import recorded engine steps; see import_steps."""
+    sources = [Source(path) for path in runs]
+    sources += [Source(path, grid_only=True) for path in options.grid_of]
+    left_out: list[LeftOut] = []
+
+    def build(overrides: Mapping[str, object]) -> MeasuredProfile:
+        profile, errors = import_steps(sources, overrides)
+        left_out.extend(errors)
+        return profile
+
+    run_import(build, options)
+    sys.stdout.write(left_out_text(left_out))
+    return 0
+
+
+def left_out_text(left_out: Sequence[LeftOut]) -> str:
+    """Return a table of what hand-overs were predicted to take on steps left out of the fit."""
+    if not left_out:
+        return "steps left out of the fit: too few steps to leave any out\n"
+    rows = [["steps left out of the fit", "steps", "mean", "median size"]]
+    rows += [
+        [entry.kind, f"{entry.steps:,}", percent_text(entry.mean_error), f"{entry.median_size:.1%}"]
+        for entry in left_out
+    ]
+    return "\n".join(line.rstrip() for line in aligned(rows)) + "\n"
 
 
 def overrides_of(settings: Sequence[str]) -> dict[str, object]:

@@ -56,6 +56,12 @@ def _kv_blocks(value: Any) -> int | str:
     return whole(1, MOST_BLOCKS)(value)
 
 
+def _jitter(value: Any) -> Any:
+    if value in ("auto", "none") or isinstance(value, bool):
+        return value
+    raise expectation("auto, none, true or false")
+
+
 def _pool_preset(value: str) -> str:
     try:
         pool_preset(value, max_num_seqs=1, max_num_batched_tokens=1)
@@ -118,7 +124,7 @@ class Engine(Strict):
     null_block: bool = False
     max_model_len: Tokens | None = None
     delay_start_by_capture: bool = False
-    jitter: bool = False
+    jitter: Annotated[Literal["auto", "none"] | bool, BeforeValidator(_jitter)] = "auto"
     preset: EnginePresetName | None = None
     profile: Annotated[
         Annotated[PlainText, branch("name")] | Annotated[InlineProfile, branch("inline")],

@@ -12,13 +12,14 @@ from typing import Any
 from pydantic import ValidationError
 
 from scheduler.catalog.profile.curves import CurveProfile
+from scheduler.catalog.profile.engine import EngineProfile
 from scheduler.catalog.profile.measured import MeasuredProfile
 from scheduler.errors import InputError
 from scheduler.files import write_text
 
 MOST_BYTES = 16 << 20
 MOST_ERRORS = 20
-VERSIONS: dict[int, type[MeasuredProfile]] = {1: CurveProfile}
+VERSIONS: dict[int, type[MeasuredProfile]] = {1: CurveProfile, 2: EngineProfile}
 # The order of a file's sections: these, what tells the step times, and those.
 _FIRST = ("format", "version", "identity", "model", "memory")
 _LAST = ("pool", "jitter", "fit", "provenance")

@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from scheduler.catalog.profile.curves import CurveProfile
+from scheduler.catalog.profile.engine import EngineProfile
 from scheduler.catalog.profile.inline import InlineProfile
 from scheduler.catalog.profile.profile import Profile
 from scheduler.executors.model.cost_model import Bound, CostModel, WithoutGraph
 from scheduler.executors.model.curve_model import CurveCostModel
+from scheduler.executors.model.engine_model import EngineCostModel
 from scheduler.executors.model.inline_model import InlineCostModel
 
 MODELS: dict[type, Callable[..., CostModel]] = {
     InlineProfile: InlineCostModel,
     CurveProfile: CurveCostModel,
+    EngineProfile: EngineCostModel,
 }
 
 

@@ -34,6 +34,9 @@ class CostModel(ABC):
     padding_attends = True
     """Whether a step in a graph costs the same for any number of live rows with the same KV tokens."""
 
+    draws_by_itself = False
+    """Whether steps vary as the profile says unless the workload forbids it (`engine.jitter: none`)."""
+
     def __init__(self, without_graph: WithoutGraph, bound: Bound = "low") -> None:
         self.without_graph: WithoutGraph = without_graph
         self.bound: Bound = bound

@@ -1,0 +1,1 @@
+"""From recorded engine steps to a profile that tells host and GPU apart."""

@@ -1,0 +1,306 @@
+"""From recorded runs to a profile of version 2: the fit, how well it fits, and whence each number."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scheduler.catalog.importers.engine_steps.flow import FULL, Flow, flow_of
+from scheduler.catalog.importers.engine_steps.front_end import FrontEnd as FrontEndFit
+from scheduler.catalog.importers.engine_steps.front_end import fit_front_end
+from scheduler.catalog.importers.engine_steps.host import HostFit, fit_host
+from scheduler.catalog.importers.engine_steps.noise import Variation, fit_variation
+from scheduler.catalog.importers.engine_steps.work import TAIL_MS, WorkFit, fit_work, predicted_outputs
+from scheduler.catalog.importers.overrides import with_overrides
+from scheduler.catalog.importers.whole_steps import imported_identity
+from scheduler.catalog.profile.engine import (
+    EngineProfile,
+    FrontEnd,
+    GpuWork,
+    HostCosts,
+    LaunchCost,
+    LaunchCosts,
+    ScheduleCost,
+    SpeedComponent,
+    UpdateCost,
+)
+from scheduler.catalog.profile.profile import Fit, Origin, Provenance
+from scheduler.catalog.profile.tables import Curve
+from scheduler.catalog.recorded.run import MODES, RecordedRun, read_recorded
+from scheduler.errors import InputError
+
+Float = NDArray[np.float64]
+Bool = NDArray[np.bool_]
+_BLOCK_MS = 2_000.0  # alternate blocks of time are left out, to say what a prediction is off by
+_FEWEST_STEPS = 200
+_FEWEST_IN_BLOCK = 10
+_DIGITS = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A run to fit to; `grid_only` leaves its traffic out."""
+
+    path: Path
+    grid_only: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """Hand-overs predicted from the dispatches, on steps that took no part in that fit, by kind of step.
+
+    Errors are relative, of the time since the hand-over before; `block_errors` are those of the mean over
+    each left-out block of time with enough steps of the kind.
+    """
+
+    kind: str
+    steps: int
+    mean_error: float
+    median_size: float
+    block_errors: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """All that was fitted to the used steps of some runs."""
+
+    work: WorkFit
+    host: HostFit
+    variation: Variation
+    front_end: FrontEndFit | None
+
+
+def import_steps(
+    sources: Sequence[Source], overrides: Mapping[str, Any]
+) -> tuple[EngineProfile, list[LeftOut]]:
+    """Return the profile of recorded runs, and its errors on left-out steps; raises InputError."""
+    runs = [read_recorded(source.path) for source in sources]
+    used = [
+        run.within("cell", "prefill") if source.grid_only else np.ones(len(run.steps), bool)
+        for run, source in zip(runs, sources, strict=True)
+    ]
+    return profile_of(runs, used, overrides)
+
+
+def profile_of(
+    runs: Sequence[RecordedRun], used: Sequence[Bool], overrides: Mapping[str, Any] | None = None
+) -> tuple[EngineProfile, list[LeftOut]]:
+    """Return the profile of the `used` steps of runs, and its errors on left-out steps; raises InputError."""
+    used = [mask & ~_near_held(run) for run, mask in zip(runs, used, strict=True)]
+    _check(runs, used)
+    flows = [flow_of(run) for run in runs]
+    left_out = _left_out(runs, flows, used)
+    profile = _profile(fit_all(runs, flows, used), runs, left_out)
+    return with_overrides(profile, overrides or {}), left_out
+
+
+def _near_held(run: RecordedRun) -> Bool:
+    """Tell which steps the GPU was held back for, and those beside them."""
+    near = run.steps.held.copy()
+    near[1:] |= run.steps.held[:-1]
+    near[:-1] |= run.steps.held[1:]
+    return near
+
+
+def fit_all(runs: Sequence[RecordedRun], flows: Sequence[Flow], used: Sequence[Bool]) -> Fitted:
+    """Fit everything to the used steps."""
+    work = fit_work(runs, flows, used)
+    host = fit_host(runs, flows, used)
+    variation = fit_variation(host.schedule_ratio, work.launch_ratio)
+    return Fitted(work, host, variation, fit_front_end(runs, used))
+
+
+def _check(runs: Sequence[RecordedRun], used: Sequence[Bool]) -> None:
+    if not runs:
+        raise InputError("profile import steps: expected at least one recorded run")
+    for run, mask in zip(runs, used, strict=True):
+        if not run.engine.async_scheduling:
+            raise InputError(
+                f"{run.path}: engine.async_scheduling: expected true; how steps overlap is read from those"
+            )
+        if not mask.any():
+            raise InputError(f"{run.path}: no step to fit to; expected cells, prefills or traffic with steps")
+    first = runs[0].engine
+    for run in runs[1:]:
+        for key in ("model", "version", "multiproc"):
+            mine, others = getattr(run.engine, key), getattr(first, key)
+            if mine != others:
+                other = runs[0].path.name
+                raise InputError(
+                    f"{run.path}: engine {key}: expected that of {other}, {others!r}, got {mine!r}"
+                )
+    steps = sum(int(mask.sum()) for mask in used)
+    if steps < _FEWEST_STEPS:
+        raise InputError(f"{runs[0].path}: expected at least {_FEWEST_STEPS} steps to fit to, got {steps}")
+    graphs = [run for run, mask in zip(runs, used, strict=True) if (run.steps.mode[mask] == FULL).any()]
+    if not graphs:
+        names = ", ".join(run.path.name for run in runs)
+        raise InputError(
+            f"{names}: no step ran in a FULL graph, so what the GPU takes for decode steps stays hidden "
+            "behind their launches; add a run with graphs"
+        )
+
+
+def _left_out(runs: Sequence[RecordedRun], flows: Sequence[Flow], used: Sequence[Bool]) -> list[LeftOut]:
+    """Fit to every other block of time and predict the rest."""
+    odd = [(run.steps.scheduled // _BLOCK_MS).astype(np.int64) % 2 == 1 for run in runs]
+    fitted = [mask & ~half for mask, half in zip(used, odd, strict=True)]
+    if any(mask.sum() < _FEWEST_STEPS // 4 for mask in fitted):
+        return []
+    work = fit_work(runs, flows, fitted)
+    kinds: dict[str, list[tuple[Float, Float, Float]]] = {}
+    for run, flow, mask, half in zip(runs, flows, used, odd, strict=True):
+        steps = run.steps
+        predicted = predicted_outputs(work, run, flow)
+        took, foretold = np.diff(steps.output, prepend=np.nan), predicted - np.roll(steps.output, 1)
+        judged = mask & half & flow.overlaps
+        judged[-1] = False
+        for mode, name in enumerate(MODES):
+            for with_prompts in (False, True):
+                here = judged & (steps.mode == mode) & ((steps.chunks > 0) == with_prompts)
+                if here.sum() >= 20:
+                    label = f"{name}, {'with prompts' if with_prompts else 'decode'}"
+                    block = steps.scheduled[here] // _BLOCK_MS
+                    kinds.setdefault(label, []).append((took[here], foretold[here], block))
+    result = []
+    for label, parts in kinds.items():
+        took, foretold = (np.concatenate([part[k] for part in parts]) for k in range(2))
+        relative = np.abs(foretold / np.maximum(took, 1e-6) - 1)
+        mean_error = float(foretold.mean() / took.mean() - 1)
+        blocks = tuple(error for part in parts for error in _block_errors(*part))
+        result.append(LeftOut(label, len(took), mean_error, float(np.median(relative)), blocks))
+    return result
+
+
+def _block_errors(took: Float, foretold: Float, block: Float) -> list[float]:
+    errors = []
+    for number in np.unique(block):
+        here = block == number
+        if here.sum() >= _FEWEST_IN_BLOCK:
+            errors.append(float(foretold[here].mean() / took[here].mean() - 1))
+    return errors
+
+
+def _ms(value: float) -> float:
+    return float(f"{value:.{_DIGITS}g}")
+
+
+def _profile(fitted: Fitted, runs: Sequence[RecordedRun], left_out: Sequence[LeftOut]) -> EngineProfile:
+    work, host, variation, front = fitted.work, fitted.host, fitted.variation, fitted.front_end
+    names = ", ".join(run.path.name for run in runs)
+    engine = runs[0].engine
+    identity = imported_identity(names, engine.version).model_copy(
+        update={"model": engine.model, "engine": engine.version.split()[0], "engine_version": engine.version}
+    )
+    schedule, update = (_rounded(values) for values in (host.schedule, host.update))
+    launches = {
+        MODES[mode]: LaunchCost(
+            ms=_ms(ms),
+            gpu_after_ms=_ms(min(work.gpu_after_ms[mode], ms)),
+            tail_ms=None if mode == FULL else _ms(work.tail_ms),
+            exponent=_ms(variation.exponent.get(mode, 1.0)),
+            spread=_ms(variation.launch_sd.get(mode, 0.0)),
+        )
+        for mode, ms in work.launch_ms.items()
+    }
+    gpu = work.gpu
+    profile_gpu = GpuWork(
+        tokens=Curve(at=tuple(float(at) for at in gpu.at), ms=tuple(_ms(ms) for ms in gpu.ms)),
+        row_ms=_ms(gpu.row_ms),
+        kv_token_ms=_ms(gpu.kv_token_ms),
+        pair_ms=_ms(gpu.pair_ms),
+        prompt_ms=_ms(gpu.prompt_ms),
+    )
+    origins = _provenance(fitted, names)
+    values: dict[str, Any] = {
+        "format": "graphpool-profile",
+        "version": 2,
+        "identity": identity,
+        "topology": "multiproc" if engine.multiproc else "uniproc",
+        "gpu": profile_gpu,
+        "host": HostCosts(
+            **_speed(variation),  # type: ignore[arg-type]
+            schedule=ScheduleCost(
+                step_ms=schedule[0],
+                request_ms=schedule[1],
+                prompt_step_ms=schedule[2],
+                chunk_ms=schedule[3],
+                prompt_token_ms=schedule[4],
+                spread=_ms(variation.schedule_sd),
+            ),
+            update=UpdateCost(step_ms=update[0], request_ms=update[1], chunk_ms=update[2]),
+            launch=LaunchCosts(**launches),
+        ),
+        "fit": tuple(_fit(entry) for entry in left_out if entry.block_errors),
+        "provenance": origins,
+    }
+    if front is not None:
+        values["front_end"] = FrontEnd(
+            in_ms=_ms(front.in_ms),
+            in_token_ms=_ms(front.in_token_ms),
+            out_ms=_ms(front.out_ms),
+            out_request_ms=_ms(front.out_request_ms),
+            out_row_ms=_ms(front.out_row_ms),
+        )
+    return EngineProfile(**values)
+
+
+def _speed(variation: Variation) -> dict[str, tuple[SpeedComponent, ...]]:
+    parts = tuple(SpeedComponent(spread=_ms(sd), tau_ms=tau) for sd, tau in variation.components)
+    return {"speed": parts} if parts else {}
+
+
+def _fit(left_out: LeftOut) -> Fit:
+    errors = np.array(left_out.block_errors)
+    return Fit(
+        of=f"hand-overs left out of the fit: {left_out.kind}",
+        points=len(errors),
+        median_error=_ms(float(np.median(errors))),
+        p90_error=_ms(float(np.percentile(np.abs(errors), 90))),
+        worst_error=_ms(float(errors[np.argmax(np.abs(errors))])),
+        note=f"a point is the mean over the steps of {_BLOCK_MS / 1e3:g} s",
+    )
+
+
+def _rounded(values: Float) -> list[float]:
+    return [_ms(float(value)) for value in values]
+
+
+def _provenance(fitted: Fitted, names: str) -> dict[str, Provenance]:
+    work, host = fitted.work, fitted.host
+
+    def entry(origin: Origin, note: str) -> Provenance:
+        return Provenance(origin=origin, note=note)
+
+    result = {
+        "topology": entry("measured", f"the executor of {names}"),
+        "gpu": entry("measured", f"{work.gpu_samples:,} steps where the GPU was waited for, {names}"),
+        "host.schedule": entry("measured", f"decision to dispatch of {host.samples:,} steps, {names}"),
+        "host.update": entry("measured", f"hand-over to next decision, {names}"),
+        "host.launch": entry("measured", f"steps that waited for the launch of the next one, {names}"),
+        "host.speed": entry("measured", f"autocovariance of schedule times, {names}"),
+    }
+    if not fitted.variation.components:
+        del result["host.speed"]
+    for mode in work.launch_ms:
+        key = f"host.launch.{MODES[mode]}"
+        samples = work.launch_samples.get(mode, 0)
+        if samples < 8:
+            result[key] = entry("assumed", f"only {samples} steps show it: an upper bound from {names}")
+        else:
+            result[f"{key}.ms"] = entry("measured", f"{samples:,} steps that waited for this launch, {names}")
+        if mode != FULL and not work.measured_apart:
+            result[f"{key}.tail_ms"] = entry("assumed", f"{TAIL_MS} ms: no step shows it")
+            result[f"{key}.gpu_after_ms"] = entry("assumed", "no step shows it")
+    if fitted.front_end is not None:
+        front = fitted.front_end
+        result["front_end"] = entry(
+            "measured",
+            f"{front.in_samples} single prompts in, {front.out_samples:,} tokens out, {names}",
+        )
+    return result

@@ -1,0 +1,84 @@
+"""What scheduling a step and handing out its tokens cost the host."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scheduler.catalog.importers.engine_steps.flow import FULL, Flow
+from scheduler.catalog.importers.engine_steps.robust import mean_ratio, relative_fit
+from scheduler.catalog.recorded.run import RecordedRun, Steps
+
+Float = NDArray[np.float64]
+Bool = NDArray[np.bool_]
+_FEWEST = 30
+
+
+@dataclass(frozen=True, slots=True)
+class HostFit:
+    """Coefficients in milliseconds.
+
+    `schedule` by (step, request, step with prompts, chunk, prompt token), `update` by (step, request, chunk).
+    `schedule_ratio` holds times and measured / fitted of every fitted step, by run.
+    """
+
+    schedule: Float
+    update: Float
+    schedule_ratio: tuple[tuple[Float, Float], ...]
+    samples: int
+
+
+def schedule_columns(steps: Steps) -> Float:
+    """Return what the schedule costs are linear in, a row per step."""
+    ones = np.ones(len(steps))
+    with_prompts = steps.chunks > 0
+    return np.column_stack([ones, steps.requests, with_prompts, steps.chunks, steps.chunk_tokens]).astype(
+        np.float64
+    )
+
+
+def update_columns(steps: Steps) -> Float:
+    """Return what the update costs are linear in, a row per step."""
+    return np.column_stack([np.ones(len(steps)), steps.requests, steps.chunks]).astype(np.float64)
+
+
+def fit_host(runs: Sequence[RecordedRun], flows: Sequence[Flow], used: Sequence[Bool]) -> HostFit:
+    """Fit both costs on the `used` steps of all runs; coefficients give means, not medians."""
+    seen = [_shows_schedule(run, flow) & mask for run, flow, mask in zip(runs, flows, used, strict=True)]
+    columns = [schedule_columns(run.steps) for run in runs]
+    times = [np.maximum(run.steps.dispatched - run.steps.scheduled, 1e-3) for run in runs]
+    matrix = np.concatenate([part[mask] for part, mask in zip(columns, seen, strict=True)])
+    target = np.concatenate([part[mask] for part, mask in zip(times, seen, strict=True)])
+    schedule = relative_fit(matrix, target)
+    schedule *= mean_ratio(target, matrix @ schedule)
+    rows, right = [], []
+    for run, flow, mask in zip(runs, flows, used, strict=True):
+        index = np.flatnonzero(~np.isnan(flow.update) & mask)
+        index = index[mask[index - 2]]
+        rows.append(update_columns(run.steps)[index - 2])
+        right.append(np.maximum(flow.update[index], 1e-3))
+    matrix, target = np.concatenate(rows), np.concatenate(right)
+    if len(target) >= _FEWEST:
+        update = relative_fit(matrix, target)
+        update *= mean_ratio(target, matrix @ update)
+    else:
+        update = np.zeros(3)
+    ratios = tuple(
+        (run.steps.scheduled[mask], (time / (part @ schedule))[mask])
+        for run, time, part, mask in zip(runs, times, columns, seen, strict=True)
+    )
+    return HostFit(schedule, update, ratios, len(target))
+
+
+def _shows_schedule(run: RecordedRun, flow: Flow) -> Bool:
+    """Tell which steps were dispatched as soon as they were scheduled.
+
+    With a launching process of its own, a step can wait there for the slow launch of the one before.
+    """
+    free = np.ones(len(run.steps), bool)
+    if run.engine.multiproc:
+        free[1:] = ~flow.overlaps[1:] | (run.steps.mode[:-1] == FULL)
+    return free

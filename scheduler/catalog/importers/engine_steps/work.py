@@ -1,0 +1,404 @@
+"""What the GPU works in a step, and what launching it costs the host: one fit for both.
+
+A recorded step shows max(GPU end, end of the next launch), so each tells only where the other does not hide
+it. Rounds of two halves: the fit so far says what hid what in every step; GPU work is fitted where the GPU
+was waited for, launches where the host was. Steps where both came about together are left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scheduler.catalog.importers.engine_steps.flow import FULL, Flow
+from scheduler.catalog.importers.engine_steps.robust import relative_fit, robust_sd
+from scheduler.catalog.recorded.run import MODES, RecordedRun, Steps
+
+Float = NDArray[np.float64]
+Int = NDArray[np.int64]
+Bool = NDArray[np.bool_]
+
+KNOTS: tuple[int, ...] = (
+    1,
+    8,
+    16,
+    32,
+    64,
+    96,
+    128,
+    160,
+    192,
+    224,
+    256,
+    320,
+    384,
+    512,
+    768,
+    1024,
+    1536,
+    2048,
+    3072,
+    4096,
+)
+KNOTS += (6144, 8192, 12288, 16384, 32768, 65536)
+TAIL_MS = 0.3  # assumed: from the end of launching one kernel after another until the GPU has done the last
+GPU_AFTER_MS = 0.5  # assumed where no step shows it: from the dispatch until the first kernel runs
+_ROUNDS = 7
+_FEWEST = 8  # samples for a launch cost
+_MARGIN = 0.1  # of a launch: closer than this, one cannot say what hid what
+_GPU_MARGIN = 0.03  # of the GPU's work, likewise
+_CLEARLY_LONGER = 1.4  # than a launch: the host waits for something else
+_SEEN = 0.3  # of the steps of a kind
+_MOST, _LATE = 0.7, 0.2  # share of the steps of a kind, and of a launch
+_SMOOTH = 0.005
+
+
+@dataclass(frozen=True, slots=True)
+class GpuWork:
+    """GPU milliseconds = curve at the step's width + rows + KV tokens + pairs + prompts."""
+
+    at: Float
+    ms: Float
+    row_ms: float
+    kv_token_ms: float
+    pair_ms: float
+    prompt_ms: float
+
+    def of(self, steps: Steps) -> Float:
+        """Return the GPU milliseconds of every step."""
+        further = np.array([self.row_ms, self.kv_token_ms, self.pair_ms, self.prompt_ms])
+        increments = np.concatenate([self.ms[:1], np.diff(self.ms)])
+        times: Float = _columns(self.at, steps) @ np.concatenate([increments, further])
+        return times
+
+
+@dataclass(slots=True)
+class WorkFit:
+    """The fitted GPU work and launch costs, by mode index; and what they rest on."""
+
+    gpu: GpuWork
+    launch_ms: dict[int, float]
+    gpu_after_ms: dict[int, float]
+    tail_ms: float
+    gpu_samples: int = 0
+    gpu_widths: Int = field(default_factory=lambda: np.zeros(0, np.int64))
+    gpu_error: float = 0.0
+    launch_samples: dict[int, int] = field(default_factory=dict)
+    launch_ratio: dict[int, list[tuple[Float, Float]]] = field(default_factory=dict)
+    measured_apart: bool = False
+
+
+def _columns(knots: Float, steps: Steps) -> Float:
+    width = steps.width.astype(np.float64)[:, None]
+    share = (width - knots[:-1]) / np.diff(knots)
+    rising = np.clip(share, 0.0, 1.0)
+    rising[:, -1] = np.maximum(share[:, -1], 0.0)
+    return np.column_stack(
+        [np.ones(len(steps)), rising, steps.requests, steps.kv_tokens, steps.pairs, steps.chunks]
+    )
+
+
+def fit_work(runs: Sequence[RecordedRun], flows: Sequence[Flow], used: Sequence[Bool]) -> WorkFit:
+    """Fit GPU work and launches on the `used` steps of all runs."""
+    widest = max(int(run.steps.width[mask].max()) for run, mask in zip(runs, used, strict=True))
+    knots = np.array([k for k in KNOTS if k < widest] + [widest], np.float64)
+    if len(knots) > 2 and knots[-1] < 1.1 * knots[-2]:
+        knots = np.delete(knots, -2)
+    fit = _first_guess(knots, runs, flows, used)
+    launch_ms = fit.launch_ms.get(FULL, 0.0)
+    waits = [
+        _waits_for_gpu(run, flow, mask, launch_ms) for run, flow, mask in zip(runs, flows, used, strict=True)
+    ]
+    for step in range(_ROUNDS):
+        fit = _round(fit, runs, flows, used, waits, is_first=step == 0)
+    return fit
+
+
+def _first_guess(
+    knots: Float, runs: Sequence[RecordedRun], flows: Sequence[Flow], used: Sequence[Bool]
+) -> WorkFit:
+    launch: dict[int, float] = {}
+    for mode in range(len(MODES)):
+        after_other, every = [], []
+        for run, flow, mask in zip(runs, flows, used, strict=True):
+            steps = run.steps
+            shown = steps.output - steps.dispatched if run.engine.multiproc else flow.until_before
+            here = (steps.mode == mode) & mask & ~np.isnan(shown)
+            before = np.concatenate([[-1], steps.mode[:-1]])
+            every.append(shown[here])
+            after_other.append(shown[here & ((before != FULL) == (mode == FULL))])
+        if mode == FULL and runs[0].engine.multiproc:
+            every = after_other = [
+                _dispatch_intervals(run, mask) for run, mask in zip(runs, used, strict=True)
+            ]
+        samples = np.concatenate(after_other)
+        samples = samples if len(samples) >= 5 else np.concatenate(every)
+        if len(samples):
+            launch[mode] = max(float(np.quantile(samples, 0.3 if len(samples) >= 5 else 0.1)), 0.05)
+        elif any((run.steps.mode[mask] == mode).any() for run, mask in zip(runs, used, strict=True)):
+            launch[mode] = GPU_AFTER_MS
+    gpu = GpuWork(knots, np.zeros(len(knots)), 0.0, 0.0, 0.0, 0.0)
+    return WorkFit(gpu, launch, dict.fromkeys(launch, GPU_AFTER_MS), TAIL_MS)
+
+
+def _dispatch_intervals(run: RecordedRun, mask: Bool) -> Float:
+    """Return the times between dispatches of graphs: a launch in a process of its own takes no longer."""
+    full = (run.steps.mode == FULL) & mask
+    intervals: Float = np.diff(run.steps.dispatched)[full[1:] & full[:-1]]
+    return np.sort(intervals)[: max(len(intervals) // 20, 1)]
+
+
+def _waits_for_gpu(run: RecordedRun, flow: Flow, mask: Bool, launch_ms: float) -> Bool:
+    """Tell, by width and KV tokens, whether the host waits for a graph's GPU work or the GPU for the host.
+
+    Where the GPU waits, the step before is handed over when the launch ends; where the host waits, later.
+    Between the two, what decides is that dispatching later by 1 ms shortens the host's wait by 1 ms (slope
+    −1), while a launch does not care (slope 0). Seen where one graph follows another; a kind seen too
+    rarely goes with its nearest neighbour.
+    """
+    steps = run.steps
+    result = np.ones(len(steps), bool)
+    if run.engine.multiproc:
+        return result
+    full = steps.mode == FULL
+    kinds = _kinds(steps)
+    verdicts: dict[int, bool] = {}
+    inner = full & np.roll(full, 1) & np.roll(full, 2) & mask & ~np.isnan(flow.until_before)
+    inner[:2] = False
+    later = steps.dispatched - np.roll(steps.output, 2)
+    for kind in np.unique(kinds[inner]):
+        here = np.flatnonzero(inner & (kinds == kind))
+        if len(here) < 20:
+            continue
+        x, y = later[here], flow.until_before[here]
+        longer = float(np.median(y)) / launch_ms
+        if not 1 + _MARGIN < longer < _CLEARLY_LONGER:
+            verdicts[int(kind)] = longer >= _CLEARLY_LONGER
+            continue
+        x, y = x - np.median(x), y - np.median(y)
+        keep = np.abs(x) <= 4 * robust_sd(x)
+        slope = float((x[keep] * y[keep]).sum() / max((x[keep] ** 2).sum(), 1e-12))
+        verdicts[int(kind)] = slope < -0.4
+    for kind in np.unique(kinds[full]) if verdicts else []:
+        nearest = min(verdicts, key=lambda seen: _distance(seen, int(kind)))
+        result[full & (kinds == kind)] = verdicts[nearest]
+    return result
+
+
+def _distance(one: int, other: int) -> int:
+    """Return how many steps of width and of KV tokens lie between two kinds of one mode."""
+    (width, octave), (width_2, octave_2) = (divmod(kind // len(MODES), 64) for kind in (one, other))
+    return abs(width - width_2) + abs(octave - octave_2)
+
+
+def _round(
+    fit: WorkFit,
+    runs: Sequence[RecordedRun],
+    flows: Sequence[Flow],
+    used: Sequence[Bool],
+    waits: Sequence[Bool],
+    is_first: bool,
+) -> WorkFit:
+    rows: list[Float] = []
+    right: list[Float] = []
+    widths: list[Int] = []
+    launches: dict[int, list[tuple[Float, Float]]] = {mode: [] for mode in fit.launch_ms}
+    for run, flow, mask, wait in zip(runs, flows, used, waits, strict=True):
+        seen = _look(fit, run, flow, mask, wait.tolist(), is_first)
+        columns = _columns(fit.gpu.at, run.steps)[seen.gpu]
+        rows.append(np.concatenate([columns, seen.begins[:, None]], axis=1))
+        right.append(seen.gpu_ms)
+        widths.append(run.steps.width[seen.gpu])
+        for mode in launches:
+            of_mode = run.steps.mode[seen.launch] == mode
+            launches[mode].append((run.steps.dispatched[seen.launch][of_mode], seen.launch_ms[of_mode]))
+    matrix, target = np.concatenate(rows), np.concatenate(right)
+    gpu, after_full, error = _fit_gpu(fit, matrix, target)
+    result = WorkFit(gpu, dict(fit.launch_ms), dict(fit.gpu_after_ms), fit.tail_ms, len(target))
+    result.gpu_widths, result.gpu_error = np.unique(np.concatenate(widths)), error
+    if FULL in result.gpu_after_ms and after_full is not None:
+        result.gpu_after_ms[FULL] = after_full
+    for mode, series in launches.items():
+        times = np.concatenate([ms for _, ms in series])
+        if len(times) >= _FEWEST:
+            middle = float(np.median(times))
+            result.launch_ms[mode] = float(np.clip(times, middle / 4, 4 * middle).mean())
+        result.launch_samples[mode] = len(times)
+        result.launch_ratio[mode] = [(at, ms / result.launch_ms[mode]) for at, ms in series]
+    return result
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What one run's steps show: GPU times, and launches; `begins` is 1 where a graph waited for no GPU."""
+
+    gpu: Int
+    gpu_ms: Float
+    begins: Float
+    launch: Int
+    launch_ms: Float
+
+
+def _look(fit: WorkFit, run: RecordedRun, flow: Flow, mask: Bool, waits: list[bool], is_first: bool) -> _Seen:
+    """Walk through the steps; see the module."""
+    steps = run.steps
+    modes = steps.mode.tolist()
+    full = [mode == FULL for mode in modes]
+    launch = _launches(fit, steps).tolist()
+    after = [fit.gpu_after_ms.get(mode, GPU_AFTER_MS) for mode in modes]
+    work = fit.gpu.of(steps).tolist()
+    dispatched, output = steps.dispatched.tolist(), steps.output.tolist()
+    overlaps, second, inside = flow.overlaps.tolist(), flow.second.tolist(), mask.tolist()
+    count, multiproc = len(modes), run.engine.multiproc
+    late = _surely_late(fit, run, flow, mask).tolist()
+    gpu: list[tuple[int, float, bool]] = []
+    launches: list[tuple[int, float]] = []
+    before = -1e12  # when the GPU ended the step before
+    for i in range(count):
+        begun = dispatched[i] + after[i]
+        start, from_dispatch = (begun, True) if begun > before else (before, False)
+        own = 0.0 if full[i] else dispatched[i] + launch[i] + fit.tail_ms
+        follows = not multiproc and i + 1 < count and overlaps[i + 1]
+        next_launch = dispatched[i + 1] + launch[i + 1] if follows else -1e12
+        margin = _MARGIN * max(launch[i + 1] if follows else 0.0, 0.0 if full[i] else launch[i])
+        margin = max(margin, _GPU_MARGIN * work[i])
+        if is_first:
+            shown = output[i] > max(next_launch, own) + 2 * margin
+            by_gpu = waits[i] and shown
+            by_next = follows and not by_gpu and output[i] < next_launch + 2 * margin
+            end = output[i] if by_gpu else min(max(start, own), output[i])
+            own_hides = False
+        else:
+            end = max(start + work[i], own)
+            by_gpu = waits[i] and (late[i] or end > next_launch + margin)
+            by_next = follows and not by_gpu and (not waits[i] or next_launch > end + margin)
+            own_hides = not late[i] and own > start + work[i] - margin
+            end = output[i] if by_gpu else min(end, output[i])
+        if by_gpu and inside[i] and (i == 0 or inside[i - 1]):
+            if not own_hides:
+                since = before if not from_dispatch else dispatched[i] if full[i] else begun
+                gpu.append((i, output[i] - since, from_dispatch and full[i]))
+            elif own > start + work[i] + margin:
+                launches.append((i, output[i] - fit.tail_ms - dispatched[i]))
+        elif by_next and inside[i + 1] and not second[i + 1]:
+            launches.append((i + 1, output[i] - dispatched[i + 1]))
+        before = end
+    index = np.array([i for i, _, _ in gpu], np.int64)
+    kept = _mostly_seen(steps, mask, index)
+    logged = np.flatnonzero(np.isfinite(steps.launched) & mask)
+    if len(logged):
+        launches = list(
+            zip(logged.tolist(), (steps.launched - steps.dispatched)[logged].tolist(), strict=True)
+        )
+    return _Seen(
+        index[kept],
+        np.array([ms for _, ms, _ in gpu], np.float64)[kept],
+        np.array([begins for _, _, begins in gpu], np.float64)[kept],
+        np.array([i for i, _ in launches], np.int64),
+        np.array([ms for _, ms in launches], np.float64),
+    )
+
+
+def _launches(fit: WorkFit, steps: Steps) -> Float:
+    """Return how long each launch took where its end was logged, else what the fit says."""
+    by_mode = np.array([fit.launch_ms.get(mode, 0.0) for mode in range(len(MODES))])
+    taken: Float = np.where(
+        np.isfinite(steps.launched), steps.launched - steps.dispatched, by_mode[steps.mode]
+    )
+    return taken
+
+
+def _kinds(steps: Steps) -> Int:
+    """Return a number for each step's kind: mode, width and KV tokens, these to the octave or finer."""
+    widths = np.searchsorted(KNOTS, steps.width)
+    octaves = np.log2(steps.kv_tokens + 1.0).astype(np.int64)
+    kinds: Int = (widths * 64 + octaves) * len(MODES) + steps.mode
+    return kinds
+
+
+def _mostly_seen(steps: Steps, mask: Bool, index: Int) -> Bool:
+    """Tell which GPU samples are of a kind that mostly shows its GPU work; the rest are chance."""
+    if not len(index):
+        return np.zeros(0, bool)
+    kinds = _kinds(steps)
+    most = int(kinds.max()) + 1
+    share = np.bincount(kinds[index], minlength=most) / np.maximum(
+        np.bincount(kinds[mask], minlength=most), 1
+    )
+    kept: Bool = share[kinds[index]] >= _SEEN
+    return kept
+
+
+def _surely_late(fit: WorkFit, run: RecordedRun, flow: Flow, mask: Bool) -> Bool:
+    """Tell which steps were handed over later than any launch explains, as most of their kind were.
+
+    So a width whose work the fit still takes for too little comes out from behind the launches. A kind is a
+    mode, the mode of the step that follows, and a width.
+    """
+    steps = run.steps
+    launch = _launches(fit, steps)
+    own = np.where(steps.mode == FULL, 0.0, launch)
+    explained = np.where(own > 0, steps.dispatched + own + fit.tail_ms, -np.inf)
+    following, next_launch = np.full(len(steps), len(MODES)), np.zeros(len(steps))
+    if not run.engine.multiproc:
+        overlapped = np.append(flow.overlaps[1:], False)
+        following[overlapped] = np.roll(steps.mode, -1)[overlapped]
+        next_launch[overlapped] = np.roll(launch, -1)[overlapped]
+        launched = np.roll(steps.dispatched, -1) + next_launch
+        explained = np.where(overlapped, np.maximum(explained, launched), explained)
+    excess = steps.output - explained
+    late: Bool = np.isfinite(excess) & (excess > _LATE * np.maximum(own, next_launch)) & mask
+    widths = np.searchsorted(fit.gpu.at, steps.width)
+    kind = (widths * (len(MODES) + 1) + following) * len(MODES) + steps.mode
+    for number in np.unique(kind[late]):
+        here = (kind == number) & mask
+        if late[here].mean() < _MOST:
+            late[here] = False
+    return late
+
+
+def predicted_outputs(fit: WorkFit, run: RecordedRun, flow: Flow) -> Float:
+    """Return when each step is handed over by the fit, given its dispatch, those around it, and the past."""
+    steps = run.steps
+    modes = steps.mode.tolist()
+    launch = [fit.launch_ms.get(mode, 0.0) for mode in modes]
+    after = [fit.gpu_after_ms.get(mode, GPU_AFTER_MS) for mode in modes]
+    work = fit.gpu.of(steps).tolist()
+    dispatched, output, overlaps = steps.dispatched.tolist(), steps.output.tolist(), flow.overlaps.tolist()
+    count = len(modes)
+    result = np.empty(count)
+    before = -1e12
+    for i in range(count):
+        end = max(before, dispatched[i] + after[i]) + work[i]
+        if modes[i] != FULL:
+            end = max(end, dispatched[i] + launch[i] + fit.tail_ms)
+        follows = not run.engine.multiproc and i + 1 < count and overlaps[i + 1]
+        next_launch = dispatched[i + 1] + launch[i + 1] if follows else -1e12
+        result[i] = max(end, next_launch)
+        # What is known by then: the GPU was not done after the hand-over, and at it where it was waited for.
+        before = output[i] if end > next_launch else min(end, output[i])
+    return result
+
+
+def _fit_gpu(fit: WorkFit, matrix: Float, target: Float) -> tuple[GpuWork, float | None, float]:
+    """Fit the GPU's work; returns it, a graph's delay from dispatch to start (None: not seen), the error."""
+    knots = fit.gpu.at
+    keep = target > 0
+    matrix, target = matrix[keep], target[keep]
+    if len(target) < len(knots):
+        return fit.gpu, None, 0.0
+    bends = np.zeros((len(knots) - 2, matrix.shape[1]))
+    spans = np.diff(knots)
+    for row in range(len(knots) - 2):
+        bends[row, row + 1], bends[row, row + 2] = -1 / spans[row], 1 / spans[row + 1]
+    bends *= _SMOOTH * np.sqrt(len(target)) * knots[1:-1, None] / max(float(np.median(target)), 1e-9)
+    x = relative_fit(matrix, target, bends)
+    size = len(knots)
+    error = robust_sd(matrix @ x / target - 1)
+    seen = (matrix[:, -1] > 0).sum() >= 20 and x[-1] > 0
+    row_ms, kv_token_ms, pair_ms, prompt_ms = (float(value) for value in x[size : size + 4])
+    work = GpuWork(knots, np.cumsum(x[:size]), row_ms, kv_token_ms, pair_ms, prompt_ms)
+    return work, float(x[-1]) if seen else None, error

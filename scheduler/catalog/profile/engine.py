@@ -1,0 +1,184 @@
+"""A profile of version 2: what a step costs the host and what it costs the GPU, told apart.
+
+Times are milliseconds and means. The host schedules a step, launches it, and updates its books when the
+tokens are there; the GPU works. How the parts overlap is the loop's business (`topology` says who launches).
+The same GPU work serves every mode; only what launching costs differs.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from scheduler.catalog.numbers import MsOrZero, PositiveMs, Strict, as_tuple, expectation, number
+from scheduler.catalog.profile.measured import MeasuredProfile
+from scheduler.catalog.profile.profile import CurveSource, Mode, Origin
+from scheduler.catalog.profile.tables import Curve
+
+Launching = Literal["full", "piecewise", "compiled", "eager"]
+LAUNCHINGS: tuple[Launching, ...] = ("full", "piecewise", "compiled", "eager")
+
+_Spread = Annotated[float, BeforeValidator(number(2.0, least=0))]
+_Exponent = Annotated[float, BeforeValidator(number(10.0, least=0))]
+_Speed = Annotated[float, BeforeValidator(number(10.0, above=0))]
+OF_MODE: dict[Mode, Launching] = {"graph": "full", "fallback": "compiled", "eager": "eager"}
+
+
+class GpuWork(Strict):
+    """GPU time of a step: `tokens` at its tokens (padding included), plus a part for what is live.
+
+    `row_ms` per request (head and sampler run on live rows), `kv_token_ms` per token in the KV cache of the
+    decoded requests, `pair_ms` per pair of a prompt token and an earlier or equal one, `prompt_ms` per chunk.
+    """
+
+    tokens: Curve
+    row_ms: MsOrZero = 0.0
+    kv_token_ms: MsOrZero = 0.0
+    pair_ms: MsOrZero = 0.0
+    prompt_ms: MsOrZero = 0.0
+
+
+class ScheduleCost(Strict):
+    """Host time from the decision until launching begins, a step with prompts costing `prompt_step_ms` more.
+
+    `spread` is the standard deviation of the logarithm beside what the host's speed explains.
+    """
+
+    step_ms: MsOrZero = 0.0
+    request_ms: MsOrZero = 0.0
+    prompt_step_ms: MsOrZero = 0.0
+    chunk_ms: MsOrZero = 0.0
+    prompt_token_ms: MsOrZero = 0.0
+    spread: _Spread = 0.0
+
+
+class UpdateCost(Strict):
+    """Host time from the hand-over of a step's tokens until the next decision."""
+
+    step_ms: MsOrZero = 0.0
+    request_ms: MsOrZero = 0.0
+    chunk_ms: MsOrZero = 0.0
+
+
+class LaunchCost(Strict):
+    """What launching a step costs: the thread is busy for `ms`, the GPU may begin after `gpu_after_ms`.
+
+    `tail_ms`: the GPU is done no earlier than this after the end of launching, where kernels are launched
+    one by one; None where one graph is launched. A launch takes `ms` × speed^`exponent` × a lognormal factor
+    of mean 1 and spread `spread`.
+    """
+
+    ms: MsOrZero
+    gpu_after_ms: MsOrZero = 0.0
+    tail_ms: MsOrZero | None = None
+    exponent: _Exponent = 1.0
+    spread: _Spread = 0.0
+
+
+class LaunchCosts(Strict):
+    """By how a step is launched; what is missing is taken from its neighbour (see `EngineProfile.launch`)."""
+
+    full: LaunchCost | None = None
+    piecewise: LaunchCost | None = None
+    compiled: LaunchCost | None = None
+    eager: LaunchCost | None = None
+
+
+class SpeedComponent(Strict):
+    """A part of the host's speed: the logarithm wanders with this spread and forgets in `tau_ms`."""
+
+    spread: _Spread
+    tau_ms: PositiveMs
+
+
+class SpeedRange(Strict):
+    """Host time relative to the measured host, as a range: 1 is that host."""
+
+    low: _Speed
+    high: _Speed
+
+    @model_validator(mode="after")
+    def _ordered(self) -> SpeedRange:
+        if self.low > self.high:
+            raise expectation("low of at most high", "low", got=False)
+        return self
+
+    def at(self, bound: Literal["low", "high"]) -> float:
+        """Return one end of the range."""
+        return self.low if bound == "low" else self.high
+
+
+class HostCosts(Strict):
+    """What the host does for a step. `speed` are the processes its speed is made of, in virtual time.
+
+    `range` scales all host costs of runs compared at both ends; without it both ends are the measured host.
+    """
+
+    schedule: ScheduleCost = ScheduleCost()
+    update: UpdateCost = UpdateCost()
+    launch: LaunchCosts
+    speed: Annotated[tuple[SpeedComponent, ...], BeforeValidator(as_tuple), Field(max_length=16)] = ()
+    range: SpeedRange | None = None
+
+    @model_validator(mode="after")
+    def _launches_something(self) -> HostCosts:
+        if all(getattr(self.launch, name) is None for name in LAUNCHINGS):
+            raise expectation("at least one launch cost", "launch", got=False)
+        return self
+
+
+class FrontEnd(Strict):
+    """Delays between client and scheduler; a step's tokens reach the client one after the other."""
+
+    in_ms: MsOrZero = 0.0
+    in_token_ms: MsOrZero = 0.0
+    out_ms: MsOrZero = 0.0
+    out_request_ms: MsOrZero = 0.0
+    out_row_ms: MsOrZero = 0.0
+
+
+class EngineProfile(MeasuredProfile):
+    """A profile file of version 2. See the module for what the times mean."""
+
+    version: Literal[2]
+    topology: Literal["uniproc", "multiproc"] = "uniproc"
+    gpu: GpuWork
+    host: HostCosts
+    front_end: FrontEnd = FrontEnd()
+
+    @property
+    def has_range(self) -> bool:
+        """Whether the host's speed is given as a range."""
+        return self.host.range is not None and self.host.range.low < self.host.range.high
+
+    @property
+    def range_origin(self) -> Origin:
+        """See Profile."""
+        entry = self.origin_of("host.range")
+        return entry.origin if entry is not None else "assumed"
+
+    @property
+    def has_prefill(self) -> bool:
+        """The GPU's work covers prompts."""
+        return True
+
+    def curve(self, mode: Mode) -> CurveSource | None:
+        """See Profile; the GPU's part of the curve has its points at the knots of `gpu.tokens`."""
+        how = OF_MODE[mode]
+        if how == "compiled" and self.host.launch.compiled is None:
+            return None
+        if how == "full" and self.host.launch.full is None:
+            return None
+        entry = self.origin_of(f"host.launch.{how}.ms") or self.origin_of("gpu.tokens")
+        sizes = tuple(int(at) for at in self.gpu.tokens.at)
+        return CurveSource(entry.origin if entry is not None else "assumed", sizes)
+
+    def launch(self, how: Launching) -> LaunchCost:
+        """Return what a launch costs; one that was not measured is its nearest dearer, else cheaper, kin."""
+        place = LAUNCHINGS.index(how)
+        for name in (*LAUNCHINGS[place:], *reversed(LAUNCHINGS[:place])):
+            found: LaunchCost | None = getattr(self.host.launch, name)
+            if found is not None:
+                return found
+        raise AssertionError("checked: at least one launch cost")
