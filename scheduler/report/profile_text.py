@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from scheduler.analysis.comparison.step_times import StepCurves
-from scheduler.catalog.profile.engine import LAUNCHINGS, EngineProfile
 from scheduler.catalog.profile.measured import MeasuredProfile
 from scheduler.report.card import aligned
 from scheduler.report.wording import percent_text
@@ -64,8 +63,7 @@ def _costs(profile: MeasuredProfile) -> list[str]:
             f"{pool.bytes_per_graph / 2**20:.2f} MiB per further graph; "
             f"{pool.capture_s_per_graph + pool.warmup_s_per_graph:.2f} s per graph"
         )
-    if isinstance(profile, EngineProfile):
-        lines += _host_and_gpu(profile)
+    lines += [f"{what:<12}{text}" for what, text in profile.parts_in_words()]
     if profile.jitter is not None:
         spreads = [
             f"{name} {spread:.1%}"
@@ -74,26 +72,6 @@ def _costs(profile: MeasuredProfile) -> list[str]:
         ]
         lines.append(f"jitter      {', '.join(spreads)}")
     return [*lines, ""] if lines else []
-
-
-def _host_and_gpu(profile: EngineProfile) -> list[str]:
-    """Say what a step costs the host and the GPU beside the curve, in words."""
-    gpu, schedule, update = profile.gpu, profile.host.schedule, profile.host.update
-    lines = [
-        f"GPU         the curve + {gpu.row_ms:g} ms per request, {1e3 * gpu.kv_token_ms:.3g} ms per 1,000 KV "
-        f"tokens, {1e6 * gpu.pair_ms:.3g} ms per 1,000,000 pairs of prompt tokens",
-        f"host        schedule {schedule.step_ms:.2f} ms + {schedule.request_ms:.4f} per request (with "
-        f"prompts {schedule.prompt_step_ms:.2f} more, {schedule.chunk_ms:.2f} per chunk), update "
-        f"{update.step_ms:.2f} + {update.request_ms:.4f}; {profile.topology}",
-    ]
-    for how in LAUNCHINGS:
-        launch = getattr(profile.host.launch, how)
-        if launch is not None:
-            lines.append(f"launch      {how:<10} {launch.ms:6.2f} ms, spread {launch.spread:.0%}")
-    if profile.host.speed:
-        parts = [f"{part.spread:.1%} for {part.tau_ms:,.0f} ms" for part in profile.host.speed]
-        lines.append(f"host speed  wanders by {', '.join(parts)}")
-    return lines
 
 
 def _residuals(profile: MeasuredProfile) -> list[str]:

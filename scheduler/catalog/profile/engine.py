@@ -174,6 +174,31 @@ class EngineProfile(MeasuredProfile):
         sizes = tuple(int(at) for at in self.gpu.tokens.at)
         return CurveSource(entry.origin if entry is not None else "assumed", sizes)
 
+    def parts_in_words(self) -> list[tuple[str, str]]:
+        """Return what a step costs the host and the GPU beside the curve."""
+        gpu, schedule, update = self.gpu, self.host.schedule, self.host.update
+        parts = [
+            (
+                "GPU",
+                f"the curve + {gpu.row_ms:.4g} ms per request, {1e3 * gpu.kv_token_ms:.3g} ms per 1,000 KV "
+                f"tokens, {1e6 * gpu.pair_ms:.3g} ms per 1,000,000 pairs of prompt tokens",
+            ),
+            (
+                "host",
+                f"schedule {schedule.step_ms:.2f} ms + {schedule.request_ms:.4f} per request (with prompts "
+                f"{schedule.prompt_step_ms:.2f} more, {schedule.chunk_ms:.2f} per chunk), update "
+                f"{update.step_ms:.2f} + {update.request_ms:.4f}; {self.topology}",
+            ),
+        ]
+        for how in LAUNCHINGS:
+            launch: LaunchCost | None = getattr(self.host.launch, how)
+            if launch is not None:
+                parts.append(("launch", f"{how:<10} {launch.ms:6.2f} ms, spread {launch.spread:.0%}"))
+        if self.host.speed:
+            wanders = [f"{part.spread:.1%} for {part.tau_ms:,.0f} ms" for part in self.host.speed]
+            parts.append(("host speed", f"wanders by {', '.join(wanders)}"))
+        return parts
+
     def launch(self, how: Launching) -> LaunchCost:
         """Return what a launch costs; one that was not measured is its nearest dearer, else cheaper, kin."""
         place = LAUNCHINGS.index(how)

@@ -110,6 +110,10 @@ class MeasuredProfile(Strict):
         """See Profile."""
         return self.memory.gpu_bytes
 
+    def parts_in_words(self) -> list[tuple[str, str]]:
+        """Return (what, how much) of step costs that no curve shows; none where the curves show all."""
+        return []
+
     def record(self) -> dict[str, object]:
         """See Profile: all but the step times."""
         kept = ("identity", "model", "memory", "pool", "fit", "provenance")

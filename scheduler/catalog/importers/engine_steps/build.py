@@ -17,6 +17,7 @@ from scheduler.catalog.importers.engine_steps.host import HostFit, fit_host
 from scheduler.catalog.importers.engine_steps.noise import Variation, fit_variation
 from scheduler.catalog.importers.engine_steps.work import TAIL_MS, WorkFit, fit_work, predicted_outputs
 from scheduler.catalog.importers.overrides import with_overrides
+from scheduler.catalog.importers.recorded_run import MODES, RecordedRun, read_recorded
 from scheduler.catalog.importers.whole_steps import imported_identity
 from scheduler.catalog.profile.engine import (
     EngineProfile,
@@ -31,7 +32,6 @@ from scheduler.catalog.profile.engine import (
 )
 from scheduler.catalog.profile.profile import Fit, Origin, Provenance
 from scheduler.catalog.profile.tables import Curve
-from scheduler.catalog.recorded.run import MODES, RecordedRun, read_recorded
 from scheduler.errors import InputError
 
 Float = NDArray[np.float64]

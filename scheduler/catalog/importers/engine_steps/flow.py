@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from scheduler.catalog.recorded.run import MODES, RecordedRun
+from scheduler.catalog.importers.recorded_run import MODES, RecordedRun
 
 Float = NDArray[np.float64]
 Bool = NDArray[np.bool_]

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scheduler.catalog.importers.engine_steps.robust import relative_fit
-from scheduler.catalog.recorded.run import RecordedRun, Traffic
+from scheduler.catalog.importers.recorded_run import RecordedRun, Traffic
 
 Float = NDArray[np.float64]
 Int = NDArray[np.int64]

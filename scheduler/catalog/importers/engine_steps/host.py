@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from scheduler.catalog.importers.engine_steps.flow import FULL, Flow
 from scheduler.catalog.importers.engine_steps.robust import mean_ratio, relative_fit
-from scheduler.catalog.recorded.run import RecordedRun, Steps
+from scheduler.catalog.importers.recorded_run import RecordedRun, Steps
 
 Float = NDArray[np.float64]
 Bool = NDArray[np.bool_]

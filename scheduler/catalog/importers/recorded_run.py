@@ -232,7 +232,8 @@ def _is_multiproc(engine: Mapping[str, Any], args: Mapping[str, Any]) -> bool:
     """Return whether a worker's process launches: vLLM's `mp` executor, which several GPUs need."""
     backend = engine.get("executor") or args.get("distributed_executor_backend")
     many = args.get("tensor_parallel_size", 1), args.get("pipeline_parallel_size", 1)
-    return "mp" in str(backend or "").lower() or any(isinstance(n, int) and n > 1 for n in many)
+    named = any(word in str(backend or "").lower() for word in ("mp", "multiproc"))
+    return named or any(isinstance(n, int) and n > 1 for n in many)
 
 
 def _spans(facts: Mapping[str, Any], path: Path) -> tuple[Span, ...]:
