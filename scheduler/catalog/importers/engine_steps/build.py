@@ -76,7 +76,7 @@ class Fitted:
 
 
 def import_steps(
-    sources: Sequence[Source], overrides: Mapping[str, Any]
+    sources: Sequence[Source], overrides: Mapping[str, object]
 ) -> tuple[EngineProfile, list[LeftOut]]:
     """Return the profile of recorded runs, and its errors on left-out steps; raises InputError."""
     runs = [read_recorded(source.path) for source in sources]
@@ -88,7 +88,7 @@ def import_steps(
 
 
 def profile_of(
-    runs: Sequence[RecordedRun], used: Sequence[Bool], overrides: Mapping[str, Any] | None = None
+    runs: Sequence[RecordedRun], used: Sequence[Bool], overrides: Mapping[str, object] | None = None
 ) -> tuple[EngineProfile, list[LeftOut]]:
     """Return the profile of the `used` steps of runs, and its errors on left-out steps; raises InputError."""
     used = [mask & ~_near_held(run) for run, mask in zip(runs, used, strict=True)]
