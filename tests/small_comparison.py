@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from scheduler.analysis.comparison.compare import Comparison, compare
+from scheduler.analysis.comparison.kept_runs import Scratch
 from scheduler.analysis.comparison.pools import NamedPool
 from scheduler.analysis.workers import Workers
 from scheduler.engine.graph_pool import GraphPool
@@ -20,6 +21,7 @@ def small_comparison(
     origin: str = "sizes of the workload file",
     replications: int = 2,
     workers: Workers | None = None,
+    scratch: Scratch | None = None,
     **changes: Any,
 ) -> Comparison:
     """A comparison small enough for a test: fallback above 16, padding, preemptions, an SLO, two pools."""
@@ -46,4 +48,12 @@ def small_comparison(
         NamedPool("vllm-64", GraphPool((1, 2, 4, *range(8, 65, 8))), "vllm-64"),
     ]
     profile = workload.engine.profile
-    return compare(workload, profile, pools, replications=replications, warmup_share=0.1, workers=workers)
+    return compare(
+        workload,
+        profile,
+        pools,
+        replications=replications,
+        warmup_share=0.1,
+        workers=workers,
+        scratch=scratch,
+    )

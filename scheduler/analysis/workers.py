@@ -151,18 +151,21 @@ def work_beside(
     fails; what `function` raises is raised here.
     """
     submit = workers.executor.submit
-    futures = [submit(function, item) for item in reversed(items)][::-1]
+    theirs = {index: submit(function, items[index]) for index in reversed(range(len(items)))}
     try:
-        index = 0
-        while index < len(items) and futures[index].cancel():
+        for index in range(len(items)):
+            if not theirs[index].cancel():
+                break
+            del theirs[index]
             yield index, here(index)
-            index += 1
-        for theirs in range(index, len(items)):
-            yield theirs, futures[theirs].result()
+            for done in [other for other, future in theirs.items() if future.done()]:
+                yield done, theirs.pop(done).result()  # at once: a result may be large
+        for index in sorted(theirs):
+            yield index, theirs.pop(index).result()
     except (BrokenExecutor, CancelledError) as error:
         raise WorkersLostError(str(error) or type(error).__name__) from None
     finally:
-        for future in futures:
+        for future in theirs.values():
             future.cancel()
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from scheduler.analysis.comparison.compare import Comparison, compare
+from scheduler.analysis.comparison.kept_runs import Scratch
 from scheduler.analysis.comparison.pools import NamedPool, named_pool, workload_pool
 from scheduler.analysis.tuning.smaller_pool import smaller_pool
 from scheduler.analysis.workers import open_workers_beside
@@ -48,33 +49,35 @@ def run_main_job(workload_file: Path | None, options: RunOptions) -> int:
     if options.timeline is not None:
         check_file(options.timeline)
     window_s = None if options.window is None else window_of(options.window)
-    with open_workers_beside(options.workers) as workers, progress_bar() as progress:
-        comparison = compare(
-            workload,
-            profile,
-            pools,
-            replications=replications,
-            warmup_share=warmup,
-            open_execution=execution_opener(workload, pools, options),
-            progress=progress,
-            workers=workers,
-        )
-        comparison.smaller = smaller_pool(comparison, progress, workers)
-    command, executor = command_line(workload_file, options), str(options.executor)
-    execution = comparison.execution
-    if execution is not None:
-        if options.executor == "torch":
-            execution.facts["command"] = command
-            execution.write_log(options.step_log or folder / "steps.jsonl")
-        # A step log repeats the run that wrote it, to the byte: its results say what executed the steps.
-        command, executor = execution.fact("command", command), execution.fact("executor", executor)
-    write_results(comparison, folder, command=command, executor=executor, draw=options.plots)
-    if options.timeline is not None:
-        write_timeline(comparison, options.timeline, window_s)
-    if options.json:
-        sys.stdout.write((folder / "summary.json").read_text(encoding="utf-8"))
-    else:
-        sys.stdout.write(card_text(comparison))
+    with Scratch(folder) as scratch:
+        with open_workers_beside(options.workers) as workers, progress_bar() as progress:
+            comparison = compare(
+                workload,
+                profile,
+                pools,
+                replications=replications,
+                warmup_share=warmup,
+                open_execution=execution_opener(workload, pools, options),
+                progress=progress,
+                workers=workers,
+                scratch=scratch,
+            )
+            comparison.smaller = smaller_pool(comparison, progress, workers)
+        command, executor = command_line(workload_file, options), str(options.executor)
+        execution = comparison.execution
+        if execution is not None:
+            if options.executor == "torch":
+                execution.facts["command"] = command
+                execution.write_log(options.step_log or folder / "steps.jsonl")
+            # A step log repeats the run that wrote it, to the byte: its results say what executed the steps.
+            command, executor = execution.fact("command", command), execution.fact("executor", executor)
+        write_results(comparison, folder, command=command, executor=executor, draw=options.plots)
+        if options.timeline is not None:
+            write_timeline(comparison, options.timeline, window_s)
+        if options.json:
+            sys.stdout.write((folder / "summary.json").read_text(encoding="utf-8"))
+        else:
+            sys.stdout.write(card_text(comparison))
     _write_log(folder, started)
     return exit_status(comparison)
 

@@ -8,7 +8,8 @@ durations of steps.npz: a row there is a run of `steps` equal steps, and each st
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -58,30 +59,37 @@ _NO_DATE = (1980, 1, 1, 0, 0, 0)
 
 
 def write_tables(folder: Path, runs: Runs) -> None:
-    """Write requests, steps, gaps and KV use of all runs (by variant name, in replication order)."""
+    """Write requests and steps with their gaps of all runs (by variant name, in replication order)."""
+    places = [
+        (variant, replication) for variant, name in enumerate(runs) for replication in range(len(runs[name]))
+    ]
+    names = [*runs]
     for file_name, (records_of, columns) in TABLES.items():
-        parts = [
-            (variant, replication, records_of(run))
-            for variant, name in enumerate(runs)
-            for replication, run in enumerate(runs[name])
-        ]
-        rows = [len(getattr(records, columns[0])) for _, _, records in parts]
+
+        def parts(column: str, of: Callable[[Run], Any] = records_of) -> Iterator[Array]:
+            # A large run lies in a file: only the column that is being written is read from it.
+            return (getattr(of(runs[names[variant]][number]), column) for variant, number in places)
+
+        rows = [len(part) for part in parts(columns[0])]
         with replacing(folder / file_name) as temporary, zipfile.ZipFile(temporary, "w") as archive:
-            _add(archive, "variants", np.array([*runs], np.str_))
-            _add(archive, "variant", np.repeat(np.array([p[0] for p in parts], np.int16), rows))
-            _add(archive, "replication", np.repeat(np.array([p[1] for p in parts], np.int16), rows))
+            _add(archive, "variants", [np.array(names, np.str_)])
+            for place, key in enumerate(("variant", "replication")):
+                _add(archive, key, [np.repeat(np.array([p[place] for p in places], np.int16), rows)])
             for column in (*columns, DURATIONS) if file_name == "steps.npz" else columns:
-                _add(archive, column, *(getattr(records, column) for _, _, records in parts))
+                length = sum(map(len, parts(column))) if column == DURATIONS else sum(rows)
+                _add(archive, column, parts(column), length)
 
 
-def _add(archive: zipfile.ZipFile, name: str, *parts: Array) -> None:
-    """Add one array made of parts, of which none but one is copied at a time."""
-    whole = parts[0][:0] if parts else np.zeros(0, np.int64)
-    header = np.lib.format.header_data_from_array_1_0(whole) | {"shape": (sum(map(len, parts)),)}
+def _add(archive: zipfile.ZipFile, name: str, parts: Iterable[Array], length: int | None = None) -> None:
+    """Add one array made of parts that are `length` long together (None: there is one part)."""
+    following = iter(parts)
+    first = next(following, np.zeros(0, np.int64))
+    header = np.lib.format.header_data_from_array_1_0(first[:0])
+    header["shape"] = (len(first) if length is None else length,)
     with archive.open(zipfile.ZipInfo(f"{name}.npy", _NO_DATE), "w", force_zip64=True) as member:
         np.lib.format.write_array_header_1_0(member, header)
-        for part in parts:
-            member.write(np.ascontiguousarray(part, whole.dtype).data.cast("B"))
+        for part in chain([first], following):
+            member.write(np.ascontiguousarray(part, first.dtype).data.cast("B"))
 
 
 def read_tables(folder: Path) -> dict[str, list[Run]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,7 +30,7 @@ class View:
     name: str
     sizes: tuple[int, ...]
     padding: bool
-    runs: tuple[Run, ...]
+    runs: Sequence[Run]
     slo_ms: Mapping[str, float]
     warmup_requests: int
     max_num_seqs: int
@@ -63,7 +63,7 @@ def view_of(comparison: Comparison, column: Column) -> View:
         name=column.name,
         sizes=variant.pool.sizes,
         padding=variant.pool.padding,
-        runs=tuple(column.runs),
+        runs=column.runs,
         slo_ms=workload.slo.limits_ms if workload.slo else {},
         warmup_requests=comparison.warmup_requests,
         max_num_seqs=workload.engine.max_num_seqs,

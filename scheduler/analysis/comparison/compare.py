@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from scheduler.analysis.comparison.kept_runs import Kept, KeptRuns, Scratch, in_memory
 from scheduler.analysis.comparison.pools import NamedPool
 from scheduler.analysis.metrics import Metric, Record, summarize
 from scheduler.analysis.statistics.difference import Difference
@@ -38,7 +39,7 @@ class Column:
     variant: Variant
     origin: str
     cost: PoolCost
-    runs: list[Run] = field(default_factory=list)
+    runs: KeptRuns = field(default_factory=KeptRuns)
     summaries: list[Record] = field(default_factory=list)
 
     @property
@@ -84,6 +85,7 @@ class Comparison:
     execution: Execution | None = None  # None: the cost model
     smaller: SmallerPool | None = None
     failure: str | None = None
+    scratch: Scratch | None = None  # where runs go that memory has no room for
     # What `differences.py` has computed, by (baseline, candidate): no pair is compared twice.
     differences: dict[tuple[Column, Column], dict[Metric, Difference]] = field(
         default_factory=dict, repr=False
@@ -111,13 +113,15 @@ def compare(
     open_execution: Callable[[list[Requests]], Execution] | None = None,
     progress: Progress | None = None,
     workers: Workers | None = None,
+    scratch: Scratch | None = None,
 ) -> Comparison:
     """Run every pool and pure eager on the same requests.
 
     `open_execution` opens real execution or a step log for the drawn requests; without it the profile's
     cost model runs. Where the profile gives eager host time as a range, eager and each pool with other
     steps than decode steps in a graph are run at both ends. A failure ends the comparison with what there is.
-    `workers` take part where the cost model has many requests to serve; the results are the same.
+    `workers` take part where the cost model has many requests to serve, and large runs go to `scratch`; the
+    results are the same.
     """
     requests = [draw_requests(workload, replication) for replication in range(replications)]
     warmup_requests = int(len(requests[0]) * warmup_share)
@@ -132,7 +136,7 @@ def compare(
     eager = Column(
         Variant("eager", GraphPool(), "eager"), "no graphs", pool_cost(workload.engine, profile, GraphPool())
     )
-    comparison = Comparison(workload, profile, requests, warmup_requests, columns, eager, {})
+    comparison = Comparison(workload, profile, requests, warmup_requests, columns, eager, {}, scratch=scratch)
     if open_execution is not None:
         comparison.execution = open_execution(requests)
         _without_failed_captures(columns, comparison.execution)
@@ -214,11 +218,12 @@ def run_columns(
         results = ((index, here(index)) for index in range(len(todo)))
     else:
         results = work_beside(_Simulation.result, simulations, workers, here)
-    found: dict[int, Result] = {}
+    keep = in_memory if comparison.scratch is None else comparison.scratch.keep
+    found: dict[int, tuple[Kept, Record]] = {}
     try:
-        for index, result in results:
-            found[index] = result
-            comparison.failure = result[0].failure
+        for index, (run, summary) in results:
+            found[index] = keep(run), summary
+            comparison.failure = run.failure
             if comparison.failure is not None:
                 break
     except KeyboardInterrupt:
@@ -228,8 +233,8 @@ def run_columns(
     for index, (column, _) in enumerate(todo):
         if index not in found:
             break
-        run, summary = found[index]
-        column.runs.append(run)
+        kept, summary = found[index]
+        column.runs.append(kept)
         column.summaries.append(summary)
 
 
