@@ -51,15 +51,6 @@ class Execution:
             return {}
         return {int(size): str(error) for size, error in failed.items() if size.isascii() and size.isdigit()}
 
-    @property
-    def line(self) -> str:
-        """One line on what executed the steps, for the card."""
-        facts = self.facts
-        parts = [f"{facts[key]}" for key in ("model", "device", "dtype", "attention") if facts.get(key)]
-        words = ", ".join(parts)
-        replay = facts.get("replay")
-        return f"executed for real: {words}; {replay}; {facts.get('clock', '')}" if replay else words
-
 
 def logged_execution(path: Path) -> Execution:
     """Return the execution that repeats a step log; raises InputError for what is not one."""

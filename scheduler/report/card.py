@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from scheduler.analysis.comparison.compare import Column, Comparison
 from scheduler.analysis.comparison.differences import (
@@ -206,7 +206,7 @@ def _budget(workload: Workload) -> int:
 def _profile_lines(comparison: Comparison) -> list[str]:
     profile = comparison.profile
     if comparison.execution is not None:
-        return [f"steps     {comparison.execution.line}"]
+        return [f"steps     {_executed(comparison.execution.facts)}"]
     identity = profile.identity
     if identity is None:
         return ["profile   inline: step times of the workload file, taken as they are"]
@@ -225,6 +225,13 @@ def _profile_lines(comparison: Comparison) -> list[str]:
     if assumed:
         lines.append(f"          ASSUMED, not measured: {', '.join(assumed)}")
     return lines
+
+
+def _executed(facts: Mapping[str, object]) -> str:
+    """Say what executed the steps for real; a step log may tell little of it."""
+    words = ", ".join(f"{facts[key]}" for key in ("model", "device", "dtype", "attention") if facts.get(key))
+    replay = facts.get("replay")
+    return f"executed for real: {words}; {replay}; {facts.get('clock', '')}" if replay else words
 
 
 def _pool_lines(comparison: Comparison, column: Column) -> list[str]:
