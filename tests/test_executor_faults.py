@@ -15,6 +15,7 @@ from scheduler.engine.executor import Admission, ExecutorError, StepPlan
 from scheduler.errors import InputError
 from scheduler.executors.execution import Execution
 from scheduler.executors.step_log import write_step_log
+from scheduler.report.tables import read_tables
 
 STEP_NS = 1_000_000
 UNFINISHED, COMPLETED, REJECTED = 0, 1, 2
@@ -90,7 +91,7 @@ def read(folder: Path, name: str) -> dict[str, np.ndarray]:
 
 def assert_adds_up(folder: Path) -> None:
     """Requests, tokens and time balance in what was recorded of every variant and replication."""
-    requests, steps, gaps = (read(folder, name) for name in ("requests", "steps", "gaps"))
+    requests, saved = read(folder, "requests"), read_tables(folder)
     records = {record["variant"]: record for record in json.loads((folder / "summary.json").read_text())}
     nested = json.loads((folder / "results.json").read_text())
     assert requests["variants"].tolist() == [variant["name"] for variant in nested["variants"]]
@@ -99,24 +100,22 @@ def assert_adds_up(folder: Path) -> None:
         (v, r) for v, r in zip(requests["variant"].tolist(), requests["replication"].tolist(), strict=True)
     }
     for variant, replication in runs:
-        mine = {
-            name: (table["variant"] == variant) & (table["replication"] == replication)
-            for name, table in (("requests", requests), ("steps", steps), ("gaps", gaps))
-        }
-        status = requests["status"][mine["requests"]]
+        mine = (requests["variant"] == variant) & (requests["replication"] == replication)
+        run = saved[str(requests["variants"][variant])][replication]
+        status = requests["status"][mine]
         assert len(status) == 12, "every request has a row"
         counts = nested["variants"][variant]["replications"][replication]
         by_status = [counts["unfinished"], counts["completed"], counts["rejected"]]
         assert np.bincount(status, minlength=3).tolist() == by_status
-        first, finish = (requests[f"{name}_ns"][mine["requests"]] for name in ("first_token", "finish"))
+        first, finish = (requests[f"{name}_ns"][mine] for name in ("first_token", "finish"))
         assert ((finish >= 0) == (status == COMPLETED)).all()
         assert (first[status == COMPLETED] >= 0).all()
-        decoded = int(steps["batch_size"][mine["steps"]].sum())
-        assert int(gaps["count"][mine["gaps"]].sum()) == decoded, "a decoded token ends a gap"
+        decoded = int(run.steps.batch_size.sum())
+        assert int(run.gaps.count.sum()) == decoded, "a decoded token ends a gap"
         assert decoded >= 7 * int((status == COMPLETED).sum()), (
             "eight tokens: one of the prefill, seven decoded"
         )
-        start, duration = (steps[f"{name}_ns"][mine["steps"]] for name in ("start", "duration"))
+        start, duration = run.steps.start_ns, run.steps.duration_ns
         assert (start[1:] >= (start + duration)[:-1]).all()
         if len(start):
             assert finish.max() <= int(start[-1] + duration[-1])
