@@ -123,13 +123,8 @@ class Batching:
         The block that `tokens_in_flight`, its newest tokens, will fill has no hash yet (vLLM's cache_blocks).
         """
         del self.running[request.index]
-        self._release(request, tokens_in_flight, owner)
+        self.kv_cache.release(request.blocks, request.cached - tokens_in_flight, owner)
         self._slots.append(request.slot)
-
-    def _release(self, request: Running, tokens_in_flight: int, owner: int = -1) -> None:
-        hashed = (request.cached - tokens_in_flight) // self.kv_cache.block_size
-        self.kv_cache.release(request.blocks, min(hashed, request.blocks), owner)
-        request.blocks = 0
 
     def forget(self, request: Running) -> None:
         """Drop a preempted request from the queue: the token that was in flight turned out to be its last."""
@@ -165,7 +160,8 @@ class Batching:
         tokens_in_flight = self.tokens_in_flight(request)
         if request.has_stopped:
             # An asynchronous scheduler does not know yet that it has ended and takes its blocks too.
-            self._release(request, tokens_in_flight)
+            self.kv_cache.release(request.blocks, request.cached - tokens_in_flight)
+            request.blocks = 0
             return
         self.generated[request.index] = self.generated_by(request)
         self.stop(request)

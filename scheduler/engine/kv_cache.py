@@ -50,14 +50,15 @@ class KVCache:
         if self.remembers:
             self._take(blocks)
 
-    def release(self, blocks: int, hashed: int = 0, owner: int = -1) -> None:
-        """Give blocks back: the leading `hashed` ones are full, those behind them have no hash.
+    def release(self, blocks: int, tokens: int = 0, owner: int = -1) -> None:
+        """Give blocks back; those that `tokens` tokens fill are full, those behind them have no hash.
 
         `owner` may find the full ones again if it returns in time.
         """
         self.free += blocks
         if not self.remembers:
             return
+        hashed = min(tokens // self.block_size, blocks)
         if blocks > hashed:
             unhashed = [-1, blocks - hashed]
             if self.unhashed_first:

@@ -106,7 +106,6 @@ class Ledger:
         """Note that a request received its last token."""
         self.status[index] = Status.COMPLETED
         self.finish_ns[index] = now_ns
-        self._last_token_ns.pop(index, None)
         self.ended += 1
 
     def reject(self, index: int, reason: str) -> None:

@@ -254,17 +254,18 @@ class DecodeLoop:
         """Launch the step just decided (and those that surely follow) and count it as computed."""
         batching = self.batching
         self.flights += 1
+        joined = []
         for request in batching.joined:
             self.ledger.schedule(request, now)
             if request.is_decoding:
+                joined.append(request)
                 request.first_flight = self.flights
                 self._expect_stop(request)
         most_steps = self._steps_ahead(plan) if self.clock.can_run_ahead and not makes_room else 1
         flight = self.clock.launch(plan, now, most_steps, self._horizon_ns() if most_steps > 1 else now)
         flight.number, flight.kv_blocks = self.flights, batching.kv_cache.used
         flight.running = len(batching.running)
-        if batching.joined and plan.batch_size:
-            flight.joined = [request for request in batching.joined if request.is_decoding]
+        flight.joined = joined
         if self.busy_from_ns < 0:
             self.busy_from_ns = now
         if plan.batch_size:
@@ -320,14 +321,15 @@ class DecodeLoop:
 
     def _pop_finished(self) -> list[Running]:
         finished = []
-        stops = self.stops
+        stops, stop = self.stops, self.batching.stop
+        sees_all = self.max_tokens is None
         done = self.batching.decode_steps
         while stops and stops[0][0] <= done:
             stop_step, _, request = heapq.heappop(stops)
             if request.is_decoding and request.stop_step == stop_step:
                 finished.append(request)
-                if self._is_foreseen(request):
-                    self.batching.stop(request)
+                if sees_all or self._is_foreseen(request):
+                    stop(request)
         return finished
 
     def _tokens_in_flight(self, request: Running) -> int:
@@ -399,7 +401,8 @@ class DecodeLoop:
                 begin = place + 1
         ledger.go_on(rows - begin, token_ns + begin * ledger.row_ns)
         for request in parted:
-            ledger.part_at(request, token_of[request])
+            if request not in flight.finished:
+                ledger.part_at(request, token_of[request])
         for request in flight.finished:
             self._finish(request, token_of[request])
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 FOREVER = 2**62
 
@@ -55,23 +55,29 @@ class Traffic:
         """Return the times at which requests of an open loop are seen, ascending."""
         return iter(() if self.is_closed else self._seen_ns)
 
-    def receive(self, now_ns: int, is_idle: bool) -> Iterator[int]:
-        """Yield every request that the decision of this instant may know; an idle engine knows all."""
+    def receive(self, now_ns: int, is_idle: bool) -> Iterable[int]:
+        """Return every request that the decision of this instant may know; an idle engine knows all.
+
+        In a closed loop a request refused while this is read may add one more.
+        """
         if self.is_closed:
-            while self.next_ns <= now_ns:
-                seen_ns, is_late, index = self._due[0]
-                if is_late and seen_ns == now_ns and not is_idle:
-                    return
-                heapq.heappop(self._due)
-                self.next_ns = self._due[0][0] if self._due else FOREVER
-                yield index
-            return
-        in_order, count = self._seen_ns, len(self._seen_ns)
+            return self._receive_answers(now_ns, is_idle)
+        in_order, count, first = self._seen_ns, len(self._seen_ns), self._received
+        place = first + 1
+        while place < count and in_order[place] <= now_ns:
+            place += 1
+        self._received = place
+        self.next_ns = in_order[place] if place < count else FOREVER
+        return range(first, place) if self._order is None else self._order[first:place]
+
+    def _receive_answers(self, now_ns: int, is_idle: bool) -> Iterator[int]:
         while self.next_ns <= now_ns:
-            place = self._received
-            self._received = place + 1
-            self.next_ns = in_order[place + 1] if place + 1 < count else FOREVER
-            yield place if self._order is None else self._order[place]
+            seen_ns, is_late, index = self._due[0]
+            if is_late and seen_ns == now_ns and not is_idle:
+                return
+            heapq.heappop(self._due)
+            self.next_ns = self._due[0][0] if self._due else FOREVER
+            yield index
 
     def seen_ns(self, index: int) -> int:
         """Return when a request that has arrived could be seen."""

@@ -17,8 +17,8 @@ def two_owners_freed() -> KVCache:
     """Ten blocks: A's four full ones are freed first, then B's three; three stay in use."""
     cache = KVCache(10, 4, prefix_caching=True)
     cache.allocate(10)
-    cache.release(4, 4, owner=A)
-    cache.release(3, 3, owner=B)
+    cache.release(4, 16, owner=A)
+    cache.release(3, 12, owner=B)
     return cache
 
 
@@ -45,7 +45,7 @@ def test_blocks_that_are_reused_leave_the_queue_and_the_rest_belongs_to_nobody()
 def test_an_owner_that_returns_is_the_most_recently_used():
     cache = two_owners_freed()
     cache.reuse(A, 4)
-    cache.release(4, 4, owner=A)
+    cache.release(4, 16, owner=A)
     cache.allocate(3)
     assert (cache.reusable(A), cache.reusable(B)) == (4, 0)
 
@@ -54,7 +54,7 @@ def test_a_tail_that_is_not_full_is_overwritten_before_the_full_blocks_of_its_re
     cache = KVCache(10, 4, prefix_caching=True)
     cache.allocate(10)
     cache.release(1)
-    cache.release(4, 4, owner=A)
+    cache.release(4, 16, owner=A)
     cache.allocate(1)
     assert cache.reusable(A) == 4
 
@@ -65,8 +65,8 @@ def test_a_block_without_a_hash_is_overwritten_first_in_new_releases_and_in_its_
 ):
     cache = KVCache(10, 4, prefix_caching=True, unhashed_first=unhashed_first)
     cache.allocate(10)
-    cache.release(4, 4, owner=A)
-    cache.release(5, 3, owner=B)
+    cache.release(4, 16, owner=A)
+    cache.release(5, 15, owner=B)
     cache.allocate(2)
     assert (cache.reusable(A), cache.reusable(B)) == (left_of_a, 3)
 
@@ -74,7 +74,7 @@ def test_a_block_without_a_hash_is_overwritten_first_in_new_releases_and_in_its_
 def test_without_prefix_caching_or_limit_nothing_is_remembered():
     for cache in (KVCache(10, 4), KVCache(None, 4, prefix_caching=True)):
         cache.allocate(4)
-        cache.release(4, 4, owner=A)
+        cache.release(4, 16, owner=A)
         assert not cache.remembers
         assert cache.reusable(A) == 0
 
