@@ -12,7 +12,7 @@ import numpy as np
 from scheduler.catalog.numbers import MOST_TOKENS
 from scheduler.catalog.profile.profile import Profile
 from scheduler.engine.batching import Batching, Limits
-from scheduler.engine.executor import Executor, StepKind
+from scheduler.engine.executor import Executor, PipelinedExecutor, StepKind
 from scheduler.engine.graph_pool import GraphPool
 from scheduler.engine.kv_cache import KVCache
 from scheduler.engine.loop import DecodeLoop, Run
@@ -122,7 +122,7 @@ def simulate(
     variant: Variant,
     *,
     replication: int = 0,
-    executor: Executor | None = None,
+    executor: Executor | PipelinedExecutor | None = None,
     run_ahead: bool = True,
     progress: Callable[[int], None] | None = None,
 ) -> Run:

@@ -57,6 +57,14 @@ class Ledger:
             place += 1
         return at_ns
 
+    def all_saw(self, gap_ns: int, at_ns: int, rows: int) -> bool:
+        """Tell whether a token that comes to all `rows` at `at_ns` ends the same gap for each."""
+        return self._cohorts == [[at_ns - gap_ns, rows]]
+
+    def move_on(self, at_ns: int) -> None:
+        """Let everybody have the newest token at `at_ns`, the gaps being noted already."""
+        self._cohorts[0][0] = at_ns
+
     def decode(self, joined: Sequence[Running], first_ns: int) -> int:
         """Note the gaps that a step's decoding requests saw, and tokens of those who joined.; return rows."""
         rows = 0

@@ -42,7 +42,8 @@ class Run:
 
     `failure` says why a partial run stopped early; `remarks` are what the executor has to say about its
     step times, such as having read them beyond the measured range. `host_and_gpu` is there where an
-    executor told the two apart. `steps` and `gaps` are made anew when they are asked for.
+    executor told the two apart and the loop was asked to keep it. `steps` and `gaps` are made anew when they
+    are asked for.
     """
 
     requests: RequestRecords
@@ -97,6 +98,7 @@ class DecodeLoop:
         start_ns: int = 0,
         async_scheduling: bool = False,
         max_tokens: Sequence[int] | None = None,
+        record_host_and_gpu: bool = False,
         empty_pause_ns: int = 0,
         run_ahead: bool = True,
         progress: Callable[[int], None] | None = None,
@@ -110,6 +112,7 @@ class DecodeLoop:
         self.max_tokens = max_tokens if async_scheduling else None
         self.empty_pause_ns = empty_pause_ns if async_scheduling else 0
         self.progress = progress
+        self.records_host_and_gpu = record_host_and_gpu
         self.front = executor if isinstance(executor, PipelinedExecutor) else None
         self.ledger = Ledger(len(prompt_tokens), self.front.front_out_row_ns if self.front else 0)
         if isinstance(executor, PipelinedExecutor):
@@ -124,6 +127,7 @@ class DecodeLoop:
         self.in_flight: deque[Flight] = deque()
         self.flights = 0
         self.busy_from_ns = -1  # the newest hand-over, or the decision that ended an idle time; −1 in one
+        self.last_handed_ns = -1
         self.stops: list[tuple[int, int, Running]] = []  # when each answer will end: the world's knowledge
         self.joins = 0
         self.just_ended = False  # whether the newest hand-over ended an answer
@@ -154,7 +158,7 @@ class DecodeLoop:
             steps.step_runs(),
             self.batching.kv_cache.total - self.least_free_blocks,
             failure,
-            host_and_gpu=steps.host_and_gpu() if self.front else None,
+            host_and_gpu=steps.host_and_gpu() if self.front and self.records_host_and_gpu else None,
         )
 
     @property
@@ -357,14 +361,15 @@ class DecodeLoop:
         """Hand out the tokens of a step; return when the host has updated its books."""
         handed_ns = flight.ready_ns if flight.ready_ns > host_free_ns else host_free_ns
         ledger, plan = self.ledger, flight.plan
-        ledger.steps.add(self.busy_from_ns, plan, flight.steps, flight.kv_blocks, flight.running)
-        first_ns = flight.first_ready_ns
-        token_ns = handed_ns
-        if self.front is not None:
-            ledger.steps.add_times(flight, handed_ns - self.busy_from_ns)
-            first_ns = token_ns = self._delivered_ns(self.front, flight, handed_ns)
-        self.busy_from_ns = handed_ns
         self.just_ended = bool(flight.finished)
+        if self.front is None:
+            first_ns, token_ns = flight.first_ready_ns, handed_ns
+            ledger.steps.add(self.busy_from_ns, plan, flight.steps, flight.kv_blocks, flight.running)
+        else:
+            first_ns = token_ns = self._delivered_ns(self.front, flight, handed_ns)
+            if self._continues(flight, handed_ns, token_ns):
+                return handed_ns + flight.update_ns
+        self.busy_from_ns = handed_ns
         rows = ledger.decode(flight.joined, first_ns) if plan.batch_size else 0
         for place, request in enumerate(flight.prompts, rows):
             ledger.token(request, token_ns + place * ledger.row_ns)
@@ -377,6 +382,25 @@ class DecodeLoop:
             for request in finished:
                 self._finish(request, token_ns)
         return handed_ns + flight.update_ns
+
+    def _continues(self, flight: Flight, handed_ns: int, token_ns: int) -> bool:
+        """Record a step; return whether it only continues the steps before, everybody in it going on."""
+        ledger, plan = self.ledger, flight.plan
+        start_ns, duration_ns = self.busy_from_ns, handed_ns - self.busy_from_ns
+        if self.records_host_and_gpu:
+            ledger.steps.add_times(flight)
+        if (
+            not (flight.finished or flight.parted or flight.prompts or flight.joined)
+            and start_ns == self.last_handed_ns
+            and ledger.all_saw(duration_ns, token_ns, plan.batch_size)
+            and ledger.steps.extend(plan, duration_ns, flight.running)
+        ):
+            ledger.move_on(token_ns)
+            self.busy_from_ns = self.last_handed_ns = handed_ns
+            return True
+        self.last_handed_ns = handed_ns
+        ledger.steps.add_one(start_ns, plan, duration_ns, flight.kv_blocks, flight.running)
+        return False
 
     def _delivered_ns(self, front: PipelinedExecutor, flight: Flight, handed_ns: int) -> int:
         """Return when the client has the first of a step's tokens, which were handed over at `handed_ns`."""

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from scheduler.engine.executor import StepPlan
+from scheduler.engine.executor import StepKind, StepPlan
 from scheduler.engine.pipeline import Flight
 
 Int64 = NDArray[np.int64]
@@ -206,6 +206,35 @@ class StepRecorder:
         self._gap: array[int] = array("q")
         self._gap_count: array[int] = array("i")
         self._gap_run: array[int] = array("i")
+        self._newest: StepPlan | None = None  # of the steps added one by one
+
+    def extend(self, plan: StepPlan, duration_ns: int, running: int) -> bool:
+        """Record one step as the next of the newest run, if it is a decode step that continues it.
+
+        The caller has seen that it follows at once, and that every row's gap is its duration.
+        """
+        newest = self._newest
+        if (
+            newest is None
+            or plan.kind is not newest.kind
+            or plan.kind is not StepKind.DECODE
+            or plan.batch_size != newest.batch_size
+            or plan.kv_tokens != newest.kv_tokens + newest.batch_size
+            or plan.capture_size != newest.capture_size
+            or plan.piecewise != newest.piecewise
+            or running != self._running[-1]
+        ):
+            return False
+        self._newest = plan
+        self._steps[-1] += 1
+        self.durations.append(duration_ns)
+        return True
+
+    def add_one(self, start_ns: int, plan: StepPlan, duration_ns: int, kv_blocks: int, running: int) -> None:
+        """Record one step whose duration is known by now; others may extend it."""
+        self.durations.append(duration_ns)
+        self.add(start_ns, plan, 1, kv_blocks, running)
+        self._newest = plan
 
     def add(self, start_ns: int, plan: StepPlan, steps: int, kv_blocks: int, running: int) -> None:
         """Record `steps` equal steps whose durations were just appended to `durations`.
@@ -224,9 +253,8 @@ class StepRecorder:
         self._kv_blocks.append(kv_blocks)
         self._running.append(running)
 
-    def add_times(self, flight: Flight, duration_ns: int) -> None:
-        """Record how long the step just added lasted, and when host and GPU worked on it."""
-        self.durations.append(duration_ns)
+    def add_times(self, flight: Flight) -> None:
+        """Record when host and GPU worked on the step just added."""
         decided, launched, gpu_start, gpu_end = self._times
         decided.append(flight.decided_ns)
         launched.append(flight.launched_ns)

@@ -70,6 +70,7 @@ def serve(executor: Scripted, answer: int = STEPS, arrivals: tuple[int, ...] = (
         array("q", [answer] * len(arrivals)),
         reject=lambda *_: None,
         async_scheduling=depth == 2,
+        record_host_and_gpu=True,
     ).run()
     assert run.failure is None
     return run
