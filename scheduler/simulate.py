@@ -9,6 +9,7 @@ from typing import Literal
 
 import numpy as np
 
+from scheduler.catalog.dispatch.engines import engine_rules
 from scheduler.catalog.numbers import MOST_TOKENS
 from scheduler.catalog.profile.profile import Profile
 from scheduler.engine.batching import Batching, Limits
@@ -71,8 +72,9 @@ def pool_cost(engine: Engine, profile: Profile, pool: GraphPool, name: str = "gr
     """
     capture_s = graph_bytes = None
     if profile.pool is not None:
-        capture_s = profile.pool.startup_s(pool.captures(engine.max_num_seqs, engine.prefill_tokens_per_step))
-        graph_bytes = profile.pool.memory_bytes(pool.sizes)
+        captures = pool.captures(engine.max_num_seqs, engine.prefill_tokens_per_step)
+        capture_s = profile.pool.startup_s(captures)
+        graph_bytes = profile.pool.memory_bytes(captures)
     if engine.delay_start_by_capture and capture_s is None:
         raise InputError(
             "engine.delay_start_by_capture: expected false; the profile does not say what capturing takes"
@@ -80,8 +82,25 @@ def pool_cost(engine: Engine, profile: Profile, pool: GraphPool, name: str = "gr
     if engine.kv_blocks == "unlimited":
         return PoolCost(capture_s, graph_bytes, None)
     if engine.kv_blocks == "auto":
-        return PoolCost(capture_s, graph_bytes, _blocks_beside(pool, graph_bytes or 0, engine, profile, name))
+        kept_free = _kept_for_graphs(pool, engine, profile, graph_bytes or 0)
+        return PoolCost(capture_s, graph_bytes, _blocks_beside(pool, kept_free, engine, profile, name))
     return PoolCost(capture_s, graph_bytes, int(engine.kv_blocks))
+
+
+def _kept_for_graphs(pool: GraphPool, engine: Engine, profile: Profile, graph_bytes: int) -> int:
+    """Return the bytes that the engine keeps from the KV cache for its graphs.
+
+    vLLM sizes the KV cache before it captures: by an estimate, or, in releases whose runner has none, as if
+    graphs took nothing. Others are taken to know what their graphs take.
+    """
+    rules = engine_rules(pool.rules)
+    if rules.engine != "vllm" or profile.pool is None:
+        return graph_bytes
+    if not rules.estimates_graph_memory:
+        return 0
+    table = pool.table(engine.max_num_seqs, engine.prefill_tokens_per_step)
+    extrapolated = len(table.full) + (len(table.piecewise) if rules.runner == "v1" else 0)
+    return profile.pool.estimated_bytes(table.full + table.piecewise, extrapolated)
 
 
 def _blocks_beside(pool: GraphPool, graph_bytes: int, engine: Engine, profile: Profile, name: str) -> int:

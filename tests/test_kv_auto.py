@@ -76,6 +76,7 @@ def test_blocks_are_what_weights_activations_and_graphs_leave(h100):
         if pool.sizes:
             graphs = costs.fixed_bytes + pool.sizes[-1] * costs.bytes_per_largest_row
             graphs += (len(pool.sizes) - 1) * costs.bytes_per_graph
+            graphs += len(pool.sizes) * costs.device_bytes_per_graph
         left = int(memory.gpu_bytes * memory.utilization) - h100.model.weight_bytes - memory.activation_bytes
         assert pool_cost(workload().engine, h100, pool).kv_blocks == (left - graphs) // block_bytes
 
@@ -157,3 +158,56 @@ def test_a_delay_by_unknown_capture_seconds_is_refused():
     )
     with pytest.raises(InputError, match=r"engine\.delay_start_by_capture: expected false"):
         pool_cost(engine, engine.profile, GraphPool((1,)))
+
+
+LISTS = [(256,), (1, 2, 4, 8), (1, 2, 4, *range(8, 257, 8), *range(272, 513, 16))]
+
+
+def vllm_pool(sizes, rules):
+    return GraphPool(sizes, piecewise=True, rules=rules)
+
+
+def test_vllm_without_an_estimate_leaves_the_same_kv_cache_for_every_list(h100):
+    """A real vLLM 0.26.0 had 450,736 KV tokens with 0, 2 and 86 graphs: runner V2's estimate was 0."""
+    blocks = {
+        pool_cost(workload().engine, h100, vllm_pool(sizes, "vllm==0.26.0")).kv_blocks
+        for sizes in ((), *LISTS)
+    }
+    assert blocks == {pool_cost(workload().engine, h100, GraphPool()).kv_blocks}
+
+
+@pytest.mark.parametrize("rules", ["vllm==0.26.0/v1", "vllm==0.29.0", "vllm==0.33.0"])
+def test_vllm_with_an_estimate_keeps_first_and_further_graphs_of_at_least_a_mib(h100, rules):
+    costs, engine = h100.pool, workload().engine
+    block_bytes = 16 * h100.model.kv_bytes_per_token
+    without = pool_cost(engine, h100, GraphPool()).kv_blocks
+    each = costs.bytes_per_graph + costs.device_bytes_per_graph
+    for sizes in LISTS:
+        full = [size for size in sizes if size <= engine.max_num_seqs]
+        first = costs.fixed_bytes + sizes[-1] * costs.bytes_per_largest_row + costs.device_bytes_per_graph
+        floored = len(full) - 1 + (len(sizes) if rules.endswith("/v1") else 0)
+        floored -= 1 if rules.endswith("/v1") else 0
+        further = len(full) + len(sizes) - 1
+        kept = first + further * each + max(floored, 0) * max((1 << 20) - each, 0)
+        found = pool_cost(engine, h100, vllm_pool(sizes, rules)).kv_blocks
+        assert found == pytest.approx(without - kept / block_bytes, abs=2)
+
+
+def test_a_size_captured_full_and_piecewise_counts_twice_in_seconds_and_in_bytes(h100):
+    engine, costs = workload().engine, h100.pool
+    once = pool_cost(engine, h100, GraphPool((1, 8)))
+    twice = pool_cost(engine, h100, vllm_pool((1, 8), "vllm==0.33.0"))
+    assert twice.capture_s == pytest.approx(2 * once.capture_s)
+    each = costs.bytes_per_graph + costs.device_bytes_per_graph
+    assert twice.graph_memory_bytes - once.graph_memory_bytes == 2 * each
+
+
+def test_what_graphs_of_served_engines_cost_is_what_their_server_logged():
+    """vLLM 0.26.0, Llama-3.1-8B on an H100: 0.58 GiB and 6 s for 86 graphs, 0.28 GiB for two of 256."""
+    costs = load_profile("h100-vllm-llama-3.1-8b-bf16").pool
+    sizes = LISTS[-1]
+    captures = [*(size for size in sizes if size <= 256), *sizes]
+    assert len(captures) == 86
+    assert costs.memory_bytes(captures) / 2**30 == pytest.approx(0.58, abs=0.005)
+    assert costs.memory_bytes([256, 256]) / 2**30 == pytest.approx(0.28, abs=0.005)
+    assert costs.startup_s(captures) == pytest.approx(6, abs=0.5)

@@ -38,6 +38,7 @@ from scheduler.catalog.profile.tables import Curve
 GIB = 1 << 30
 UTILIZATION = 0.9
 VLLM_SIZES = (1, 2, 4, *range(8, 257, 8), *range(272, 513, 16))
+VLLM_CAPTURES = (*(size for size in VLLM_SIZES if size <= 256), *VLLM_SIZES)  # FULL, then PIECEWISE
 FLOP_PER_PAIR = 4 * 32 * 128 * 32  # QK and PV, 2 flop each, of 32 heads x 128 in 32 layers
 A100_BF16_TFLOPS = 312.0
 FLASH_SHARE = 0.73
@@ -45,11 +46,12 @@ HBM_GB_PER_S = {"A100": 2039.0, "H100": 3350.0, "H200": 4800.0}
 
 MODEL_NOTE = "the published shape: 8,030,261,248 weights of 2 bytes; 2 x 32 layers x 8 heads x 128 x 2 bytes"
 POOL_NOTE = (
-    "as measured on an H100 with plain PyTorch (51 sizes to 512: 294 MB, 6.3 s); vLLM's own figures span "
-    "6 MiB (vllm#11349) to 28 MiB (vllm#22897) and 0.05 to 0.4 s a graph"
+    "vLLM 0.26.0's own log on an H100, Llama-3.1-8B: 0.58 GiB and 6 s for 86 graphs (35 FULL, 51 PIECEWISE, "
+    "to 512), 0.28 GiB for 2 graphs of 256; bytes per row as PyTorch's on an H100. Other reports span 6 MiB "
+    "(vllm#11349) to 28 MiB (vllm#22897) and 0.05 to 0.4 s a graph"
 )
 ACTIVATION_NOTE = (
-    "0.9 x 25,250,627,584 bytes less weights, 2,588 KV blocks and the 51 graphs of this profile: "
+    "0.9 x 25,250,627,584 bytes less weights, 2,588 KV blocks and the 86 graphs of this profile: "
     "what vLLM 0.19 kept free on an RTX 4090 (LLMServingSim's run; its configuration, not its times)"
 )
 
@@ -222,7 +224,7 @@ def _completed(
         "identity": identity,
         "model": LLAMA_8B,
         "memory": memory,
-        "pool": POOL_COSTS,
+        "pool": SERVED_POOL_COSTS,
         "provenance": provenance,
     }
     return CurveProfile.model_validate(value)
@@ -242,7 +244,12 @@ def _kernel_sums(path: Path, device: str, model: str) -> dict[tuple[int, float],
 def _memory(gpu_bytes: int) -> Memory:
     """Return the memory section; the activations are what the RTX 4090 run's configuration leaves."""
     kv_bytes = 2588 * 16 * 131_072
-    left = int(25_250_627_584 * UTILIZATION) - 16_060_522_496 - kv_bytes - POOL_COSTS.memory_bytes(VLLM_SIZES)
+    left = (
+        int(25_250_627_584 * UTILIZATION)
+        - 16_060_522_496
+        - kv_bytes
+        - SERVED_POOL_COSTS.memory_bytes(VLLM_CAPTURES)
+    )
     return Memory(gpu_bytes=gpu_bytes, utilization=UTILIZATION, activation_bytes=left)
 
 
@@ -254,12 +261,24 @@ def _assumed(note: str) -> Provenance:
     return Provenance(origin="assumed", note=note)
 
 
+# Two lists of one server, from its log: 86 graphs to 512, and 2 of 256. The bytes per row are PyTorch's.
+_BYTES_PER_ROW, _LARGE, _SMALL = 496_981, 0.58 * GIB, 0.28 * GIB
+_EACH = (_LARGE - _SMALL - 256 * _BYTES_PER_ROW) / 84
+SERVED_POOL_COSTS = PoolCosts(
+    fixed_bytes=round(_SMALL - 256 * _BYTES_PER_ROW - _EACH),
+    bytes_per_largest_row=_BYTES_PER_ROW,
+    bytes_per_graph=round(_EACH),
+    capture_s_per_graph=round(6 / 86, 5),
+    warmup_s_per_graph=0.0,
+)
+
 POOL_COSTS = PoolCosts(  # what torch_decoder derives from the H100's pools; a test compares them
     fixed_bytes=32_855_381,
     bytes_per_largest_row=496_981,
     bytes_per_graph=125_829,
     capture_s_per_graph=0.02657,
     warmup_s_per_graph=0.09691,
+    device_bytes_per_graph=945_774,
 )
 BUILDERS: dict[str, Callable[[Path], CurveProfile]] = {
     "h100-llama-3.1-8b-bf16": h100_torch,

@@ -30,6 +30,7 @@ GPU_BOUND = 0.9  # a step whose launches took less than this share of its GPU ti
 Step = dict[str, float]
 Steps = dict[str, dict[tuple[int, int], Step]]
 Fact = dict[str, Any]
+DEVICE_BYTES_PER_GRAPH = 945_774  # outside the pool; of this shape, on an H200
 
 
 def import_torch_decoder(
@@ -150,6 +151,7 @@ def _pool(facts: Sequence[Fact]) -> PoolCosts | None:
         bytes_per_graph=round(further),
         capture_s_per_graph=round(large["capture_s"] / large["sizes"], 5),
         warmup_s_per_graph=round(large["warm_s"] / large["sizes"], 5),
+        device_bytes_per_graph=DEVICE_BYTES_PER_GRAPH,
     )
 
 
@@ -206,5 +208,9 @@ PROVENANCE = {
     "prefill.mixed_extra_ms": _from("derived", "median residual of the GPU-bound mixed steps"),
     "host.step_ms": _from("measured", "wall less CUDA event time of replays: input copies, tokens back"),
     "pool": _from("measured", "pools of 8 sizes up to 128 and of 51 sizes up to 512, PyTorch"),
+    "pool.device_bytes_per_graph": _from(
+        "assumed",
+        "as of this shape on an H200: device memory of 51 graphs less the pool (docs/gpu.md)",
+    ),
     "jitter": _from("measured", "(p90 - p10) / 2.563 / median, median of the cells"),
 }

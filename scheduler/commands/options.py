@@ -247,8 +247,13 @@ class TuneOptions(Printed, Drawn, Parallel, Requests):
     max_capture_s: float | None = None
     """The most seconds that capturing may take at start-up."""
 
+    draft_tokens: int | None = None
+    """Speculative tokens per request and step: sizes are chosen in requests and pasted as vLLM counts them,
+    in multiples of 1 + this. Drafting itself is not simulated."""
+
     align: int = 1
-    """Choose among multiples of this number only (1 + draft tokens; tensor-parallel alignment)."""
+    """Choose among multiples of this number only (SGLang: tensor-parallel alignment; for vLLM's lists, which
+    count tokens, the 1 + draft tokens of a request)."""
 
     candidates: Literal["all", "stride"] = "all"
     """Choose among all sizes, or those on the engines' grid."""

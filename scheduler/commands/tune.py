@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+from scheduler.analysis.comparison.pools import workload_pool
 from scheduler.analysis.tuning.answer import LogAnswer, TuningAnswer
 from scheduler.analysis.tuning.assemble import tuning_answer
 from scheduler.analysis.tuning.budgets import Budgets
@@ -17,8 +19,10 @@ from scheduler.analysis.tuning.samples import search_and_fresh
 from scheduler.analysis.tuning.verdict import tuning_verdict
 from scheduler.analysis.workers import open_workers
 from scheduler.catalog.dispatch.audit import slower_batches
+from scheduler.catalog.dispatch.engines import engine_rules
 from scheduler.commands.options import TuneOptions
 from scheduler.commands.run import workload_profile
+from scheduler.engine.graph_pool import GraphPool
 from scheduler.errors import InputError
 from scheduler.files import check_folder, write_json
 from scheduler.report.engine_flags import PastedPool
@@ -32,6 +36,7 @@ from scheduler.workload.inputs.found import Use
 
 MIB = 1 << 20
 MOST_GRAPHS = 10_000
+MOST_DRAFTS = 1_000
 
 
 def run_tune(workload_file: Path | None, options: TuneOptions) -> int:
@@ -77,7 +82,9 @@ def _closed_loop(workload_file: Path | None, options: TuneOptions) -> tuple[Tuni
     search, held_out, on = search_and_fresh(workload, options.replications)
     with open_workers(options.workers) as workers, progress_bar() as progress:
         evaluator = Evaluator(workload, workload_profile(workload), goal, progress, workers)
-        tuning = tune(evaluator, search, _budgets(options))
+        own = workload_pool(workload.pool, workload.engine, evaluator.profile).pool
+        width, align = _request_width(options, own)
+        tuning = tune(evaluator, search, replace(_budgets(options), align=align, tokens_per_request=width))
         fresh = FreshRequests(evaluator, held_out, on)
         confirmation = fresh.compare(tuning.best.pool, tuning.own.pool)
         verdict = tuning_verdict(tuning, confirmation)
@@ -91,10 +98,24 @@ def _closed_loop(workload_file: Path | None, options: TuneOptions) -> tuple[Tuni
         pool.piecewise,
         engine.max_num_seqs,
         engine.max_num_batched_tokens,
+        draft_tokens=width - 1,
         full=pool.full,
         slower=tuple(slower),
     )
     return answer, pasted, name
+
+
+def _request_width(options: TuneOptions, own: GraphPool) -> tuple[int, int]:
+    """Return the tokens of one request in the pasted list, and the multiple of requests to choose among.
+
+    vLLM's lists count tokens: what --align asks for there is the width of a request.
+    """
+    counts_tokens = engine_rules(own.rules).sizes_are_tokens
+    if options.draft_tokens is not None:
+        if not 0 <= options.draft_tokens <= MOST_DRAFTS:
+            raise InputError(f"--draft-tokens: expected 0 to {MOST_DRAFTS}, got {options.draft_tokens}")
+        return 1 + options.draft_tokens, 1 if counts_tokens else options.align
+    return (options.align, 1) if counts_tokens else (1, options.align)
 
 
 def _budgets(options: TuneOptions) -> Budgets:

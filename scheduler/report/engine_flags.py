@@ -101,7 +101,9 @@ def _vllm(pool: PastedPool) -> EngineFlags:
         )
     width = 1 + pool.draft_tokens
     most = pool.max_num_batched_tokens
-    wanted = [size * width for size in pool.sizes]
+    # Sizes above max_num_seqs serve steps with prompts alone, by tokens; the others hold whole requests.
+    seqs = pool.max_num_seqs or pool.sizes[-1]
+    wanted = sorted({size * width if size <= seqs else -(-size // width) * width for size in pool.sizes})
     sizes = [size for size in wanted if most is None or size <= most]
     mode = pool.mode
     config = json.dumps({"cudagraph_capture_sizes": sizes, "cudagraph_mode": mode})

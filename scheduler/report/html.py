@@ -184,15 +184,16 @@ def _graph_table(comparison: Comparison, column: Column) -> str:
     saved = saved_s(comparison, column)
     total_s = sum(use.step_s for use in uses) or 1.0
     costs = comparison.profile.pool
-    sizes = column.variant.pool.sizes
-    if not sizes:
+    engine = comparison.workload.engine
+    captures = column.variant.pool.captures(engine.max_num_seqs, engine.prefill_tokens_per_step)
+    if not captures:
         return ""
     rows = []
     for use in uses:
         memory = "–"
         if costs is not None:
-            others = tuple(size for size in sizes if size != use.size)
-            memory = f"{(costs.memory_bytes(sizes) - costs.memory_bytes(others)) / MIB:,.1f}"
+            others = tuple(size for size in captures if size != use.size)
+            memory = f"{(costs.memory_bytes(captures) - costs.memory_bytes(others)) / MIB:,.1f}"
         rows.append([*_use_cells(use, total_s), _saved_text(saved.get(use.size)), memory])
     idle = sum(not use.steps for use in uses)
     header = ["capture size", "decode steps", "share of replayed time", "padding share"]

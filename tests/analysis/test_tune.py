@@ -111,12 +111,12 @@ def test_capture_seconds_and_memory_stay_within_their_budgets():
     workload = workload_of("mixed", DEFAULT_PROFILE, seqs=16, pool={"preset": "vllm"}, kv_blocks="auto")
     profile = load_profile(DEFAULT_PROFILE)
     each = profile.pool.startup_s([1])
-    budgets = Budgets(8, max_memory_bytes=profile.pool.memory_bytes([1, 2, 16]), max_capture_s=5 * each)
+    budgets = Budgets(8, max_memory_bytes=profile.pool.memory_bytes(2 * [1, 2, 16]), max_capture_s=5 * each)
     tuning = tuned(workload, budgets)
     cost = tuning.evaluator.cost(tuning.best.pool)
     assert cost.graph_memory_bytes <= budgets.max_memory_bytes
     assert cost.capture_s <= budgets.max_capture_s * (1 + 1e-9)
-    assert 2 <= len(tuning.best.pool.sizes) <= 3
+    assert 2 <= len(tuning.best.pool.sizes) <= 5, "three sizes captured twice, or five for decode alone"
 
 
 def test_a_size_for_both_kinds_of_steps_is_captured_twice():

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from evidence.profiles.shipped import BUILDERS, POOL_COSTS, VLLM_SIZES, h100_torch
+from evidence.profiles.shipped import BUILDERS, POOL_COSTS, VLLM_CAPTURES, VLLM_SIZES, h100_torch
 from scheduler.catalog.pool_presets import pool_preset
 from scheduler.catalog.profile.file import load_profile, profile_text, shipped_profiles
 from scheduler.engine.executor import PrefillChunk, StepKind, StepPlan
@@ -128,7 +128,7 @@ def test_mixing_costs_what_the_rtx_4090s_joint_table_says_not_the_sum_of_its_par
 def test_the_rtx_4090_profile_leaves_the_kv_blocks_that_the_real_run_had():
     profile = load_profile("rtx4090-llama-3.1-8b-bf16")
     assert profile.pool is not None
-    assert profile.kv_blocks(16, profile.pool.memory_bytes(VLLM_SIZES)) == 2588
+    assert profile.kv_blocks(16, profile.pool.memory_bytes(VLLM_CAPTURES)) == 2588
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -30,7 +30,11 @@ LARGEST_PIECEWISE = 512
 
 @dataclass(frozen=True, slots=True)
 class Budgets:
-    """What the user allows. `forced_sizes`: the pool must hold 1 and max_num_seqs (they count)."""
+    """What the user allows. `forced_sizes`: the pool must hold 1 and max_num_seqs (they count).
+
+    A server that drafts (`tokens_per_request` above 1) keeps a graph for every number of requests it admits,
+    where so many are allowed: every request that a batch is padded by costs all its drafts.
+    """
 
     graphs: int
     max_memory_bytes: float | None = None
@@ -38,6 +42,7 @@ class Budgets:
     forced_sizes: bool = True
     align: int = 1
     candidates: Literal["all", "stride"] = "all"
+    tokens_per_request: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +111,9 @@ class SizeRules:
 def size_rules(budgets: Budgets, engine: Engine, profile: Profile, piecewise: bool) -> SizeRules:
     """Return the rules for one engine; raises InputError where a budget cannot be kept or checked."""
     mixed = min(LARGEST_PIECEWISE, engine.max_num_batched_tokens) if piecewise else None
-    return size_rules_for(budgets, profile, engine.max_num_seqs, mixed)
+    seqs = engine.max_num_seqs
+    every = budgets.tokens_per_request > 1 and budgets.graphs >= seqs
+    return size_rules_for(budgets, profile, seqs, mixed, held=range(1, seqs + 1) if every else ())
 
 
 def size_rules_for(
@@ -137,7 +144,7 @@ def size_rules_for(
     costs = profile.pool
     top = candidates[-1]
     price = None if costs is None else _capture_s(costs, top, 0 if largest_mixed is None else seqs)
-    most = _most_by_largest(budgets, costs, top)
+    most = _most_by_largest(budgets, costs, top, 0 if largest_mixed is None else seqs)
     if budgets.max_capture_s is not None and price is None:
         raise InputError("--max-capture-s: the profile has no capture times; lift the budget or add them")
     if most is not None and forced and most[forced[-1]] < len(forced):
@@ -154,13 +161,19 @@ def _capture_s(costs: PoolCosts, top: int, twice_up_to: int) -> Floats:
     return np.where(np.arange(top + 1) <= twice_up_to, 2 * each, each)
 
 
-def _most_by_largest(budgets: Budgets, costs: PoolCosts | None, top: int) -> Floats | None:
+def _most_by_largest(budgets: Budgets, costs: PoolCosts | None, top: int, twice_up_to: int) -> Floats | None:
+    """Return how many sizes fit into the memory budget by the largest of them.
+
+    Where sizes are captured twice, every size is taken to be: none is more than that.
+    """
     if budgets.max_memory_bytes is None:
         return None
     if costs is None:
         raise InputError("--max-memory-mib: the profile has no graph memory; lift the budget or add it")
+    copies = 2 if twice_up_to else 1
+    each = copies * (costs.bytes_per_graph + costs.device_bytes_per_graph)
     most = [
-        graphs_within_memory(budgets.max_memory_bytes, costs.memory_bytes([size]), costs.bytes_per_graph)
+        graphs_within_memory(budgets.max_memory_bytes, costs.memory_bytes([size] * copies), each)
         for size in range(top + 1)
     ]
     return np.array(most, np.float64)

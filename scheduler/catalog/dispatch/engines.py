@@ -106,9 +106,12 @@ class EngineRules:
 def engine_rules(text: str, runner: vllm.Runner = "v2") -> EngineRules:
     """Return the rules of `NAME==RELEASE` (`vllm==0.33.0`), or of a name alone: its newest release read.
 
+    vLLM's older model runner is `vllm==0.26.0/v1`.
+
     Raises InputError for an unknown engine, with close ones, and for what is no release.
     """
-    name, _, release = text.strip().lower().partition("==")
+    text, _, named_runner = text.strip().lower().partition("/")
+    name, _, release = text.partition("==")
     engine = _ENGINES.get(name)
     if engine is None:
         close = get_close_matches(name, _ENGINES, n=1, cutoff=0.5)
@@ -118,6 +121,10 @@ def engine_rules(text: str, runner: vllm.Runner = "v2") -> EngineRules:
     if release and not re.fullmatch(r"v?\d{1,4}(\.\d{1,4}){1,3}([a-z0-9.+_-]*)", release):
         raise InputError(f"engine: expected a release after ==, as vllm==0.33.0, got {release!r}")
     release = release.removeprefix("v")
+    if named_runner not in ("", "v1", "v2"):
+        raise InputError(f"engine: expected vLLM's runner as v1 or v2 after /, got {named_runner!r}")
+    if named_runner:
+        runner = "v1" if named_runner == "v1" else "v2"
     rules = EngineRules(engine, release, _READ_IN[engine], _SOURCES[engine], runner)
     return replace(rules, note=_note(rules))
 

@@ -50,28 +50,45 @@ class LowHigh(Strict):
         return self.low if bound == "low" else self.high
 
 
+MIB = 1 << 20
 ZERO = LowHigh(low=0.0, high=0.0)
 
 
 class PoolCosts(Strict):
-    """What a graph pool costs: bytes = fixed + per row of the largest graph + per further graph."""
+    """What captured graphs cost in device memory and seconds.
+
+    Bytes = fixed + per row of the largest graph + per further graph, in the graphs' memory pool, and
+    `device_bytes_per_graph` outside it: what the driver keeps of each graph. A size that is captured FULL
+    and PIECEWISE is two graphs.
+    """
 
     fixed_bytes: Bytes
     bytes_per_largest_row: Bytes
     bytes_per_graph: Bytes
     capture_s_per_graph: _Rate
     warmup_s_per_graph: _Rate
+    device_bytes_per_graph: Bytes = 0
 
-    def memory_bytes(self, sizes: Sequence[int]) -> int:
-        """Return the device memory of a pool with these capture sizes."""
-        if not sizes:
+    def memory_bytes(self, captures: Sequence[int]) -> int:
+        """Return the device memory of graphs of these sizes, one for each capture."""
+        if not captures:
             return 0
-        further = (len(sizes) - 1) * self.bytes_per_graph
-        return self.fixed_bytes + max(sizes) * self.bytes_per_largest_row + further
+        further = (len(captures) - 1) * self.bytes_per_graph + len(captures) * self.device_bytes_per_graph
+        return self.fixed_bytes + max(captures) * self.bytes_per_largest_row + further
 
-    def startup_s(self, sizes: Sequence[int]) -> float:
-        """Return the seconds of warm-up and capture of a pool with these capture sizes."""
-        return len(sizes) * (self.capture_s_per_graph + self.warmup_s_per_graph)
+    def estimated_bytes(self, captures: Sequence[int], extrapolated: int) -> int:
+        """Return what vLLM sets aside for these captures before it makes them.
+
+        Of `extrapolated` graphs it captures two and takes every further one for as large as the second, at
+        least 1 MiB (`profile_cudagraph_memory`); the others are measured.
+        """
+        each = self.bytes_per_graph + self.device_bytes_per_graph
+        short = max(MIB - each, 0) * max(extrapolated - 1, 0)
+        return self.memory_bytes(captures) + (short if captures else 0)
+
+    def startup_s(self, captures: Sequence[int]) -> float:
+        """Return the seconds of warm-up and capture of these graphs."""
+        return len(captures) * (self.capture_s_per_graph + self.warmup_s_per_graph)
 
 
 class Jitter(Strict):
