@@ -13,7 +13,8 @@ from scheduler.catalog.dispatch.engines import EngineRules, engine_rules
 from scheduler.catalog.dispatch.table import SPEED, GraphMode, Kind, Settings
 from scheduler.commands.options import AuditOptions
 from scheduler.errors import InputError
-from scheduler.report.audit_text import audit_text
+from scheduler.report.audit_text import audit_text, start_up_text
+from scheduler.workload.server_logs.start_up import StartUpFacts
 
 FAILED = 1
 MOST_SEQS, MOST_TOKENS, MOST_DRAFTS = 100_000, 1_000_000, 1_000
@@ -42,6 +43,8 @@ def run_audit(workload_file: Path | None, options: AuditOptions) -> int:
         sys.stdout.write(json.dumps(routes_of(found), separators=(",", ":")) + "\n")
     else:
         sys.stdout.write(audit_text(found))
+        if options.from_log is not None:
+            sys.stdout.write(start_up_text(found, _start_up(options.from_log)))
     limits: dict[str, Kind] = {"none": "NONE", "piecewise": "PIECEWISE"}
     if options.fail_on is None:
         return 0
@@ -155,6 +158,12 @@ def _of_workload(path: Path) -> _Known:
         padding=pool.padding,
         source=str(path),
     )
+
+
+def _start_up(path: Path) -> StartUpFacts:
+    from scheduler.workload.server_logs.batches import read_server_log
+
+    return read_server_log(path).facts
 
 
 def _of_log(path: Path) -> _Known:

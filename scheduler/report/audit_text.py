@@ -7,8 +7,10 @@ from itertools import groupby
 
 from scheduler.catalog.dispatch.audit import Audit
 from scheduler.catalog.dispatch.table import Kind, Route
+from scheduler.workload.server_logs.start_up import StartUpFacts
 
 MOST_SIZES_SHOWN = 12
+GIB = 1 << 30
 _NAMES: dict[Kind, str] = {"FULL": "FULL", "PIECEWISE": "PIECEWISE", "NONE": "no graph"}
 
 
@@ -39,6 +41,37 @@ def audit_text(audit: Audit) -> str:
     if audit.rules.note is not None:
         lines.append(f"note: {audit.rules.note}")
     return "\n".join(lines) + "\n"
+
+
+def start_up_text(audit: Audit, facts: StartUpFacts) -> str:
+    """Return what the server said of its graphs, beside what the rules say; empty where it said nothing."""
+    lines = []
+    said = [
+        (facts.full_graphs, audit.table.full, "FULL"),
+        (facts.piecewise_graphs, audit.table.piecewise, "PIECEWISE"),
+    ]
+    counts = [(count, len(graphs), kind) for count, graphs, kind in said if count is not None]
+    if counts:
+        texts = [f"{count} {kind} (by the rules {expected})" for count, expected, kind in counts]
+        agrees = all(count == expected for count, expected, _ in counts)
+        lines.append(
+            f"the log profiled {', '.join(texts)}{'' if agrees else ': THE RULES DO NOT FIT THIS SERVER'}"
+        )
+    memory = []
+    if facts.estimated_graph_bytes is not None:
+        memory.append(f"{facts.estimated_graph_bytes / GIB:.2f} GiB set aside for graphs")
+    elif audit.rules.engine == "vllm" and not audit.rules.estimates_graph_memory:
+        memory.append("nothing set aside for graphs (this release's runner estimates 0)")
+    if facts.graph_bytes is not None:
+        seconds = "" if facts.capture_s is None else f" in {facts.capture_s:g} s"
+        memory.append(f"{facts.graph_bytes / GIB:.2f} GiB taken by them{seconds}")
+    if facts.kv_bytes is not None:
+        memory.append(f"{facts.kv_bytes / GIB:.2f} GiB for the KV cache")
+    if facts.kv_tokens is not None:
+        memory.append(f"{facts.kv_tokens:,} KV tokens")
+    if facts.graph_bytes is not None or facts.kv_bytes is not None:
+        lines.append(f"memory by the log: {'; '.join(memory)}")
+    return "".join(f"{line}\n" for line in lines)
 
 
 def _count(graphs: Sequence[int], kind: str) -> str:

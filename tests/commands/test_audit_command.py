@@ -76,6 +76,32 @@ def test_what_a_start_up_log_does_not_say_is_asked_for_by_name(tmp_path: Path) -
     assert "5–6 to PIECEWISE" in audit("--from-log", str(log), "--max-num-seqs", "6").stdout
 
 
+def test_what_the_log_said_of_graphs_and_memory_stands_beside_the_rules(tmp_path: Path) -> None:
+    log = tmp_path / "server.log"
+    lines = [
+        "INFO [core.py:140] Initializing a V1 LLM engine (v0.33.0) with config: model='m', max_num_seqs=256, "
+        "max_num_batched_tokens=2048, {'cudagraph_mode': <CUDAGraphMode.FULL_AND_PIECEWISE: (2, 1)>, "
+        f"'cudagraph_capture_sizes': {[1, 2, 4, *range(8, 257, 8), *range(272, 513, 16)]}}}",
+        "INFO [model_runner.py:1] Profiling CUDA graph memory: "
+        "PIECEWISE=51 (largest=512), FULL=35 (largest=256)",
+        "INFO Estimated CUDA graph memory: 0.44 GiB total",
+        "INFO Available KV cache memory: 37.99 GiB",
+        "INFO GPU KV cache size: 150,745 tokens",
+        "INFO Graph capturing finished in 17 secs, took 0.48 GiB",
+    ]
+    log.write_text("\n".join(lines) + "\n")
+    text = audit("--from-log", str(log)).stdout
+    assert "the log profiled 35 FULL (by the rules 35), 51 PIECEWISE (by the rules 51)\n" in text
+    assert (
+        "memory by the log: 0.44 GiB set aside for graphs; 0.48 GiB taken by them in 17 s; "
+        "37.99 GiB for the KV cache; 150,745 KV tokens" in text
+    )
+    log.write_text(log.read_text().replace("FULL=35", "FULL=20").replace("(v0.33.0)", "(v0.26.0)"))
+    text = audit("--from-log", str(log)).stdout
+    assert "20 FULL (by the rules 35)" in text
+    assert "THE RULES DO NOT FIT THIS SERVER" in text
+
+
 def test_a_workload_s_pool_and_limits_are_audited(tmp_path: Path) -> None:
     file = tmp_path / "w.yaml"
     file.write_text(
