@@ -139,6 +139,6 @@ def _ms(metrics: Mapping[str, Any], key: str) -> float:
     if not isinstance(metric, Mapping):
         return math.nan
     unit = metric.get("unit", "ms")
-    if unit not in _MS:
+    if not isinstance(unit, str) or unit not in _MS:
         raise ValueError(f"{key}: expected a unit of time, got {failure(unit)}")
     return number({key: metric.get("value")}, key) * _MS[unit]

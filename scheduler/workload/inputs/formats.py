@@ -56,7 +56,7 @@ def _as_found(path: Path, name: str, command: str, log: EngineLog) -> Found:
 
 def _server_log(head: Head) -> Found:
     log = batches.read_server_log(head.path, head.max_num_seqs)
-    if not log.has_steps and not log.facts.are_known:
+    if not log.has_steps and not log.facts.are_known and not log.accepted_length:
         raise InputError(
             [f"{head.path}: not a format that is known, and no server's log: {batches.NONE_FOUND}; {PAGE}"]
             + [f"{head.path}: {line}" for line in log.left_out]
@@ -88,7 +88,7 @@ def _tensorrt_metrics(head: Head) -> Found:
         reader.read_metrics(number, stats)
     log = reader.log(StartUpFacts())
     name = "TensorRT-LLM /metrics"
-    if log is None:
+    if log is None or not log.has_steps:
         lost = reader.not_understood.lines or ("every iteration is without a request",)
         raise InputError([f"{head.path}: {name}: expected iterations with requests", *lost])
     return _as_found(head.path, name, tensorrt_llm.FIX, log)

@@ -62,17 +62,23 @@ def read_server_log(path: Path, max_num_seqs: int | None = None) -> EngineLog:
         for reader in readers:
             reader.read(message)
     facts = start_up.facts()
-    logs = [log for reader in readers if (log := reader.log(facts, max_num_seqs)) is not None]
+    found = [(reader, reader.log(facts, max_num_seqs)) for reader in readers]
+    logs = [log for _, log in found if log is not None]
+    lost = [line for reader, log in found if log is None for line in reader.not_understood.lines]
     if not logs:
-        lost = tuple(line for reader in readers for line in reader.not_understood.lines)
-        return EngineLog("vllm", {}, {}, facts, left_out=lost, lacks=FIXES)
-    log = max(logs, key=lambda log: sum(log.decode_steps.values()) + sum(log.mixed_steps.values()))
+        return EngineLog("vllm", {}, {}, facts, left_out=tuple(lost), lacks=FIXES)
+    log = max(logs, key=_steps_of)
     others = [
-        f"{sum(other.decode_steps.values()):,} steps in the format of {other.format} left out: another server"
+        f"{_steps_of(other):,} steps in the format of {other.format} left out: another server"
         for other in logs
         if other is not log
     ]
-    return replace(log, left_out=(*unwrapper.notes, *log.left_out, *others))
+    lacks = log.lacks if log.has_steps else FIXES
+    return replace(log, left_out=(*unwrapper.notes, *log.left_out, *others, *lost), lacks=lacks)
+
+
+def _steps_of(log: EngineLog) -> int:
+    return sum(log.decode_steps.values()) + sum(log.mixed_steps.values())
 
 
 def _columns(line: str) -> list[str]:

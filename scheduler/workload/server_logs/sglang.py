@@ -44,10 +44,12 @@ class SglangReader:
 
     def read(self, line: LogLine) -> None:
         """Take what a line says; one that looks like data and is not understood is kept for the notes."""
-        if "Decode batch" in line.text and "#running-req" in line.text:
-            self._read_decode(line)
-        elif "Prefill batch" in line.text and "#new-" in line.text:
+        # Two marks for each kind: a damaged line that has lost one is still told from other lines.
+        text = line.text
+        if "Prefill batch" in text or "#new-seq" in text:
             self._read_prefill(line)
+        elif ("Decode batch" in text and "#" in text) or ("#running-req" in text and "throughput" in text):
+            self._read_decode(line)
 
     def _read_prefill(self, line: LogLine) -> None:
         found = _PREFILL.search(line.text)
@@ -89,8 +91,8 @@ class SglangReader:
             (self._after_prefill if had_prefill else self._times)[batch, replayed].add(ms, line.times)
 
     def log(self, facts: StartUpFacts, max_num_seqs: int | None = None) -> EngineLog | None:
-        """Return what was logged, or None where no line said anything of steps."""
-        if not self._samples:
+        """Return what was logged, or None where no line was understood."""
+        if not self._samples and not self._left_out():
             return None
         lines = self._samples.total()
         interval = facts.decode_log_interval

@@ -56,7 +56,8 @@ class TensorrtReader:
 
     def read(self, line: LogLine) -> None:
         """Take what a line says; one that looks like data and is not understood is kept for the notes."""
-        if "num_scheduled_requests" not in line.text or "iter" not in line.text:
+        # Two marks: a damaged line that has lost one is still told from other lines.
+        if "num_scheduled_requests" not in line.text and "num_ctx_tokens" not in line.text:
             return
         iteration, scheduled = _ITER.search(line.text), _SCHEDULED.search(line.text)
         states = {name: int(count) for name, count in _STATE.findall(line.text)}
@@ -172,8 +173,8 @@ class TensorrtReader:
             self._accepted_length.add(float(length))
 
     def log(self, facts: StartUpFacts, max_num_seqs: int | None = None) -> EngineLog | None:
-        """Return what was logged, or None where no line said anything of steps."""
-        if not self._steps:
+        """Return what was logged, or None where no line was understood."""
+        if not self._steps and not self._idle:
             return None
         parts: tuple[dict[int, int], dict[int, int]] = ({}, {})
         for (is_decode, size), count in sorted(self._steps.items()):

@@ -25,7 +25,8 @@ _MODES = r"(?:CUDAGraphMode\.)?(FULL|PIECEWISE|NONE)"
 _ROW = re.compile(
     rf"\|\s*(\d{{1,18}})\s*\|\s*(\d{{1,18}})\s*\|\s*(-?\d{{1,18}})\s*\|\s*{_MODES}\s*\|\s*(\d{{1,18}})\s*\|"
 )
-_LIKE_A_ROW = re.compile(rf"\|\s*{_MODES}\s*(?:\||$)")
+_MODE = re.compile(r"\b(?:FULL|PIECEWISE|NONE)\b")
+_NUMBERS = re.compile(r"(?:\|\s*-?\d+\s*){2}\|")
 _FIVE_CELLS = re.compile(r"\|[^|]*\|[^|]*\|[^|]*\|[^|]*\|[^|]*\|\s*$")
 _RULE = re.compile(r"\|(?:\s*:?-+:?\s*\|){5}")
 _ITERATION = re.compile(
@@ -67,11 +68,12 @@ class VllmReader:
         text = line.text
         if "|" in text:
             self._read_table(line)
-        if "Iteration(" in text and "generation" in text:
+        # Two marks for each kind: a damaged line that has lost one is still told from other lines.
+        if "Iteration(" in text or "iteration elapsed" in text:
             self._read_iteration(line)
-        elif "Avg generation throughput" in text:
+        elif "Avg generation throughput" in text or "KV cache usage" in text:
             self._read_running(line)
-        elif "SpecDecoding metrics" in text:
+        elif "SpecDecoding metrics" in text or "acceptance length:" in text:
             self._read_acceptance(line)
 
     def _read_table(self, line: LogLine) -> None:
@@ -89,11 +91,15 @@ class VllmReader:
                 self._empty_steps += count * line.times
             else:
                 self._rows[unpadded, padded, row[4]] += count * line.times
-        elif _LIKE_A_ROW.search(line.text) or (
-            self._tables and _FIVE_CELLS.search(line.text) and not _RULE.search(line.text)
-        ):
+        elif self._looks_like_a_row(line.text):
             row_text = "| tokens | padded tokens | paddings | FULL, PIECEWISE or NONE | count |"
             self.not_understood.add(line, f"expected a row {row_text}")
+
+    def _looks_like_a_row(self, text: str) -> bool:
+        if text.count("|") >= 3 and _MODE.search(text):
+            return True
+        is_cells = _FIVE_CELLS.search(text) or _NUMBERS.search(text)
+        return bool(self._tables and is_cells and not _RULE.search(text))
 
     def _read_iteration(self, line: LogLine) -> None:
         found = _ITERATION.search(line.text)
@@ -153,7 +159,7 @@ class VllmReader:
         self._accepted += drafts * line.times * float(length[1])
 
     def log(self, facts: StartUpFacts, max_num_seqs: int | None = None) -> EngineLog | None:
-        """Return what was logged, or None where no line said anything of steps.
+        """Return what was logged, or None where no line was understood.
 
         `max_num_seqs` (else the log's own) tells large decode steps from mixed ones in tables.
         """
@@ -173,6 +179,8 @@ class VllmReader:
                 f"{self._samples.total():,} samples of vLLM's running requests, one in 10 s; weights are "
                 "samples"
             )
+        elif self._drafts or self._left_out():
+            decode, mixed = {}, {}
         else:
             return None
         accepted = self._accepted / self._drafts if self._drafts else None
