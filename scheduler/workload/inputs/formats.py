@@ -90,7 +90,10 @@ def _tensorrt_metrics(head: Head) -> Found:
     name = "TensorRT-LLM /metrics"
     if log is None or not log.has_steps:
         lost = reader.not_understood.lines or ("every iteration is without a request",)
-        raise InputError([f"{head.path}: {name}: expected iterations with requests", *lost])
+        raise InputError(
+            [f"{head.path}: {name}: expected iterations with requests"]
+            + [f"{head.path}: {line}" for line in lost]
+        )
     return _as_found(head.path, name, tensorrt_llm.FIX, log)
 
 

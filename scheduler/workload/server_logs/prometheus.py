@@ -56,7 +56,10 @@ def read_prometheus(
         left_out.append(f"{len(bad):,} {noun} not understood and left out (first: line {bad[0]})")
     names = {name for name, _ in series}
     if not names:
-        raise InputError([f"{path}: {NAME}: expected metrics of vLLM or SGLang, found none", *left_out])
+        raise InputError(
+            [f"{path}: {NAME}: expected metrics of vLLM or SGLang, found none"]
+            + [f"{path}: {line}" for line in left_out]
+        )
     if any(name.startswith("sglang:") for name in names):
         return _sglang(series, left_out)
     return _vllm(series, left_out, max_num_seqs)
