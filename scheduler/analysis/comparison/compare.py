@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from scheduler.analysis.comparison.kept_runs import Kept, KeptRuns, Scratch, in_memory
+from scheduler.analysis.comparison.loads import LoadStudy
 from scheduler.analysis.comparison.pools import NamedPool
 from scheduler.analysis.metrics import Metric, Record, summarize
 from scheduler.analysis.statistics.difference import Difference
@@ -84,6 +85,7 @@ class Comparison:
     high: dict[str, Column]  # the columns at the high end of the profile's range, by variant name
     execution: Execution | None = None  # None: the cost model
     smaller: SmallerPool | None = None
+    load_study: LoadStudy | None = None  # the variants from half to twice the load
     failure: str | None = None
     scratch: Scratch | None = None  # where runs go that memory has no room for
     # What `differences.py` has computed, by (baseline, candidate): no pair is compared twice.
