@@ -101,13 +101,14 @@ def run(workload: Path | None = None, /, *, options: RunOptions = RunOptions()) 
 
 
 @app.command
-def validate(workload: Path, /, *, options: ValidateOptions) -> int:
+def validate(workload: Path | None = None, /, *, options: ValidateOptions = ValidateOptions()) -> int:
     """Compare a simulation with a measured run of the same requests.
 
     Parameters
     ----------
     workload
         A workload file with the server's engine section; arrivals and lengths come from the measured run.
+        Not needed with --run.
     """
     from scheduler.commands.validate import run_validate
 

@@ -197,8 +197,26 @@ class AuditOptions:
 class ValidateOptions(Printed, Drawn, Changes):
     """The command line of `validate`."""
 
-    measured: Path
+    measured: Path | None = None
     """What a real server's requests saw: a benchmark's result or a request log (docs/inputs.md)."""
+
+    run: Path | None = None
+    """A recorded run, RUN.json: engine, pool and requests come from its files, no workload file is needed."""
+
+    traffic: int = 0
+    """With --run: which of its traffics, from 0."""
+
+    profile: str | None = None
+    """With --run: a shipped profile or a profile file."""
+
+    pool: Repeated = ()
+    """With --run: another pool than the run's own, as for a run."""
+
+    replications: int = 4
+    """With --run: simulations with host speeds drawn anew, where the profile draws them."""
+
+    teacher: Flag = False
+    """With --run: also replay the measured sequence of steps through the profile and print the residuals."""
 
     ticks: Path | None = None
     """A CSV of what the server printed at intervals: t, running, waiting, kv_cache_pct."""
