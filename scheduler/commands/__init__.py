@@ -10,5 +10,5 @@
 - `selfcheck.py` `run.py selfcheck`: the guided demonstration and health check of graph replay on this machine.
 - `sweep.py` `run.py sweep`: many points of one workload in parallel, and the highest rate that meets the SLO.
 - `tune.py` `run.py tune`: the best graphs for a workload (closed loop) or for a server's log (open loop).
-- `validate.py` `run.py validate WORKLOAD --measured FILE`: a measured run beside the simulation of the same requests.
+- `validate.py` `run.py validate`: a measured server or a recorded engine beside the simulation of the same requests.
 """
