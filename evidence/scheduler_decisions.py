@@ -5,7 +5,8 @@ this project by running the engines' scheduler on small random workloads). A row
 limits, the step times in whole ns, and what the engine decided at every step: [start ns, decode rows, their
 KV tokens, free blocks, [[request, tokens, cached, last]], [preempted]], then `first_token_ns` and
 `finish_ns`. In a closed loop the recording client called the engine in its own process: the next request is
-there before the decision of the instant. Prints, per kind of workload, how many are equal step for step, and
+there before the decision of the instant. Answers end as foreseen or, where a row has `max_tokens`, by
+themselves unless they reach it. Prints, per kind of workload, how many are equal step for step, and
 how many end the same with steps run ahead; exit status 1 where one is not.
 """
 
@@ -33,7 +34,7 @@ UNHASHED_FIRST_SINCE = (0, 24)  # vllm/v1/core/block_pool.py, free_blocks
 
 
 class Noting(Mixed):
-    """The `mixed` policy, noting whom it preempts."""
+    """The `mixed` policy, noting whom it preempted since the last step."""
 
     def __init__(self, *what: Any) -> None:
         super().__init__(*what)
@@ -73,8 +74,8 @@ class StepByStep:
         batching = self.batching
         kv_tokens = plan.kv_tokens if plan.batch_size else 0
         chunks = [[*chunk[:3], int(chunk.is_last)] for chunk in plan.prefill]
-        self.decisions.append([plan.batch_size, kv_tokens, batching.kv_cache.free, chunks, batching.noted[:]])
-        batching.noted.clear()
+        self.decisions.append([plan.batch_size, kv_tokens, batching.kv_cache.free, chunks, batching.noted])
+        batching.noted = []
         return self.time(plan)
 
 
@@ -123,6 +124,7 @@ def replay(row: Row, executor: StepByStep) -> Run:
         reject=lambda prompt_tokens, output_tokens: None,
         concurrency=row["concurrency"],
         async_scheduling=limits["async_scheduling"],
+        max_tokens=row.get("max_tokens"),
         run_ahead=isinstance(executor, Ahead),
     ).run()
 

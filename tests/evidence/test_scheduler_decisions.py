@@ -11,7 +11,7 @@ ROWS = [(path.name, row) for path in LOGS for row in rows_of(path)]
 
 def test_the_logs_hold_every_kind_of_workload():
     kinds = {(name, row["kind"]) for name, row in ROWS}
-    assert len(kinds) == 13
+    assert len(kinds) == 15
     assert any(row["concurrency"] for _, row in ROWS)
     assert any(any(step[5] for step in row["steps"]) for _, row in ROWS), "somebody is preempted"
 
@@ -35,7 +35,13 @@ def test_the_command_counts_what_agrees(capsys):
     assert "vllm_0.19.0.jsonl.gz async_prefix: 15 of 15 step for step" in capsys.readouterr().out
 
 
+def test_ends_foreseen_would_show():
+    rows = [row for name, row in ROWS if "eos" in name]
+    assert len(rows) == 40
+    assert all(decisions({**row, "max_tokens": None}) != row["steps"] for row in rows)
+
+
 def test_another_release_s_rule_for_freed_blocks_would_show():
-    new = [row for name, row in ROWS if "0.33" in name]
+    new = [row for name, row in ROWS if name == "vllm_0.33.0.jsonl.gz"]
     kinds = {row["kind"] for row in new if decisions({**row, "version": "0.19.0"}) != row["steps"]}
     assert kinds == {"prefix", "async_prefix"}
