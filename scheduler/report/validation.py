@@ -33,6 +33,7 @@ def validation_text(validation: Validation, pool_origin: str) -> str:
     rows.append(["Output throughput tok/s", *_numbers(validation.totals["output_throughput"]), ""])
     lines = [
         f"{validation.workload.name}: {len(measured.requests):,} measured requests, pool {pool_origin}",
+        *(f"  {note}" for note in measured.requests.notes[1:]),
         "",
         *aligned(rows),
         "",

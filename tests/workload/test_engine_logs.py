@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import gzip
+import json
 
 import pytest
 
 from scheduler.errors import InputError
+from scheduler.workload.inputs.door import read_engine_log as read_found_log
+from scheduler.workload.inputs.door import read_input
 from scheduler.workload.server_logs.batches import read_engine_log
 
 VLLM_START = """\
@@ -172,3 +175,119 @@ def test_a_line_that_looks_like_data_is_counted_and_shown(tmp_path, row, why):
     assert log.decode_steps == {7: 30}
     assert log.left_out[0] == "1 line looks like data but was not understood and left out"
     assert log.left_out[1].startswith(f"line 16: {why}")
+
+
+ROWS = "| 7 | 8 | 1 | FULL | 30 |\n| 20 | 24 | 4 | PIECEWISE | 2 |"
+
+
+@pytest.mark.parametrize(
+    "wrapped",
+    [
+        json.dumps([{"textPayload": f"{VLLM_TABLE[7]}\n{ROWS}"}, {"textPayload": "hello"}]),
+        json.dumps({"streams": [{"stream": {}, "values": [["1", line] for line in ROWS.splitlines()]}]}),
+        json.dumps({"log": json.dumps({"message": ROWS}), "raw": json.dumps({"message": ROWS})}),
+        json.dumps([{"textPayload": ROWS}], indent=2),
+        "".join(f"2026-01-01T00:00:00Z stdout F \x1b[36m{line}\x1b[0m\n" for line in ROWS.splitlines()),
+        f"kernel: message repeated 1 times: [ {ROWS.splitlines()[0]}]\n{ROWS.splitlines()[1]}",
+    ],
+    ids=["array", "loki", "nested twice", "pretty", "cri and colours", "rsyslog"],
+)
+def test_however_a_log_was_collected_its_rows_are_read_once(tmp_path, wrapped):
+    log = read_found_log(written(tmp_path, wrapped))
+    assert (log.decode_steps, log.mixed_steps) == ({7: 30}, {20: 2})
+
+
+def test_folded_messages_count_as_often_as_they_came(tmp_path):
+    row, other = ROWS.splitlines()
+    text = f"x: message repeated 3 times: [ {row}]\n{other}\nMay 5 host last message repeated 4 times\n"
+    log = read_engine_log(written(tmp_path, text))
+    assert (log.decode_steps, log.mixed_steps) == ({7: 90}, {20: 10})
+
+
+def test_running_requests_of_any_vllm_are_samples_with_kv_and_steady_step_times(tmp_path):
+    line = (
+        "INFO metrics.py:1] {}Avg prompt throughput: {} tokens/s, Avg generation throughput: {} tokens/s, "
+        "Running: {} reqs, {}, GPU KV cache usage: {}%\n"
+    )
+    text = "GPU KV cache size: 1,000 tokens\n" + "".join(
+        line.format(*values)
+        for values in [
+            ("Engine 000: ", "0.0", "400.0", 4, "Waiting: 0 reqs", "20.0"),
+            ("Engine 000: ", "0.0", "200.0", 4, "Waiting: 0 reqs", "40.0"),  # steady, without prompts
+            ("Engine 001: ", "9.0", "300.0", 2, "Waiting: 1 reqs", "1.0"),
+            ("", "0.0", "0.0", 0, "Swapped: 0 reqs, Pending: 0 reqs", "0.0"),  # V0
+        ]
+    )
+    log = read_engine_log(written(tmp_path, text))
+    assert log.decode_steps == {2: 1, 4: 2}
+    assert log.kv_tokens == {4: pytest.approx(75), 2: pytest.approx(5)}
+    assert log.decode_times[4, None].mean_ms == pytest.approx(20)
+    assert log.ranks == 2
+
+
+def test_acceptance_gives_the_width_of_a_request(tmp_path):
+    text = "\n".join(
+        [
+            *VLLM_TABLE[:4],
+            "| 12 | 12 | 0 | FULL | 5 |",
+            "SpecDecoding metrics: Mean acceptance length: 2.00, Accepted: 30 tokens, Drafted: 90 tokens, "
+            "Per-position acceptance rate: 0.6, 0.3, 0.1, Avg Draft acceptance rate: 33.3%",
+        ]
+    )
+    log = read_engine_log(written(tmp_path, text))
+    assert (log.tokens_per_request, log.accepted_length) == (4, 2.0)
+    assert log.decode_steps == {3: 5}
+
+
+def test_a_step_time_of_sglang_counts_accepted_tokens_and_no_prompts(tmp_path):
+    line = "[x DP0] Decode batch. #running-req: {}, #token: 90, accept len: 2.00, cuda graph: True, gen throughput (token/s): {}\n"  # noqa: E501
+    prefill = "[x DP0] Prefill batch. #new-seq: 1, #new-token: 9, #running-req: 1\n"
+    log = read_engine_log(written(tmp_path, line.format(3, 600) + prefill + line.format(3, 60)))
+    assert log.decode_times[3, True].mean_ms == pytest.approx(10)
+    assert log.decode_steps == {3: 2}
+    assert "1 lines after a prompt left out of the step times: its time is in them" in log.left_out
+
+
+def test_a_device_time_of_tensorrt_llm_is_that_of_the_step_before(tmp_path):
+    line = (
+        "[TRT-LLM] [I] iter = {}, global_rank = 0, num_scheduled_requests = {}, host_step_time = 9ms, "
+        "prev_device_step_time = {}, states = {{'num_ctx_requests': 0, 'num_ctx_tokens': 0}}\n"
+    )
+    steps = [(1, 5, "N/A"), (2, 6, "11ms"), (3, 0, "12ms"), (4, 7, "1456ms"), (5, 7, "13ms")]
+    log = read_engine_log(written(tmp_path, "".join(line.format(*step) for step in steps)))
+    assert log.decode_steps == {5: 1, 6: 1, 7: 2}
+    assert {batch: times.mean_ms for (batch, _), times in log.decode_times.items()} == {5: 11, 6: 12, 7: 13}
+
+
+PROMETHEUS = """\
+# TYPE vllm:iteration_tokens_total histogram
+vllm:iteration_tokens_total_bucket{engine="0",le="1.0"} 2.0
+vllm:iteration_tokens_total_bucket{engine="0",le="8.0"} 12.0
+vllm:iteration_tokens_total_bucket{engine="0",le="512.0"} 15.0
+vllm:iteration_tokens_total_bucket{engine="0",le="+Inf"} 16.0
+vllm:iteration_tokens_total_bucket{engine="1",le="8.0"} 5.0
+vllm:spec_decode_num_drafts_total{engine="0"} 4.0
+vllm:spec_decode_num_accepted_tokens_total{engine="0"} 6.0
+vllm:spec_decode_num_draft_tokens_total{engine="0"} 12.0
+"""
+
+
+def test_prometheus_buckets_are_batches_and_counters_acceptance(tmp_path):
+    log = read_found_log(written(tmp_path, PROMETHEUS))
+    assert (log.decode_steps, log.mixed_steps) == ({1: 2, 8: 15}, {512: 3})
+    assert (log.accepted_length, log.tokens_per_request) == (2.5, 4)
+    assert log.left_out == ("1 steps above the largest bucket left out",)
+    sglang = 'sglang:cuda_graph_passes_total{mode="decode_cuda_graph"} 9.0\nsglang:cuda_graph_passes_total{mode="decode_none"} 1.0\n'  # noqa: E501
+    found = read_input(written(tmp_path, sglang))
+    assert "10 SGLang decode steps, 90.0% of them replayed a graph" in found.read
+    with pytest.raises(InputError, match="--from-log needs batches"):
+        read_found_log(written(tmp_path, sglang))
+
+
+def test_own_steps_are_read_as_a_log(tmp_path):
+    header = json.dumps({"variant": "a", "replication": 0, "executor": {}, "steps": 2})
+    path = written(tmp_path, f"{header}\n[5000000, 0, 3, 4, 90, 0]\n[9000000, 2, 1, 0, 9, 5]\n")
+    log = read_found_log(path)
+    assert (log.decode_steps, log.mixed_steps) == ({3: 1}, {6: 1})
+    assert log.decode_times[3, True].mean_ms == 5
+    assert log.kv_tokens == {3: 30}

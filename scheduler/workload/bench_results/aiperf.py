@@ -33,9 +33,9 @@ def read_aiperf(path: Path, objects: Iterable[tuple[int, Mapping[str, Any]]]) ->
     first_ns: int | None = None
     for line, record in objects:
         try:
-            metadata, metrics = _part(record, "metadata"), _part(record, "metrics")
+            metadata = _part(record, "metadata")
             first_ns = first_ns if first_ns is not None else _start_ns(metadata)
-            later_turns += _add(builder, line, record, metadata, metrics, first_ns)
+            later_turns += _add(builder, line, record, metadata, first_ns)
         except ValueError as error:
             builder.problem(line, error)
         accepted = record.get("spec_decode_acceptance")
@@ -93,7 +93,6 @@ def _add(
     line: int,
     record: Mapping[str, Any],
     metadata: Mapping[str, Any],
-    metrics: Mapping[str, Any],
     first_ns: int,
 ) -> bool:
     """Add a record, or count it as left out; return whether it is a later turn of a conversation."""
@@ -109,6 +108,7 @@ def _add(
         kind = error.get("type") or error.get("code") if isinstance(error, Mapping) else error
         builder.leave_out(line, f"failed ({failure(kind)})")
         return False
+    metrics = _part(record, "metrics")
     prompt = _metric(metrics, "input_sequence_length")
     output_key = "output_sequence_length" if "output_sequence_length" in metrics else "output_token_count"
     output = _metric(metrics, output_key)

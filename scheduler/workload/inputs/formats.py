@@ -17,6 +17,7 @@ from scheduler.workload.inputs.head import PAGE, Head
 from scheduler.workload.server_logs import batches, prometheus, sglang, tensorrt_llm, vllm
 from scheduler.workload.server_logs.engine_log import EngineLog
 from scheduler.workload.server_logs.start_up import StartUpFacts
+from scheduler.workload.server_logs.wrappers import strings_in
 from scheduler.workload.traces.lines import numbered_lines
 from scheduler.workload.traces.read import read_rows
 
@@ -55,7 +56,7 @@ def _as_found(path: Path, name: str, command: str, log: EngineLog) -> Found:
 
 
 def _server_log(head: Head) -> Found:
-    log = batches.read_server_log(head.path, head.max_num_seqs)
+    log = batches.read_server_log(head.path, head.max_num_seqs, head.messages() if head.whole else None)
     if not log.has_steps and not log.facts.are_known and not log.accepted_length:
         raise InputError(
             [f"{head.path}: not a format that is known, and no server's log: {batches.NONE_FOUND}; {PAGE}"]
@@ -231,5 +232,5 @@ def _is_trace_object(head: Head) -> bool:
             "queued_ts",
         )
     ) or any(key.endswith(("_toks", "_tokens", "_len")) or key.startswith("arriv") for key in head.keys)
-    has_message = any(isinstance(value, str) and " " in value.strip() for value in head.value.values())
+    has_message = any(" " in text.strip() for text in strings_in(head.value))
     return named or not has_message

@@ -55,6 +55,11 @@ class Head:
                 raise InputError(f"{self.path}:{number}: expected a JSON object, got {str(value)[:60]!r}")
             yield number, value
 
+    def messages(self) -> Iterator[tuple[int, str]]:
+        """Yield (position from 1, JSON text on one line) of every object of a document, for logs in one."""
+        parts = (part for value in self.documents for part in _as_list(value))
+        yield from ((number, json.dumps(part)) for number, part in enumerate(parts, 1))
+
     def runs(self) -> list[Mapping[str, Any]]:
         """Return all objects of a file of whole results."""
         return [value for _, value in self.objects()]

@@ -47,9 +47,14 @@ def read_engine_log(path: Path, max_num_seqs: int | None = None) -> EngineLog:
     return log
 
 
-def read_server_log(path: Path, max_num_seqs: int | None = None) -> EngineLog:
-    """Read a log as read_engine_log does; one without any step is returned with its start-up facts."""
-    lines = numbered_lines(path, any_bytes=True)
+def read_server_log(
+    path: Path, max_num_seqs: int | None = None, lines: Iterator[tuple[int, str]] | None = None
+) -> EngineLog:
+    """Read a log as read_engine_log does; one without any step is returned with its start-up facts.
+
+    `lines` are those of the file where they are not what its line ends say, as in an array of JSON objects.
+    """
+    lines = numbered_lines(path, any_bytes=True) if lines is None else lines
     first = next(lines, None)
     if first is None:
         raise InputError(f"{path}: expected a server log or a CSV with batch_size,steps; the file is empty")

@@ -47,6 +47,7 @@ class TensorrtReader:
         self._steps: Counter[tuple[bool, int]] = Counter()
         self._times: dict[tuple[bool, int], Times] = defaultdict(Times)
         self._pending: dict[str, _Step] = {}
+        self._ranks: set[str] = set()
         self._idle = 0
         self._kv_shares: dict[int, Times] = defaultdict(Times)
         self._kv: dict[int, Times] = defaultdict(Times)
@@ -108,6 +109,7 @@ class TensorrtReader:
         takes_it = previous is not None and previous.own_ms is None and previous.iteration == iteration - 1
         if previous is not None and previous.own_ms is None:
             self._settle(previous, device if takes_it else None)
+        self._ranks.add(rank)
         batch, prompts, tokens = counts
         if batch == 0:
             self._idle += line.times
@@ -184,6 +186,8 @@ class TensorrtReader:
             f"{self._steps.total():,} {self._source}, {sum(parts[0].values()):,} of them decode steps alone; "
             f"step times of {timed:,}"
         ]
+        if len(self._ranks) > 1:
+            notes.append(f"{len(self._ranks)} ranks pooled: their shares are as they logged them")
         accepted = self._accepted_length.mean_ms if self._accepted_length.count else None
         if accepted:
             notes.append(f"speculative decoding: {accepted:.2f} tokens to a request and step were accepted")
@@ -201,6 +205,7 @@ class TensorrtReader:
             decode_times={(size, None): spent for (decodes, size), spent in self._times.items() if decodes},
             mixed_times={size: spent for (decodes, size), spent in self._times.items() if not decodes},
             accepted_length=accepted,
+            ranks=max(1, len(self._ranks)),
             left_out=(*left_out, *self.not_understood.lines),
             lacks=("whether a graph was replayed: TensorRT-LLM does not log it",),
         )

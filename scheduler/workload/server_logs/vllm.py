@@ -33,8 +33,8 @@ _ITERATION = re.compile(
     r"Iteration\((\d{1,15})\): (\d{1,9}) context requests, (\d{1,9}) context tokens, (\d{1,9}) generation "
     r"requests, (\d{1,9}) generation tokens, iteration elapsed time: (\d{1,9}(?:\.\d{1,9})?) ms( \(dummy\))?"
 )
-_RUNNING = re.compile(r"Running: (\d{1,9}) reqs?, Waiting: (\d{1,9}) reqs?")
-_ENGINE = re.compile(r"Engine (\d{1,6}):")
+_RUNNING = re.compile(r"Running: (\d{1,9}) reqs?,")
+_ENGINE = re.compile(r"Engine (\d{1,6}):|EngineCore_DP(\d{1,6})")
 _PROMPT_RATE = re.compile(r"Avg prompt throughput: (\d{1,12}(?:\.\d+)?) tokens/s")
 _RATE = re.compile(r"Avg generation throughput: (\d{1,12}(?:\.\d+)?) tokens/s")
 _KV_USE = re.compile(r"KV cache usage: (\d{1,3}(?:\.\d+)?)%")
@@ -60,6 +60,7 @@ class VllmReader:
         self._kv_shares: dict[int, Times] = defaultdict(Times)
         self._sampled_times: dict[int, Times] = defaultdict(Times)
         self._last_running: dict[str, int] = {}
+        self._engines: set[str] = set()
         self._drafts = self._accepted = 0.0
         self._positions = 0
 
@@ -115,6 +116,7 @@ class VllmReader:
         elif max(prompt_tokens + tokens, running) > MOST_SEQUENCES:
             self.not_understood.add(line, f"expected at most {MOST_SEQUENCES:,} tokens")
         else:
+            self._engine(line.text)
             is_decode = prompt_tokens == 0 and prompts == 0
             step = (is_decode, running if is_decode else prompt_tokens + tokens)
             self._iterations[step] += line.times
@@ -126,11 +128,10 @@ class VllmReader:
     def _read_running(self, line: LogLine) -> None:
         running, rate = _RUNNING.search(line.text), _RATE.search(line.text)
         if not running or not rate or int(running[1]) > MOST_SEQUENCES:
-            self.not_understood.add(line, "expected Running: N reqs, Waiting: N reqs")
+            self.not_understood.add(line, "expected Running: N reqs, Avg generation throughput: N tokens/s")
             return
         batch = int(running[1])
-        named = _ENGINE.search(line.text)
-        engine = named[1] if named else ""
+        engine = self._engine(line.text)
         was_running, self._last_running[engine] = self._last_running.get(engine), batch
         if batch == 0:
             return
@@ -140,6 +141,13 @@ class VllmReader:
         # The rate is a mean over the interval, the batch its end: only a steady one gives a step time.
         if prompt_rate and float(prompt_rate[1]) == 0 and float(rate[1]) > 0 and was_running == batch:
             self._sampled_times[batch].add(1e3 * batch / float(rate[1]), line.times)
+
+    def _engine(self, text: str) -> str:
+        """Return the data-parallel engine that a line speaks of, and remember it."""
+        named = _ENGINE.search(text)
+        engine = (named[1] or named[2]).lstrip("0") if named else ""
+        self._engines.add(engine)
+        return engine
 
     def _read_kv(self, line: LogLine, running: int) -> None:
         use = _KV_USE.search(line.text)
@@ -183,6 +191,8 @@ class VllmReader:
             decode, mixed = {}, {}
         else:
             return None
+        if len(self._engines) > 1:
+            notes.append(f"{len(self._engines)} data-parallel engines pooled")
         accepted = self._accepted / self._drafts if self._drafts else None
         notes += self._speculation_notes(facts, speculates, width, accepted)
         times = self._decode_times(accepted)
@@ -201,6 +211,7 @@ class VllmReader:
             tokens_per_request=width if speculates else 1,
             multiple_of=math.lcm(*self._possible_widths(facts)) if speculates and not width else 1,
             left_out=(*self._left_out(), *self.not_understood.lines),
+            ranks=max(1, len(self._engines)),
             lacks=() if times else ("no step times: --enable-logging-iteration-details adds them",),
         )
 

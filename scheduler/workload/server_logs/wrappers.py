@@ -12,7 +12,7 @@ _COLOUR = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 _RAY = re.compile(r"\s*\[repeated (\d{1,9})x across cluster\].*$")
 _RSYSLOG = re.compile(r"message repeated (\d{1,9}) times: \[\s?(.*)\]\s*$")
 _SYSLOG = re.compile(r"\blast message repeated (\d{1,9}) times?\b")
-_DEEPEST = 3
+_DEEPEST = 6  # Loki: streams, values, pairs
 
 
 class LogLine(NamedTuple):
@@ -47,14 +47,14 @@ class Unwrapper:
 
     def _texts(self, line: str, depth: int = 0) -> Iterable[str]:
         line = _COLOUR.sub("", line) if "\x1b" in line else line
-        if not line.startswith("{") or depth == _DEEPEST:
+        if not line.startswith(("{", "[{")) or depth == _DEEPEST:
             return (line,)
         try:
             value = json.loads(line)
         except (ValueError, RecursionError):
             return (line,)
         self.json_lines += depth == 0
-        texts = dict.fromkeys(_strings(value))  # some collectors keep the raw message beside the parsed one
+        texts = dict.fromkeys(strings_in(value))  # some collectors keep the raw message beside the parsed one
         parts = [part.strip() for text in texts for part in text.splitlines()]
         return [text for part in parts for text in self._texts(part, depth + 1)]
 
@@ -84,14 +84,14 @@ class Unwrapper:
         )
 
 
-def _strings(value: Any, depth: int = 0) -> list[str]:
+def strings_in(value: Any, depth: int = 0) -> list[str]:
     """Return the texts of a JSON value, outer ones first."""
     if isinstance(value, str):
         return [value]
     if not isinstance(value, dict | list) or depth == _DEEPEST:
         return []
     inner = value.values() if isinstance(value, dict) else value
-    return [text for part in inner for text in _strings(part, depth + 1)]
+    return [text for part in inner for text in strings_in(part, depth + 1)]
 
 
 class NotUnderstood:
