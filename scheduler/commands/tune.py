@@ -143,12 +143,16 @@ def _from_log(log_file: Path, options: TuneOptions) -> tuple[LogAnswer, PastedPo
     log = read_engine_log(log_file, options.max_num_seqs)
     answer = log_choice(log, profile_of(options.profile), _budgets(options), options.max_num_seqs)
     facts = log.facts
+    limit = options.max_num_seqs or facts.max_num_seqs
+    width = (log.tokens_per_request or 1) if log.format == "vllm" else 1
+    # The answer counts requests; what is pasted counts tokens above max_num_seqs.
+    sizes = [size if limit is None or size <= limit else size * width for size in answer.sizes]
     pasted = PastedPool(
-        answer.sizes,
+        tuple(sizes),
         piecewise=answer.mode != "decode_only",
         full=answer.mode != "piecewise",
-        max_num_seqs=options.max_num_seqs or facts.max_num_seqs,
+        max_num_seqs=limit,
         max_num_batched_tokens=facts.max_num_batched_tokens,
-        draft_tokens=(log.tokens_per_request or 1) - 1 if log.format == "vllm" else 0,
+        draft_tokens=width - 1,
     )
     return answer, pasted, f"{log_file.name.split('.')[0] or 'log'}-tune"
