@@ -340,6 +340,9 @@ class StepsOptions(ImportOptions):
     grid_of: Annotated[tuple[Path, ...], Parameter(negative=(), consume_multiple=False)] = ()
     """A RUN.json of which only the grid cells and single prompts are fitted to; may be repeated."""
 
+    gpu_of: Annotated[tuple[Path, ...], Parameter(negative=(), consume_multiple=False)] = ()
+    """The same, for the GPU's work alone, as of cells with padded rows on another host; may be repeated."""
+
 
 @command_line
 class LLMServingSimOptions(ImportOptions):

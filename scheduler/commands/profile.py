@@ -111,6 +111,7 @@ def run_import_steps(runs: Sequence[Path], options: StepsOptions) -> int:
     """Import recorded engine steps; see import_steps."""
     sources = [Source(path) for path in runs]
     sources += [Source(path, grid_only=True) for path in options.grid_of]
+    sources += [Source(path, gpu_only=True) for path in options.gpu_of]
     left_out: list[LeftOut] = []
 
     def build(overrides: Mapping[str, object]) -> MeasuredProfile:

@@ -80,7 +80,7 @@ def _run_recorded(workload_file: Path | None, path: Path, options: ValidateOptio
         raise InputError(f"--replications: expected 1 to {MOST_REPLICATIONS}, got {options.replications}")
     run = read_recorded(path)
     traffic = traffic_of(run, options.traffic)
-    profile = load_profile(options.profile)
+    profile = load_profile(options.profile).of_its_host()
     workload = recorded_workload(run, traffic, options.profile, engine_changes(options.settings))
     folder = options.out or Path("results") / f"{workload.name}-{options.traffic}-validate"
     check_folder(folder, ("validate.json", "validate.png"))

@@ -93,7 +93,10 @@ class SpeedComponent(Strict):
 
 
 class SpeedRange(Strict):
-    """Host time relative to the measured host, as a range: 1 is that host."""
+    """Host time relative to the measured host, as a range: 1 is that host.
+
+    A comparison is run at both ends. The low end is the faster host, on which graphs save least.
+    """
 
     low: _Speed
     high: _Speed
@@ -173,6 +176,14 @@ class EngineProfile(MeasuredProfile):
         entry = self.origin_of(f"host.launch.{how}.ms") or self.origin_of("gpu.tokens")
         sizes = tuple(int(at) for at in self.gpu.tokens.at)
         return CurveSource(entry.origin if entry is not None else "assumed", sizes)
+
+    def of_its_host(self) -> EngineProfile:
+        """Return the profile without the range of host speed."""
+        if self.host.range is None:
+            return self
+        kept = {key: entry for key, entry in self.provenance.items() if key != "host.range"}
+        host = self.host.model_copy(update={"range": None})
+        return self.model_copy(update={"host": host, "provenance": kept})
 
     def parts_in_words(self) -> list[tuple[str, str]]:
         """Return what a step costs the host and the GPU beside the curve."""

@@ -41,12 +41,14 @@ class ModelShape(Strict):
 class Memory(Strict):
     """What is left for the KV cache; every field optional (`kv_blocks: auto` needs them all).
 
-    `activation_bytes` is everything beside weights, KV cache and graph pool.
+    `activation_bytes` is everything beside weights, KV cache and graph pool. `graphs_from_kv` False: the
+    engine keeps its KV cache as large whatever it captures.
     """
 
     gpu_bytes: Bytes | None = None
     utilization: Share | None = None
     activation_bytes: Bytes | None = None
+    graphs_from_kv: bool = True
 
 
 class MeasuredProfile(Strict):
@@ -110,6 +112,10 @@ class MeasuredProfile(Strict):
         """See Profile."""
         return self.memory.gpu_bytes
 
+    def of_its_host(self) -> MeasuredProfile:
+        """Return the profile with the host that it was measured on, where it gives host time as a range."""
+        return self
+
     def parts_in_words(self) -> list[tuple[str, str]]:
         """Return (what, how much) of step costs that no curve shows; none where the curves show all."""
         return []
@@ -160,7 +166,8 @@ class MeasuredProfile(Strict):
         weights, activations = self.model.weight_bytes, self.memory.activation_bytes
         if gpu is None or share is None or weights is None or activations is None or not per_token:
             raise InputError(f"engine.kv_blocks: auto: profile {name} says a token takes no memory")
-        left = int(gpu * share) - weights - activations - graph_pool_bytes
+        graphs = graph_pool_bytes if self.memory.graphs_from_kv else 0
+        left = int(gpu * share) - weights - activations - graphs
         blocks = left // (per_token * block_size)
         if blocks < 1:
             raise InputError(f"engine.kv_blocks: auto: profile {name} leaves {left:,} bytes for the KV cache")

@@ -44,10 +44,11 @@ _DIGITS = 6
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A run to fit to; `grid_only` leaves its traffic out."""
+    """A run to fit to; `grid_only` leaves its traffic out, `gpu_only` leaves its host out, too."""
 
     path: Path
     grid_only: bool = False
+    gpu_only: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,21 +82,31 @@ def import_steps(
     """Return the profile of recorded runs, and its errors on left-out steps; raises InputError."""
     runs = [read_recorded(source.path) for source in sources]
     used = [
-        run.within("cell", "prefill") if source.grid_only else np.ones(len(run.steps), bool)
+        run.within("cell", "prefill")
+        if source.grid_only or source.gpu_only
+        else np.ones(len(run.steps), bool)
         for run, source in zip(runs, sources, strict=True)
     ]
-    return profile_of(runs, used, overrides)
+    return profile_of(runs, used, overrides, [not source.gpu_only for source in sources])
 
 
 def profile_of(
-    runs: Sequence[RecordedRun], used: Sequence[Bool], overrides: Mapping[str, object] | None = None
+    runs: Sequence[RecordedRun],
+    used: Sequence[Bool],
+    overrides: Mapping[str, object] | None = None,
+    hosts: Sequence[bool] | None = None,
 ) -> tuple[EngineProfile, list[LeftOut]]:
-    """Return the profile of the `used` steps of runs, and its errors on left-out steps; raises InputError."""
+    """Return the profile of the `used` steps of runs, and its errors on left-out steps; raises InputError.
+
+    `hosts` says which runs tell of the host, beside the GPU (default: all).
+    """
+    hosts = [True] * len(runs) if hosts is None else hosts
     used = [mask & ~_near_held(run) for run, mask in zip(runs, used, strict=True)]
     _check(runs, used)
     flows = [flow_of(run) for run in runs]
-    left_out = _left_out(runs, flows, used)
-    profile = _profile(fit_all(runs, flows, used), runs, left_out)
+    told = [mask if host else np.zeros_like(mask) for mask, host in zip(used, hosts, strict=True)]
+    left_out = _left_out(runs, flows, used, told)
+    profile = _profile(fit_all(runs, flows, used, told), runs, left_out)
     return with_overrides(profile, overrides or {}), left_out
 
 
@@ -107,12 +118,14 @@ def _near_held(run: RecordedRun) -> Bool:
     return near
 
 
-def fit_all(runs: Sequence[RecordedRun], flows: Sequence[Flow], used: Sequence[Bool]) -> Fitted:
-    """Fit everything to the used steps."""
-    work = fit_work(runs, flows, used)
-    host = fit_host(runs, flows, used)
+def fit_all(
+    runs: Sequence[RecordedRun], flows: Sequence[Flow], used: Sequence[Bool], told: Sequence[Bool]
+) -> Fitted:
+    """Fit the GPU's work to the used steps, and the host to those that are told of it."""
+    work = fit_work(runs, flows, used, told)
+    host = fit_host(runs, flows, told)
     variation = fit_variation(host.schedule_ratio, work.launch_ratio)
-    return Fitted(work, host, variation, fit_front_end(runs, used))
+    return Fitted(work, host, variation, fit_front_end(runs, told))
 
 
 def _check(runs: Sequence[RecordedRun], used: Sequence[Bool]) -> None:
@@ -146,15 +159,18 @@ def _check(runs: Sequence[RecordedRun], used: Sequence[Bool]) -> None:
         )
 
 
-def _left_out(runs: Sequence[RecordedRun], flows: Sequence[Flow], used: Sequence[Bool]) -> list[LeftOut]:
+def _left_out(
+    runs: Sequence[RecordedRun], flows: Sequence[Flow], used: Sequence[Bool], told: Sequence[Bool]
+) -> list[LeftOut]:
     """Fit to every other block of time and predict the rest."""
     odd = [(run.steps.scheduled // _BLOCK_MS).astype(np.int64) % 2 == 1 for run in runs]
     fitted = [mask & ~half for mask, half in zip(used, odd, strict=True)]
     if any(mask.sum() < _FEWEST_STEPS // 4 for mask in fitted):
         return []
-    work = fit_work(runs, flows, fitted)
+    hosts = [mask & tells for mask, tells in zip(fitted, told, strict=True)]
+    work = fit_work(runs, flows, fitted, hosts)
     kinds: dict[str, list[tuple[Float, Float, Float]]] = {}
-    for run, flow, mask, half in zip(runs, flows, used, odd, strict=True):
+    for run, flow, mask, half in zip(runs, flows, told, odd, strict=True):
         steps = run.steps
         predicted = predicted_outputs(work, run, flow)
         took, foretold = np.diff(steps.output, prepend=np.nan), predicted - np.roll(steps.output, 1)

@@ -101,19 +101,21 @@ def _columns(knots: Float, steps: Steps) -> Float:
     )
 
 
-def fit_work(runs: Sequence[RecordedRun], flows: Sequence[Flow], used: Sequence[Bool]) -> WorkFit:
-    """Fit GPU work and launches on the `used` steps of all runs."""
+def fit_work(
+    runs: Sequence[RecordedRun], flows: Sequence[Flow], used: Sequence[Bool], told: Sequence[Bool]
+) -> WorkFit:
+    """Fit GPU work on the `used` steps of all runs, and launches on those that are `told` of the host."""
     widest = max(int(run.steps.width[mask].max()) for run, mask in zip(runs, used, strict=True))
     knots = np.array([k for k in KNOTS if k < widest] + [widest], np.float64)
     if len(knots) > 2 and knots[-1] < 1.1 * knots[-2]:
         knots = np.delete(knots, -2)
-    fit = _first_guess(knots, runs, flows, used)
+    fit = _first_guess(knots, runs, flows, told)
     launch_ms = fit.launch_ms.get(FULL, 0.0)
     waits = [
         _waits_for_gpu(run, flow, mask, launch_ms) for run, flow, mask in zip(runs, flows, used, strict=True)
     ]
     for step in range(_ROUNDS):
-        fit = _round(fit, runs, flows, used, waits, is_first=step == 0)
+        fit = _round(fit, runs, flows, used, told, waits, is_first=step == 0)
     return fit
 
 
@@ -201,6 +203,7 @@ def _round(
     runs: Sequence[RecordedRun],
     flows: Sequence[Flow],
     used: Sequence[Bool],
+    told: Sequence[Bool],
     waits: Sequence[Bool],
     is_first: bool,
 ) -> WorkFit:
@@ -208,14 +211,14 @@ def _round(
     right: list[Float] = []
     widths: list[Int] = []
     launches: dict[int, list[tuple[Float, Float]]] = {mode: [] for mode in fit.launch_ms}
-    for run, flow, mask, wait in zip(runs, flows, used, waits, strict=True):
+    for run, flow, mask, tells, wait in zip(runs, flows, used, told, waits, strict=True):
         seen = _look(fit, run, flow, mask, wait.tolist(), is_first)
         columns = _columns(fit.gpu.at, run.steps)[seen.gpu]
         rows.append(np.concatenate([columns, seen.begins[:, None]], axis=1))
         right.append(seen.gpu_ms)
         widths.append(run.steps.width[seen.gpu])
         for mode in launches:
-            of_mode = run.steps.mode[seen.launch] == mode
+            of_mode = (run.steps.mode[seen.launch] == mode) & tells[seen.launch]
             launches[mode].append((run.steps.dispatched[seen.launch][of_mode], seen.launch_ms[of_mode]))
     matrix, target = np.concatenate(rows), np.concatenate(right)
     gpu, after_full, error = _fit_gpu(fit, matrix, target)
