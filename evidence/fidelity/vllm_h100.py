@@ -1,7 +1,7 @@
 """Recorded vLLM runs against profiles made from some of them: `python -m evidence.fidelity.vllm_h100`.
 
-The shipped profile was fitted to one engine's run and to grids; the other traffics are foretold. A small model
-has a profile of its own, and half of the default engine's traffic is left out once.
+The shipped profile was fitted to one engine's run and to grids; the other traffics are foretold. A small
+model has a profile of its own, and half of the default engine's traffic is left out once.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def cases() -> Iterator[Case]:
     for name, count in others[1:]:
         for traffic in range(count):
             yield Case("foretold from default8b", RUNS / f"{name}.json", traffic, later)
-    mp = _imported(Source(RUNS / "mp8b.json", grid_only=True), Source(RUNS / "default8b.json", gpu_only=True))
+    mp = _imported(Source(RUNS / "mp8b.json", grid_only=True))
     for traffic in (0, 1):
         yield Case("mp, from its grid", RUNS / "mp8b.json", traffic, mp)
     small = _imported(

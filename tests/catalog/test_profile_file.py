@@ -55,8 +55,8 @@ def test_a_shipped_profile_has_memory_for_its_model_and_an_origin_for_every_fiel
     ("path", "value", "expected"),
     [
         ("format", "other", 'format: expected "graphpool-profile", got "other"'),
-        ("version", 2, "version: expected 1, got 2"),
-        ("version", KeyError, "version: expected 1, got nothing"),
+        ("version", 3, "version: expected 1 or 2, got 3"),
+        ("version", KeyError, "version: expected 1 or 2, got nothing"),
         ("identity.licence", KeyError, "identity.licence: expected this key, it is missing"),
         ("identity.gpu", 4090, "identity.gpu: "),
         ("extra", 1, "extra: unknown key"),
