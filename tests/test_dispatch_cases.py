@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -117,3 +118,30 @@ def test_the_shipped_workload_shows_a_cliff():
     found = call("audit", ROOT / "workloads" / "fullload_cliff.yaml", "--fail-on", "piecewise")
     assert found.status == 1
     assert "FALLS OFF its FULL graphs: batches 97–100 to PIECEWISE" in found.stdout
+
+
+def test_tuning_a_list_that_prompts_outgrow_raises_the_ceiling(cases, tmp_path):
+    path = cases / "20-vllm-40734-700" / "w_inline.yaml"
+    found = call(
+        "tune", path, "--graphs", "3", "--set", "requests=300", "--set", "output_tokens.value=48",
+        "--replications", "2", "--no-plots", "--out", tmp_path,
+    )  # fmt: skip
+    assert found.status == 0, found.stderr
+    assert found.stdout.startswith("RAISE THE CEILING: ")
+    assert json.loads((tmp_path / "tune.json").read_text())["sizes"][-1] == 700
+
+
+def test_a_list_from_a_log_names_the_batches_that_it_slows_in_its_own_line(tmp_path):
+    log = tmp_path / "server.log"
+    rows = "".join(f"| {n} | {-(-n // 8) * 8} | {-n % 8} | FULL | {9 * n} |\n" for n in range(1, 9))
+    log.write_text(
+        "INFO non-default args: {'max_num_seqs': 64}\n- Mode: FULL_AND_PIECEWISE\n- Capture sizes: [8, 64]\n"
+        "| Unpadded Tokens | Padded Tokens | Num Paddings | Runtime Mode | Count |\n" + rows
+    )
+    found = call(
+        "tune", "--from-log", log, "--profile", "h100-llama-3.1-8b-bf16", "--graphs", "1",
+        "--no-forced-sizes", "--out", tmp_path,
+    )  # fmt: skip
+    assert found.status == 0, found.stderr
+    lines = [line for line in found.stdout.splitlines() if "--cudagraph-capture-sizes" in line]
+    assert re.search(r"# slower than before: batches \d+–64 to no graph$", lines[0])

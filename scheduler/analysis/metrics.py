@@ -18,8 +18,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from scheduler.analysis.statistics.intervals import may_state, weighted_percentile
 from scheduler.engine.executor import StepKind
+from scheduler.engine.graph_pool import GraphPool
 from scheduler.engine.loop import Run
-from scheduler.engine.records import RequestRecords, Status
+from scheduler.engine.records import Graph, RequestRecords, Status
 from scheduler.workload.arrivals import ClosedLoopArrivals, TraceArrivals
 from scheduler.workload.schema import Workload
 
@@ -262,6 +263,20 @@ def without_graph_share(run: Run) -> float:
     """Return the share of decode steps that ran without a graph."""
     decode = run.steps.kind == StepKind.DECODE
     return float((run.steps.capture_size[decode] == 0).mean()) if decode.any() else 0.0
+
+
+def missed_graph_share(run: Run, pool: GraphPool) -> float:
+    """Return the share of steps that found no graph of the kind that the pool's mode has for them.
+
+    Decode steps without a FULL graph (in mode piecewise without any), and, where the list serves them, steps
+    with prompts without a graph.
+    """
+    steps = run.steps
+    decode = steps.kind == StepKind.DECODE
+    missed = decode & (steps.graph != (Graph.FULL if pool.full else Graph.PIECEWISE))
+    if pool.piecewise:
+        missed |= ~decode & (steps.graph == Graph.NONE)
+    return float(missed.mean()) if len(steps) else 0.0
 
 
 def request_rate(workload: Workload, record: Record) -> float | str:

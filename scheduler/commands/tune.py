@@ -18,8 +18,9 @@ from scheduler.analysis.tuning.pool_runs import Evaluator
 from scheduler.analysis.tuning.samples import search_and_fresh
 from scheduler.analysis.tuning.verdict import tuning_verdict
 from scheduler.analysis.workers import open_workers
-from scheduler.catalog.dispatch.audit import slower_batches
-from scheduler.catalog.dispatch.engines import engine_rules
+from scheduler.catalog.dispatch.audit import Range, slower_batches
+from scheduler.catalog.dispatch.engines import VLLM_RULES, engine_rules
+from scheduler.catalog.dispatch.table import GraphMode, Settings
 from scheduler.commands.options import TuneOptions
 from scheduler.commands.run import workload_profile
 from scheduler.engine.graph_pool import GraphPool
@@ -33,6 +34,7 @@ from scheduler.report.tune_text import tune_json, tune_text
 from scheduler.workload.file.loader import load_workload
 from scheduler.workload.inputs.door import read_engine_log, read_input
 from scheduler.workload.inputs.found import Use
+from scheduler.workload.server_logs.engine_log import EngineLog
 
 MIB = 1 << 20
 MOST_GRAPHS = 10_000
@@ -155,4 +157,24 @@ def _from_log(log_file: Path, options: TuneOptions) -> tuple[LogAnswer, PastedPo
         max_num_batched_tokens=facts.max_num_batched_tokens,
         draft_tokens=width - 1,
     )
+    pasted = replace(pasted, slower=_slower_than_logged(log, pasted))
     return answer, pasted, f"{log_file.name.split('.')[0] or 'log'}-tune"
+
+
+def _slower_than_logged(log: EngineLog, pasted: PastedPool) -> tuple[Range, ...]:
+    """Return the batches that a pasted list sends a slower way than the server's own, if both are known."""
+    facts, seqs = log.facts, pasted.max_num_seqs
+    own = facts.capture_sizes
+    if log.format != "vllm" or not own or not seqs or not pasted.sizes:
+        return ()
+    tokens = pasted.vllm_sizes
+    mode: GraphMode = "full_decode_only"
+    if pasted.piecewise:
+        mode = "full_and_piecewise" if pasted.full else "piecewise"
+    version = facts.version if facts.version and "." in facts.version else None
+    rules = engine_rules(VLLM_RULES if version is None else f"vllm=={version}", facts.runner or "v2")
+    budget = max(facts.max_num_batched_tokens or 0, seqs * (1 + pasted.draft_tokens), *own, *tokens)
+    before, after = (
+        rules.table(Settings(seqs, budget, mode, sizes, pasted.draft_tokens)) for sizes in (own, tokens)
+    )
+    return tuple(slower_batches(before, after))

@@ -53,6 +53,16 @@ class PastedPool:
             return "FULL_DECODE_ONLY"
         return "FULL_AND_PIECEWISE" if self.full else "PIECEWISE"
 
+    @property
+    def vllm_sizes(self) -> tuple[int, ...]:
+        """The sizes as vLLM counts them, in tokens of whole requests.
+
+        Those above max_num_seqs serve steps with prompts alone: they are tokens already.
+        """
+        width = 1 + self.draft_tokens
+        most = self.max_num_seqs or max(self.sizes, default=0)
+        return tuple(sorted({n * width if n <= most else -(-n // width) * width for n in self.sizes}))
+
 
 def engine_flags(pool: PastedPool) -> list[EngineFlags]:
     """Return the flags of every engine that lets its users choose the sizes."""
@@ -101,9 +111,7 @@ def _vllm(pool: PastedPool) -> EngineFlags:
         )
     width = 1 + pool.draft_tokens
     most = pool.max_num_batched_tokens
-    # Sizes above max_num_seqs serve steps with prompts alone, by tokens; the others hold whole requests.
-    seqs = pool.max_num_seqs or pool.sizes[-1]
-    wanted = sorted({size * width if size <= seqs else -(-size // width) * width for size in pool.sizes})
+    wanted = pool.vllm_sizes
     sizes = [size for size in wanted if most is None or size <= most]
     mode = pool.mode
     config = json.dumps({"cudagraph_capture_sizes": sizes, "cudagraph_mode": mode})

@@ -71,8 +71,8 @@ def reason_text(answer: TuningAnswer) -> str:
         case Reason.WORSE_ON_FRESH_REQUESTS:
             return "the tuned pool is worse on requests it was not tuned on"
         case Reason.OWN_ENDS_TOO_EARLY:
-            share = answer.own.without_graph_share or 0.0
-            return f"{share:.1%} of the own pool's decode steps ran without a graph"
+            share = answer.own.missed_graph_share or 0.0
+            return f"{share:.1%} of the own pool's steps found no graph of their kind"
         case Reason.FEWER_DO_AS_WELL:
             return f"{answer.best.graphs} graphs do as well as {answer.own.graphs}, within 1 %"
         case Reason.LESS_PADDING:

@@ -99,7 +99,8 @@ class AgainstPowers(ComparedSizes):
 class PoolFigures:
     """A pool, what it costs, and its objective on the search's requests where it was tried.
 
-    `without_graph_share`: share of decode steps. `fits`: it leaves room for the KV cache. None: unknown.
+    `without_graph_share`: share of decode steps; `missed_graph_share`: of all steps, those that found no
+    graph of the kind that the mode has for them. `fits`: it leaves room for the KV cache. None: unknown.
     """
 
     sizes: tuple[int, ...]
@@ -108,6 +109,7 @@ class PoolFigures:
     graphs: int
     value: float | None
     without_graph_share: float | None
+    missed_graph_share: float | None
     graph_memory_bytes: int | None
     kv_tokens_lost: int | None
     capture_s: float | None

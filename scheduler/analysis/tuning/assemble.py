@@ -188,10 +188,11 @@ def _figures(kind: Callable[..., T], tuning: Tuning, pool: GraphPool, **more: An
     cost = tuning.evaluator.cost(pool)
     empty = tuning.evaluator.cost(GraphPool())
     found = tuning.search.tried.get(pool)
-    value = without = kv_tokens_lost = None
+    value = without = missed = kv_tokens_lost = None
     if found is not None and isinstance(found.detail, Detail):
         value = tuning.evaluator.objective.score(found.score)
         without = found.detail.without_graph_share
+        missed = found.detail.missed_graph_share
     if cost and empty and cost.kv_blocks is not None and empty.kv_blocks is not None:
         kv_tokens_lost = (empty.kv_blocks - cost.kv_blocks) * tuning.evaluator.workload.engine.block_size
     figures = PoolFigures(
@@ -201,6 +202,7 @@ def _figures(kind: Callable[..., T], tuning: Tuning, pool: GraphPool, **more: An
         graphs=len(pool.sizes),
         value=value,
         without_graph_share=without,
+        missed_graph_share=missed,
         graph_memory_bytes=cost.graph_memory_bytes if cost else None,
         kv_tokens_lost=kv_tokens_lost,
         capture_s=cost.capture_s if cost else None,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from scheduler.analysis.metrics import Record, summarize, without_graph_share
+from scheduler.analysis.metrics import Record, missed_graph_share, summarize, without_graph_share
 from scheduler.analysis.tuning.budgets import SizeRules
 from scheduler.analysis.tuning.choose import Load
 from scheduler.analysis.tuning.objectives import Objective
@@ -43,10 +43,11 @@ class DrawnRequests:
 
 @dataclass(frozen=True, slots=True)
 class Detail:
-    """What a pool's runs showed: the objective per sample, decode steps without a graph, the histogram."""
+    """What a pool's runs showed: the objective per sample, steps that found no graph, the histogram."""
 
     values: list[float]
     without_graph_share: float
+    missed_graph_share: float
     histogram: StepHistogram
 
 
@@ -70,6 +71,7 @@ def _detail(task: _Task) -> Detail:
     return Detail(
         [task.objective.value(summary) for _, summary in results],
         float(np.mean([without_graph_share(run) for run in runs])),
+        float(np.mean([missed_graph_share(run, task.pool) for run in runs])),
         step_histogram(runs, task.workload.engine.max_num_seqs, task.largest_total),
     )
 

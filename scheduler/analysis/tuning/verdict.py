@@ -41,15 +41,25 @@ def _advice(tuning: Tuning, confirmation: Confirmation) -> tuple[Advice, Reason]
         return Advice.KEEP, Reason.WORSE_ON_FRESH_REQUESTS
     is_faster = confirmation.difference.verdict is Verdict.FASTER
     detail = tuning.search.tried[own].detail
-    misses = detail.without_graph_share if isinstance(detail, Detail) else 0.0
-    ends_early = misses > 0 and max(best.sizes, default=0) > max(own.sizes, default=0)
-    if is_faster and ends_early:
+    misses = detail.missed_graph_share if isinstance(detail, Detail) else 0.0
+    if is_faster and misses > 0 and _reaches_further(tuning):
         return Advice.RAISE_THE_CEILING, Reason.OWN_ENDS_TOO_EARLY
     if len(best.sizes) < len(own.sizes) and _no_worse(tuning, confirmation):
         return Advice.TRIM, Reason.FEWER_DO_AS_WELL
     if is_faster:
         return Advice.TRIM, Reason.LESS_PADDING
     return Advice.NO_DIFFERENCE, Reason.NO_DIFFERENCE_SHOWN
+
+
+def _reaches_further(tuning: Tuning) -> bool:
+    """Tell whether the winner's graphs hold larger steps of some kind than the workload's own."""
+    engine = tuning.evaluator.workload.engine
+    own, best = (
+        pool.table(engine.max_num_seqs, engine.prefill_tokens_per_step)
+        for pool in (tuning.own.pool, tuning.best.pool)
+    )
+    kinds = ((own.full, best.full), (own.piecewise, best.piecewise))
+    return any(max(after, default=0) > max(before, default=0) for before, after in kinds)
 
 
 def _no_worse(tuning: Tuning, confirmation: Confirmation) -> bool:
