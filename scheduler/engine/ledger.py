@@ -93,10 +93,11 @@ class Ledger:
         if not rows:
             return
         token_ns = at_ns - self.rows * self.row_ns if self.row_ns else at_ns
-        if self._cohorts and self._cohorts[-1][0] == token_ns:
-            self._cohorts[-1][1] += rows
+        cohorts = self._cohorts
+        if cohorts and cohorts[-1][0] == token_ns:
+            cohorts[-1][1] += rows
         else:
-            self._cohorts.append([token_ns, rows])
+            cohorts.append([token_ns, rows])
 
     def part(self, request: Running) -> None:
         """Note that the last sequence of the batch was preempted: its gap goes on from its newest token."""

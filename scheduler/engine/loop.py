@@ -180,7 +180,7 @@ class DecodeLoop:
 
     def _engine(self) -> Process:
         """Decide, launch, hand out the tokens of the oldest step; sleep while there is nothing to do."""
-        env, traffic, in_flight = self.env, self.traffic, self.in_flight
+        env, traffic, in_flight, decide = self.env, self.traffic, self.in_flight, self.batching.decide
         if self.start_ns:
             yield env.timeout(self.start_ns)
         is_idle = False
@@ -191,7 +191,7 @@ class DecodeLoop:
             now = self.now
             if traffic.next_ns <= now:
                 self._receive(now, is_idle)
-            plan = self.batching.decide()
+            plan = decide()
             if plan is not None:
                 next_ns = self._step(plan, now)
             elif in_flight:
@@ -243,39 +243,40 @@ class DecodeLoop:
             makes_room = bool(in_flight[-1].finished)
             if self.hands_over_first:
                 self._hand_over(in_flight.popleft(), now)
-        flight = self._launch(plan, now, makes_room)
-        if len(in_flight) + 1 < self.most_in_flight:
+        flight = oldest = self._launch(plan, now, makes_room)
+        if self.most_in_flight > 1:
             in_flight.append(flight)
-            return flight.next_ns
-        oldest = flight
-        if in_flight:
+            if len(in_flight) == 1:
+                return flight.next_ns
             oldest = in_flight.popleft()
-            in_flight.append(flight)
         updated_ns = self._hand_over(oldest, flight.waits_ns)
         return updated_ns if updated_ns > flight.next_ns else flight.next_ns
 
     def _launch(self, plan: StepPlan, now: int, makes_room: bool) -> Flight:
         """Launch the step just decided (and those that surely follow) and count it as computed."""
         batching = self.batching
-        self.flights += 1
+        kv_cache = batching.kv_cache
+        self.flights = number = self.flights + 1
         joined = []
         for request in batching.joined:
             self.ledger.schedule(request, now)
             if request.is_decoding:
                 joined.append(request)
-                request.first_flight = self.flights
+                request.first_flight = number
                 self._expect_stop(request)
         most_steps = self._steps_ahead(plan) if self.clock.can_run_ahead and not makes_room else 1
         flight = self.clock.launch(plan, now, most_steps, self._horizon_ns() if most_steps > 1 else now)
-        flight.number, flight.kv_blocks = self.flights, batching.kv_cache.used
+        flight.number = number
+        flight.kv_blocks = kv_cache.total - kv_cache.free
         flight.running = len(batching.running)
-        flight.joined = joined
+        if joined:
+            flight.joined = joined
         if self.busy_from_ns < 0:
             self.busy_from_ns = now
         if plan.batch_size:
             batching.advance(flight.steps)
-        if batching.kv_cache.free < self.least_free_blocks:
-            self.least_free_blocks = batching.kv_cache.free
+        if kv_cache.free < self.least_free_blocks:
+            self.least_free_blocks = kv_cache.free
         if self.stops and self.stops[0][0] <= batching.decode_steps:
             flight.finished = self._pop_finished()
         if plan.prefill:
@@ -371,9 +372,10 @@ class DecodeLoop:
                 return handed_ns + flight.update_ns
         self.busy_from_ns = handed_ns
         rows = ledger.decode(flight.joined, first_ns) if plan.batch_size else 0
-        for place, request in enumerate(flight.prompts, rows):
-            ledger.token(request, token_ns + place * ledger.row_ns)
-        rows += len(flight.prompts)
+        if flight.prompts:
+            for place, request in enumerate(flight.prompts, rows):
+                ledger.token(request, token_ns + place * ledger.row_ns)
+            rows += len(flight.prompts)
         finished = flight.finished
         if flight.parted or (finished and ledger.row_ns):
             self._go_on_by_place(flight, rows, token_ns)

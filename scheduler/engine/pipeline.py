@@ -40,15 +40,24 @@ class Flight:
     prompts: Sequence[Running] = ()  # their last chunk is in this step
     finished: Sequence[Running] = ()  # their last token is
     parted: Sequence[Running] = ()  # preempted after this step was decided
-    steps = 1
     update_ns = 0
-    first_ready_ns = 0  # when the tokens of a run's first step are there
     launched_ns = 0
     gpu_start_ns = 0
     gpu_end_ns = 0
 
-    def __init__(self, plan: StepPlan, decided_ns: int, ready_ns: int, waits_ns: int, next_ns: int) -> None:
+    def __init__(
+        self,
+        plan: StepPlan,
+        decided_ns: int,
+        ready_ns: int,
+        waits_ns: int,
+        next_ns: int,
+        steps: int = 1,
+        first_ready_ns: int = 0,
+    ) -> None:
         self.plan = plan
+        self.steps = steps
+        self.first_ready_ns = first_ready_ns  # when the tokens of a run's first step are there
         self.decided_ns = decided_ns
         self.ready_ns = ready_ns  # its tokens are there no earlier
         self.waits_ns = waits_ns  # the tokens of the step before are handed over no earlier
@@ -101,10 +110,8 @@ class WholeSteps:
             total_ns = self._executor.run(plan)
             durations.append(total_ns)
         end_ns = self._free_ns = start_ns + total_ns
-        flight = Flight(plan, now_ns, end_ns, now_ns, end_ns - durations[-1])
-        flight.steps = len(durations) - before
-        flight.first_ready_ns = start_ns + durations[before]
-        return flight
+        steps, first_ready_ns = len(durations) - before, start_ns + durations[before]
+        return Flight(plan, now_ns, end_ns, now_ns, end_ns - durations[-1], steps, first_ready_ns)
 
 
 class HostAndGpu:
