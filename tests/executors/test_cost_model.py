@@ -242,7 +242,11 @@ def test_the_shipped_default_profile_has_an_eager_range_and_says_what_it_assumes
     model = cost_model(SHIPPED, "eager")
     assert SHIPPED.has_range
     assert SHIPPED.curve("fallback") is None
-    assert {*assumed_fields(SHIPPED)} == {"memory.utilization", "memory.activation_bytes"}
+    assert {*assumed_fields(SHIPPED)} == {
+        "memory.utilization",
+        "memory.activation_bytes",
+        "pool.device_bytes_per_graph",
+    }
     low, high = (cost_model(SHIPPED, "eager", bound).run(decode(32, 32_768)) for bound in ("low", "high"))
     assert low < high
     assert model.run(decode(32, 32_768, 32)) == cost_model(SHIPPED, "eager", "high").run(

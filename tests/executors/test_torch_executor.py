@@ -259,7 +259,7 @@ def test_a_preempted_request_goes_on_with_the_same_tokens(graphs: TorchSession) 
     [
         (StepPlan(StepKind.DECODE, 2, None, 20), "the loop decodes 2 sequences, the executor holds 1"),
         (StepPlan(StepKind.DECODE, 1, None, 21), "the loop counts 21 KV tokens, the executor holds 20"),
-        (StepPlan(StepKind.MIXED, 1, 4, 20, (PrefillChunk(0, 1, 0, False),)), "piecewise"),
+        (StepPlan(StepKind.MIXED, 1, 4, 20, (PrefillChunk(0, 1, 0, False),), 0, True), "piecewise"),
     ],
 )
 def test_a_disagreement_with_the_loop_stops_the_run(
