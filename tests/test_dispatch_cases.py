@@ -12,7 +12,7 @@ from command_line import ROOT, call
 
 from scheduler.analysis.comparison.compare import compare
 from scheduler.analysis.comparison.pools import workload_pool
-from scheduler.analysis.tuning.smaller_pool import smaller_pool
+from scheduler.analysis.tuning.load_study import study_loads
 from scheduler.commands.run import workload_profile
 from scheduler.report.card import smaller_lines
 from scheduler.report.cautions import warnings_of
@@ -60,7 +60,7 @@ def test_batches_above_the_full_graphs_are_named_and_cost_a_piecewise_launch(cas
     warning = next(text for text in warnings_of(comparison) if "no FULL graph" in text)
     assert "batch sizes 97–100 have no FULL graph and take a PIECEWISE one" in warning
     assert "(capture 100)" in warning
-    comparison.smaller = smaller_pool(comparison)
+    study_loads(comparison)
     lines = " ".join(smaller_lines(comparison))
     if "--cudagraph-capture-sizes" in lines:  # no flag sends a batch a slower way
         sizes = comparison.smaller.column.variant.pool.sizes

@@ -7,6 +7,8 @@
 - `choose.py` The best capture sizes for a histogram of batch sizes: exact, by dynamic programming.
 - `choose_within_budget.py` The best capture sizes within a budget that sizes draw on unequally, such as capture seconds.
 - `closed_loop.py` The tuner in the closed loop: the pool decides how large batches grow, the batches which pool is best.
+- `load_runs.py` One variant on one sample at one load, at both ends of a host range: what came out, and which steps.
+- `load_study.py` A comparison over loads: its variants from half to twice the rate, and whether fewer graphs would do there.
 - `log_evidence.py` What a log says where the profile or a default would be taken: KV lengths, step times, graphs not used.
 - `logged_choice.py` From a server's log and a profile to the best sizes; what the log does not say is assumed and noted.
 - `neighbours.py` Pools one step away from a pool: a size added, removed, or exchanged for another, cheapest first.
@@ -15,7 +17,6 @@
 - `pool_runs.py` Pools run on the same requests: values of the objective, histograms of steps, side by side if need be.
 - `pool_search.py` The search for the best pool when pool and traffic feed back on each other.
 - `samples.py` Which requests the tuner searches on, and which it confirms on: never the same ones.
-- `smaller_pool.py` Could the pool be smaller? One quick answer from a comparison that was run anyway.
 - `step_loads.py` The steps of simulated runs as loads to choose sizes for: how often each size came, what it costs where.
 - `verdict.py` What the tuner advises, and why.
 """

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -96,17 +97,31 @@ def _line_ns(line: StepLine, kv_tokens: Floats) -> Floats:
 def mixed_load(histogram: StepHistogram, model: CostModel, candidates: Sequence[int]) -> Load:
     """Return the load of steps with prompt tokens by total tokens, for one list that serves them, too.
 
-    A step counts once for each running decode and once for its prompts. Steps of the same total stand as
-    one with their mean numbers of decodes and KV tokens and one fresh prompt chunk.
+    A step counts once for each running decode and once for its prompts. Steps between two neighbouring
+    candidates take the same graph in any list made of candidates: they stand as one of their mean total,
+    with their mean numbers of decodes and KV tokens and one fresh prompt chunk.
     """
     count = histogram.mixed_count
-    eager, graph = np.zeros(len(count)), np.zeros((len(count), max(candidates, default=0) + 1))
-    for tokens in np.flatnonzero(count).tolist():
-        rows = min(round(histogram.mixed_batch[tokens]), tokens - 1)
+    most = len(count) - 1
+    weights, eager = np.zeros(len(count)), np.zeros(len(count))
+    graph = np.zeros((len(count), max(candidates, default=0) + 1))
+    ascending = sorted(candidates)
+    edges = [0, *(size for size in ascending if size < most), most]
+    for above, upto in pairwise(edges):
+        cell = slice(above + 1, upto + 1)
+        steps = int(count[cell].sum())
+        if not steps:
+            continue
+        tokens = round(float(count[cell] @ np.arange(above + 1, upto + 1)) / steps)
+        weights[tokens] = float(count[cell] @ (histogram.mixed_batch[cell] + 1.0))
+        batch, kv = (
+            float(count[cell] @ part[cell]) / steps for part in (histogram.mixed_batch, histogram.mixed_kv)
+        )
+        rows = min(round(batch), tokens - 1)
         chunk = PrefillChunk(-1, tokens - rows, 0, is_last=True)
         kind = StepKind.MIXED if rows else StepKind.PREFILL
-        plan = StepPlan(kind, rows, None, round(histogram.mixed_kv[tokens]) if rows else 0, (chunk,))
+        plan = StepPlan(kind, rows, None, round(kv) if rows else 0, (chunk,))
         eager[tokens] = model.run(plan)
-        held = [size for size in candidates if size >= tokens]
+        held = [size for size in ascending if size >= tokens]
         graph[tokens, held] = model.piecewise_ns(plan, held)
-    return Load.of(count * (histogram.mixed_batch + 1.0), graph, eager)
+    return Load.of(weights, graph, eager)
