@@ -9,11 +9,12 @@ from pathlib import Path
 from scheduler.commands.options import InspectOptions
 from scheduler.report.found_text import found_record, found_text
 from scheduler.workload.inputs.door import read_input
+from scheduler.workload.inputs.head import Told
 
 
 def run_inspect(file: Path, options: InspectOptions) -> int:
     """Print what was found in the file, as text or JSON; return 0."""
-    found = read_input(file, options.max_num_seqs)
+    found = read_input(file, Told(options.max_num_seqs))
     if options.json:
         sys.stdout.write(json.dumps(found_record(found), indent=1, sort_keys=True, allow_nan=False) + "\n")
     else:

@@ -34,6 +34,7 @@ from scheduler.report.tune_text import tune_json, tune_text
 from scheduler.workload.file.loader import load_workload
 from scheduler.workload.inputs.door import read_engine_log, read_input
 from scheduler.workload.inputs.found import Use
+from scheduler.workload.inputs.head import Told
 from scheduler.workload.server_logs.engine_log import EngineLog
 
 MIB = 1 << 20
@@ -113,11 +114,16 @@ def _request_width(options: TuneOptions, own: GraphPool) -> tuple[int, int]:
     vLLM's lists count tokens: what --align asks for there is the width of a request.
     """
     counts_tokens = engine_rules(own.rules).sizes_are_tokens
-    if options.draft_tokens is not None:
-        if not 0 <= options.draft_tokens <= MOST_DRAFTS:
-            raise InputError(f"--draft-tokens: expected 0 to {MOST_DRAFTS}, got {options.draft_tokens}")
-        return 1 + options.draft_tokens, 1 if counts_tokens else options.align
+    drafts = _drafts(options)
+    if drafts is not None:
+        return 1 + drafts, 1 if counts_tokens else options.align
     return (options.align, 1) if counts_tokens else (1, options.align)
+
+
+def _drafts(options: TuneOptions) -> int | None:
+    if options.draft_tokens is not None and not 0 <= options.draft_tokens <= MOST_DRAFTS:
+        raise InputError(f"--draft-tokens: expected 0 to {MOST_DRAFTS}, got {options.draft_tokens}")
+    return options.draft_tokens
 
 
 def _budgets(options: TuneOptions) -> Budgets:
@@ -142,7 +148,7 @@ def _from_log(log_file: Path, options: TuneOptions) -> tuple[LogAnswer, PastedPo
     if options.profile is None:
         raise InputError("--from-log: expected --profile NAME or FILE beside it")
     check_folder(options.out or Path("results"))
-    log = read_engine_log(log_file, options.max_num_seqs)
+    log = read_engine_log(log_file, Told(options.max_num_seqs, _drafts(options)))
     answer = log_choice(log, profile_of(options.profile), _budgets(options), options.max_num_seqs)
     facts = log.facts
     limit = options.max_num_seqs or facts.max_num_seqs

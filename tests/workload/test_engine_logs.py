@@ -291,3 +291,14 @@ def test_own_steps_are_read_as_a_log(tmp_path):
     assert (log.decode_steps, log.mixed_steps) == ({3: 1}, {6: 1})
     assert log.decode_times[3, True].mean_ms == 5
     assert log.kv_tokens == {3: 30}
+
+
+def test_recorded_steps_have_the_time_in_which_nothing_else_ran(tmp_path):
+    rows = ["0,2,128,64 64,PIECEWISE,20000", "16000,3,3,,FULL,26000", "40000,3,3,,NONE,47000"]
+    path = written(tmp_path, "\n".join(["scheduled_us,requests,tokens,chunks,mode,output_us", *rows]))
+    log = read_found_log(path)
+    assert (log.decode_steps, log.mixed_steps, log.without_graph) == ({3: 2}, {128: 1}, {3: 1})
+    assert {key: times.mean_ms for key, times in log.decode_times.items()} == {(3, True): 6, (3, False): 7}
+    bad = path.read_text().replace("16000,3", "16000,x")
+    with pytest.raises(InputError, match=r"server\.log:3: requests: expected a whole number"):
+        read_found_log(written(tmp_path, bad))

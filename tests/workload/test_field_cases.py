@@ -12,6 +12,7 @@ from command_line import ROOT, call
 from scheduler.errors import InputError
 from scheduler.workload.inputs.door import read_engine_log, read_input, read_measured, read_trace
 from scheduler.workload.inputs.found import Sending
+from scheduler.workload.inputs.head import Told
 
 CASES = Path(os.environ.get("GRAPHPOOL_SHARED", ROOT.parent / "shared")) / "cases"
 PROFILE = "h100-llama-3.1-8b-bf16"
@@ -53,6 +54,8 @@ def test_padded_sizes_outside_the_list_prove_speculation(cases, tmp_path):
     answer, text = tuned(folder / "server.log", 3, tmp_path)
     assert all(size % 6 == 0 for size in answer["sizes"])
     assert "1 + k may be 3 or 6" in text
+    told = read_engine_log(folder / "server.log", Told(max_num_seqs=6, draft_tokens=5))
+    assert (told.tokens_per_request, told.decode_steps) == (6, {1: 31})
 
 
 def test_vllm_iterations_are_steps_with_times(cases):

@@ -140,6 +140,7 @@ FILES = JSON_FILES | {
     "sglang log": SGLANG_LOG,
     "tensorrt log": TENSORRT_LOG,
     "prometheus": PROMETHEUS,
+    "steps": "scheduled_us,requests,tokens,chunks,mode,output_us\n0,2,128,64 64,PIECEWISE,27477\n9,2,2,,FULL,28000\n",
     "histogram": "batch_size,steps\n3,10\n8,2\n",
     "measured": "arrival_s,prompt_tokens,output_tokens,ttft_ms,e2el_ms\n0,5,3,10,40\n1,6,2,11,30\n",
     "azure": "TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:15:46.68,5,3\n",

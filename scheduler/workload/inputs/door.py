@@ -12,20 +12,20 @@ import numpy as np
 from scheduler.errors import InputError
 from scheduler.workload.inputs.formats import FORMATS
 from scheduler.workload.inputs.found import Found, Use
-from scheduler.workload.inputs.head import head_of
+from scheduler.workload.inputs.head import NOTHING_TOLD, Told, head_of
 from scheduler.workload.inputs.measured import Measured, measured_of
 from scheduler.workload.requests import Int64
 from scheduler.workload.server_logs.engine_log import EngineLog
 from scheduler.workload.traces.read import Trace, trace_of
 
 
-def read_input(path: Path, max_num_seqs: int | None = None) -> Found:
+def read_input(path: Path, told: Told = NOTHING_TOLD) -> Found:
     """Tell what a file is and read it; `path#2` reads the second run of a file with several.
 
-    `max_num_seqs` tells decode from mixed steps where a server's log does not. Raises InputError, one line
+    `told` is what the user says where a server's log does not. Raises InputError, one line
     per problem, with the format that was recognised.
     """
-    head = head_of(path, max_num_seqs)
+    head = head_of(path, told)
     return next(row for row in FORMATS if row.is_it(head)).read(head)
 
 
@@ -69,9 +69,9 @@ def read_measured(path: Path) -> Measured:
     return measured_of(found)
 
 
-def read_engine_log(path: Path, max_num_seqs: int | None = None) -> EngineLog:
+def read_engine_log(path: Path, told: Told = NOTHING_TOLD) -> EngineLog:
     """Return the steps of a server's log or metrics; raises InputError where the file has none."""
-    found = read_input(path, max_num_seqs)
+    found = read_input(path, told)
     found.require(Use.BATCHES, "--from-log")
     assert found.log is not None  # noqa: S101  (told to mypy; it has batches)
     return found.log

@@ -14,7 +14,7 @@ from scheduler.errors import InputError
 from scheduler.workload.bench_results import aiperf, guidellm, lists_of_requests, own_run, request_logs
 from scheduler.workload.inputs.found import Found, Use
 from scheduler.workload.inputs.head import PAGE, Head
-from scheduler.workload.server_logs import batches, prometheus, sglang, tensorrt_llm, vllm
+from scheduler.workload.server_logs import batches, prometheus, sglang, step_records, tensorrt_llm, vllm
 from scheduler.workload.server_logs.engine_log import EngineLog
 from scheduler.workload.server_logs.start_up import StartUpFacts
 from scheduler.workload.server_logs.wrappers import strings_in
@@ -56,7 +56,8 @@ def _as_found(path: Path, name: str, command: str, log: EngineLog) -> Found:
 
 
 def _server_log(head: Head) -> Found:
-    log = batches.read_server_log(head.path, head.max_num_seqs, head.messages() if head.whole else None)
+    lines = head.messages() if head.whole else None
+    log = batches.read_server_log(head.path, head.told.max_num_seqs, lines, head.told.draft_tokens)
     if not log.has_steps and not log.facts.are_known and not log.accepted_length:
         raise InputError(
             [f"{head.path}: not a format that is known, and no server's log: {batches.NONE_FOUND}; {PAGE}"]
@@ -79,8 +80,13 @@ def _histogram(head: Head) -> Found:
 
 def _prometheus(head: Head) -> Found:
     lines = numbered_lines(head.path, any_bytes=True)
-    log = prometheus.read_prometheus(head.path, lines, head.max_num_seqs)
+    log = prometheus.read_prometheus(head.path, lines, head.told.max_num_seqs)
     return _as_found(head.path, prometheus.NAME, prometheus.COMMAND, log)
+
+
+def _step_record(head: Head) -> Found:
+    log = step_records.read_step_record(head.path, numbered_lines(head.path))
+    return _as_found(head.path, step_records.NAME, step_records.COMMAND, log)
 
 
 def _tensorrt_metrics(head: Head) -> Found:
@@ -110,6 +116,7 @@ def _refuse_aggregate(head: Head) -> Found:
 
 
 _COLUMN = re.compile(r"[\w./%() -]{1,80}")  # a line of a log has colons, hashes or brackets
+_TIME_COLUMNS = ("timestamp", "arrived_at", "arrival_s", "arrival_ms", "arrival_us", "arrival_ns")
 _REQUESTS = (Use.ARRIVALS, Use.LENGTHS, Use.LATENCIES)
 _STEPS = (Use.BATCHES, Use.STEP_TIMES)
 FORMATS = (
@@ -185,6 +192,13 @@ FORMATS = (
         _prometheus,
     ),
     Format(
+        step_records.NAME,
+        step_records.COMMAND,
+        _STEPS,
+        lambda head: head.kind == "csv" and step_records.is_step_record(head.keys),
+        _step_record,
+    ),
+    Format(
         "batch histogram CSV",
         "a CSV with batch_size,steps",
         (Use.BATCHES,),
@@ -211,10 +225,7 @@ FORMATS = (
 def _is_trace_header(columns: frozenset[str]) -> bool:
     if len(columns) < 2 or not all(_COLUMN.fullmatch(column) for column in columns if column):
         return False
-    return any(
-        "token" in column or column in ("timestamp", "arrived_at", "arrival_s", "arrival_ms", "arrival_ns")
-        for column in columns
-    )
+    return any("token" in column or column in _TIME_COLUMNS for column in columns)
 
 
 def _is_trace_object(head: Head) -> bool:

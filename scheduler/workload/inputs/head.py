@@ -17,6 +17,17 @@ PAGE = "docs/inputs.md lists what can be read"
 _ZIP = b"PK\x03\x04"
 
 
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What the user says where a server's log does not: it tells decode steps from mixed ones, and widths."""
+
+    max_num_seqs: int | None = None
+    draft_tokens: int | None = None
+
+
+NOTHING_TOLD = Told()
+
+
 @dataclass(frozen=True)
 class Head:
     """A file's beginning, enough to tell what it is.
@@ -32,7 +43,7 @@ class Head:
     first_line: str = ""
     value: Any = None
     whole: bool = False
-    max_num_seqs: int | None = None
+    told: Told = NOTHING_TOLD
     documents: Sequence[Any] = ()
 
     @cached_property
@@ -65,7 +76,7 @@ class Head:
         return [value for _, value in self.objects()]
 
 
-def head_of(named: Path, max_num_seqs: int | None) -> Head:
+def head_of(named: Path, told: Told) -> Head:
     """Look at the beginning of a file; raises InputError where it cannot be read or is empty."""
     path, run = split_run(named)
     start = first_bytes(path, MAX_LINE_BYTES + 1)
@@ -78,18 +89,18 @@ def head_of(named: Path, max_num_seqs: int | None) -> Head:
         raise InputError(f"{path}: expected a file with contents, the file is empty; {PAGE}")
     first_line = text.split("\n", 1)[0].strip()
     if text.startswith(("{", "[")):
-        head = _json_head(path, run, first_line, max_num_seqs)
+        head = _json_head(path, run, first_line, told)
         if head is not None:
             return head
     kind = "csv" if "," in first_line and not first_line.startswith(("[", "(", "#")) else "text"
-    return Head(path, run, kind, first_line, max_num_seqs=max_num_seqs)
+    return Head(path, run, kind, first_line, told=told)
 
 
-def _json_head(path: Path, run: int | None, first_line: str, max_num_seqs: int | None) -> Head | None:
+def _json_head(path: Path, run: int | None, first_line: str, told: Told) -> Head | None:
     """Return the head of a JSON file, None where it is a log after all."""
     value = _parsed(first_line)
     if isinstance(value, Mapping):
-        return Head(path, run, "json", first_line, value, max_num_seqs=max_num_seqs)
+        return Head(path, run, "json", first_line, value, told=told)
     is_bare = first_line.strip("[{ \t") == ""
     if (
         first_line.startswith("[")
@@ -102,7 +113,7 @@ def _json_head(path: Path, run: int | None, first_line: str, max_num_seqs: int |
     first = values[0] if values else None
     if isinstance(first, list) and not (first and isinstance(first[0], Mapping)):
         raise InputError(f"{path}: expected JSON objects, got an array of something else; {PAGE}")
-    return Head(path, run, "json", first_line, first, True, max_num_seqs, values)
+    return Head(path, run, "json", first_line, first, True, told, values)
 
 
 def _parsed(line: str) -> Any:

@@ -5,6 +5,7 @@
 - `prometheus.py` Prometheus text of vLLM and SGLang (GET /metrics): what a server counted since it started.
 - `sglang.py` What SGLang logs of its steps: `Decode batch` lines, each a sample of many, and `Prefill batch` lines.
 - `start_up.py` Start-up lines of vLLM and SGLang: what was captured, how long it took, what it left for the KV cache.
+- `step_records.py` A row per step of a recorded engine: what ran, in which graph, and when (docs/profiles.md).
 - `tensorrt_llm.py` What TensorRT-LLM logs of its steps: `print_iter_log` lines and the iteration statistics of `/metrics`.
 - `vllm.py` What vLLM logs of its steps: graph tables, iteration details, running requests, acceptance.
 - `wrappers.py` Log lines as collectors store them: colours, JSON around the text, and messages folded into one.

@@ -48,11 +48,15 @@ def read_engine_log(path: Path, max_num_seqs: int | None = None) -> EngineLog:
 
 
 def read_server_log(
-    path: Path, max_num_seqs: int | None = None, lines: Iterator[tuple[int, str]] | None = None
+    path: Path,
+    max_num_seqs: int | None = None,
+    lines: Iterator[tuple[int, str]] | None = None,
+    draft_tokens: int | None = None,
 ) -> EngineLog:
     """Read a log as read_engine_log does; one without any step is returned with its start-up facts.
 
-    `lines` are those of the file where they are not what its line ends say, as in an array of JSON objects.
+    `lines` are those of the file where they are not what its line ends say, as in an array of JSON objects;
+    `draft_tokens` goes before what the log says or leaves open.
     """
     lines = numbered_lines(path, any_bytes=True) if lines is None else lines
     first = next(lines, None)
@@ -67,6 +71,8 @@ def read_server_log(
         for reader in readers:
             reader.read(message)
     facts = start_up.facts()
+    if draft_tokens is not None:
+        facts = replace(facts, draft_tokens=draft_tokens)
     found = [(reader, reader.log(facts, max_num_seqs)) for reader in readers]
     logs = [log for _, log in found if log is not None]
     lost = [line for reader, log in found if log is None for line in reader.not_understood.lines]

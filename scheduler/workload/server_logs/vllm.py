@@ -263,8 +263,8 @@ class VllmReader:
 
     def _speculation(self, facts: StartUpFacts) -> tuple[bool, int | None]:
         """Return whether the server drafts, and 1 + draft tokens where the log settles it."""
-        if facts.draft_tokens:
-            return True, 1 + facts.draft_tokens
+        if facts.draft_tokens is not None:
+            return facts.draft_tokens > 0, 1 + facts.draft_tokens
         if self._positions:
             return True, 1 + self._positions
         if self._widest > 1:
@@ -320,7 +320,7 @@ class VllmReader:
             guess = f"1 + k may be {' or '.join(map(str, widths))}; " if widths else ""
             notes.append(
                 f"the log does not say how many tokens are drafted: {guess}sizes are tokens here; the "
-                "start-up lines with num_speculative_tokens settle it"
+                "start-up lines with num_speculative_tokens, or --draft-tokens, settle it"
             )
         if accepted:
             notes.append(f"speculative decoding: {accepted:.2f} tokens to a request and step were accepted")

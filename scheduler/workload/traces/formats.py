@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from scheduler.workload.traces.values import WallClockReader, is_number, is_wall_clock, seconds_reader, shown
 
-_S, _MS, _NS = 0, 3, 9
+_S, _MS, _US, _NS = 0, 3, 6, 9
 CACHED_COLUMN = "cached_tokens"
 PREFIX_COLUMNS = ("hash_ids", "block_hash_ids")
 ReadTime = Callable[[str], int]
@@ -44,7 +44,7 @@ class TraceFormat:
         """Return the reader of the time column and its unit in words, judged by the first time."""
         if is_wall_clock(first) or (self.wall_clock and not is_number(first)):
             return WallClockReader(), "wall clock"
-        return seconds_reader(self.time_power), {_S: "s", _MS: "ms", _NS: "ns"}[self.time_power]
+        return seconds_reader(self.time_power), {_S: "s", _MS: "ms", _US: "µs", _NS: "ns"}[self.time_power]
 
 
 # Sources of the names: Azure/AzurePublicDataset (2023 and 2024 LLM inference traces), HPMLL/BurstGPT,
@@ -57,6 +57,7 @@ CSV_FORMATS = (
     TraceFormat("ServeGen CSV", "timestamp", "input_tokens", "output_tokens"),
     TraceFormat("request CSV", "arrival_s", "prompt_tokens", "output_tokens"),
     TraceFormat("request CSV", "arrival_ms", "prompt_tokens", "output_tokens", _MS),
+    TraceFormat("request CSV", "arrival_us", "prompt_tokens", "output_tokens", _US),
     TraceFormat("request CSV", "arrival_ns", "prompt_tokens", "output_tokens", _NS),
 )
 _TOKEN_KEYS = (
