@@ -79,6 +79,10 @@ class Head:
 def head_of(named: Path, told: Told) -> Head:
     """Look at the beginning of a file; raises InputError where it cannot be read or is empty."""
     path, run = split_run(named)
+    if path.exists() and not path.is_file():
+        other = "a pipe or a device, which cannot be read twice"
+        what = "a folder" if path.is_dir() else other
+        raise InputError(f"{path}: cannot be read: expected a file, got {what}")
     start = first_bytes(path, MAX_LINE_BYTES + 1)
     if start.startswith(_ZIP):
         return Head(path, run, "npz")

@@ -191,6 +191,8 @@ class VllmReader:
             decode, mixed = {}, {}
         else:
             return None
+        if facts.mode == "NONE":
+            notes.append("mode NONE: this server runs without graphs")
         if len(self._engines) > 1:
             notes.append(f"{len(self._engines)} data-parallel engines pooled")
         accepted = self._accepted / self._drafts if self._drafts else None

@@ -56,7 +56,8 @@ def read_trace(
 def read_rows(path: Path, *, max_text_bytes: int = MAX_TEXT_BYTES, max_rows: int = MAX_ROWS) -> Found:
     """Read the rows of a trace file as they are; raises InputError, one line per problem."""
     rows, left_out = _read_rows(LineFeed(path, max_text_bytes, max_rows))
-    return Found(path, rows.format_name, "a recorded trace", requests=rows, left_out=left_out)
+    made_by = "CSV or JSON Lines with arrivals and lengths"
+    return Found(path, rows.format_name, made_by, requests=rows, left_out=left_out)
 
 
 def trace_of(found: Found, time_scale: float = 1.0) -> Trace:
