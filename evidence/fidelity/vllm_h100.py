@@ -81,6 +81,16 @@ def cases() -> Iterator[Case]:
             group = "small model, fitted" if name == "qwen06_default" else "small model, foretold"
             yield Case(group, RUNS / f"{name}.json", traffic, small)
 
+    first = (FIRST_RUNS / f"{name}.json" for name in ("only_256", "no_graphs", "eager"))
+    for path in (*first, *(RUNS / f"{name}.json" for name, _ in others)):
+        own = _imported(Source(path), Source(RUNS / "default8b.json", gpu_only=True))
+        for traffic in range(2 if path.stem not in ("padded8b", "to64_8b") else 1):
+            yield Case("host fitted to the run itself, GPU to default8b's grid", path, traffic, own)
+    for name, count in (("qwen06_to64", 2), ("qwen06_nographs", 1)):
+        own = _imported(Source(RUNS / f"{name}.json"), Source(RUNS / "qwen06_default.json", gpu_only=True))
+        for traffic in range(count):
+            yield Case("small model, the same", RUNS / f"{name}.json", traffic, own)
+
 
 def _imported(*sources: Source) -> MeasuredProfile:
     return import_steps(sources, {})[0]

@@ -62,7 +62,9 @@ class UpdateCost(Strict):
 
 
 class LaunchCost(Strict):
-    """What launching a step costs: the thread is busy for `ms`, the GPU may begin after `gpu_after_ms`.
+    """What launching a step costs: the thread is busy for `ms` + `request_ms` × requests.
+
+    The GPU may begin after `gpu_after_ms`.
 
     `tail_ms`: the GPU is done no earlier than this after the end of launching, where kernels are launched
     one by one; None where one graph is launched. A launch takes `ms` × speed^`exponent` × a lognormal factor
@@ -70,6 +72,7 @@ class LaunchCost(Strict):
     """
 
     ms: MsOrZero
+    request_ms: MsOrZero = 0.0
     gpu_after_ms: MsOrZero = 0.0
     tail_ms: MsOrZero | None = None
     exponent: _Exponent = 1.0
@@ -204,7 +207,8 @@ class EngineProfile(MeasuredProfile):
         for how in LAUNCHINGS:
             launch: LaunchCost | None = getattr(self.host.launch, how)
             if launch is not None:
-                parts.append(("launch", f"{how:<10} {launch.ms:6.2f} ms, spread {launch.spread:.0%}"))
+                each = f" + {launch.request_ms:.4f} per request" if launch.request_ms else ""
+                parts.append(("launch", f"{how:<10} {launch.ms:6.2f} ms{each}, spread {launch.spread:.0%}"))
         if self.host.speed:
             wanders = [f"{part.spread:.1%} for {part.tau_ms:,.0f} ms" for part in self.host.speed]
             parts.append(("host speed", f"wanders by {', '.join(wanders)}"))

@@ -55,7 +55,9 @@ class EngineCostModel(CostModel):
         ms = self._curve_ms(size) + gpu.row_ms * live
         points = [(0.0, ms), (_FAR_KV_TOKENS, ms + gpu.kv_token_ms * _FAR_KV_TOKENS)]
         launch, _ = self._launches["piecewise" if mode == "piecewise" else OF_MODE[mode]]
-        return step_line(points, (self._host_ms(live, 0, 0) + launch.ms) * self._speed, 0.0)
+        return step_line(
+            points, (self._host_ms(live, 0, 0) + launch.ms + launch.request_ms * live) * self._speed, 0.0
+        )
 
     def prompt_step_ns(self, plan: StepPlan) -> float:
         """See CostModel."""
@@ -75,7 +77,7 @@ class EngineCostModel(CostModel):
         if chunks:
             schedule += cost.prompt_step_ms + cost.chunk_ms * chunks + cost.prompt_token_ms * prompt_tokens
         update = host.update.step_ms + host.update.request_ms * requests + host.update.chunk_ms * chunks
-        launching = launch.ms
+        launching = launch.ms + launch.request_ms * requests
         slowness = launch_slowness = self._speed * NS_PER_MS
         if self._noise is not None:
             log_slowness = self._noise.log_slowness(decided_ns)

@@ -217,6 +217,7 @@ def _profile(fitted: Fitted, runs: Sequence[RecordedRun], left_out: Sequence[Lef
     launches = {
         MODES[mode]: LaunchCost(
             ms=_ms(ms),
+            request_ms=_ms(work.launch_request_ms) if mode == FULL else 0.0,
             gpu_after_ms=_ms(min(work.gpu_after_ms[mode], ms)),
             tail_ms=None if mode == FULL else _ms(work.tail_ms),
             exponent=_ms(variation.exponent.get(mode, 1.0)),
@@ -309,7 +310,7 @@ def _provenance(fitted: Fitted, names: str) -> dict[str, Provenance]:
         if samples < 8:
             result[key] = entry("assumed", f"only {samples} steps show it: an upper bound from {names}")
         else:
-            result[f"{key}.ms"] = entry("measured", f"{samples:,} steps that waited for this launch, {names}")
+            result[f"{key}.ms"] = entry("measured", f"{samples:,} steps that showed this launch, {names}")
         if mode != FULL and not work.measured_apart:
             result[f"{key}.tail_ms"] = entry("assumed", f"{TAIL_MS} ms: no step shows it")
             result[f"{key}.gpu_after_ms"] = entry("assumed", "no step shows it")

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scheduler.catalog.importers.engine_steps.flow import FULL, Flow
-from scheduler.catalog.importers.engine_steps.robust import relative_fit, robust_sd
+from scheduler.catalog.importers.engine_steps.robust import mean_ratio, relative_fit, robust_sd
 from scheduler.catalog.importers.recorded_run import MODES, RecordedRun, Steps
 
 Float = NDArray[np.float64]
@@ -51,6 +51,8 @@ _FEWEST = 8  # samples for a launch cost
 _MARGIN = 0.1  # of a launch: closer than this, one cannot say what hid what
 _GPU_MARGIN = 0.03  # of the GPU's work, likewise
 _CLEARLY_LONGER = 1.4  # than a launch: the host waits for something else
+_FEWEST_BY_REQUEST = 300  # launches
+_LEAST_SPREAD = 16.0  # of requests, from the 10th to the 90th percentile
 _SEEN = 0.3  # of the steps of a kind
 _MOST, _LATE = 0.7, 0.2  # share of the steps of a kind, and of a launch
 _SMOOTH = 0.005
@@ -83,6 +85,7 @@ class WorkFit:
     launch_ms: dict[int, float]
     gpu_after_ms: dict[int, float]
     tail_ms: float
+    launch_request_ms: float = 0.0  # of a graph: preparing its inputs goes by request
     gpu_samples: int = 0
     gpu_widths: Int = field(default_factory=lambda: np.zeros(0, np.int64))
     gpu_error: float = 0.0
@@ -110,6 +113,10 @@ def fit_work(
     if len(knots) > 2 and knots[-1] < 1.1 * knots[-2]:
         knots = np.delete(knots, -2)
     fit = _first_guess(knots, runs, flows, told)
+    # Where only runs that do not tell of the host have a mode, their launches serve to see the GPU behind.
+    other = _first_guess(knots, runs, flows, used)
+    fit.launch_ms = {**other.launch_ms, **fit.launch_ms}
+    fit.gpu_after_ms = {**other.gpu_after_ms, **fit.gpu_after_ms}
     launch_ms = fit.launch_ms.get(FULL, 0.0)
     waits = [
         _waits_for_gpu(run, flow, mask, launch_ms) for run, flow, mask in zip(runs, flows, used, strict=True)
@@ -211,6 +218,7 @@ def _round(
     right: list[Float] = []
     widths: list[Int] = []
     launches: dict[int, list[tuple[Float, Float]]] = {mode: [] for mode in fit.launch_ms}
+    requests: dict[int, list[Float]] = {mode: [] for mode in fit.launch_ms}
     for run, flow, mask, tells, wait in zip(runs, flows, used, told, waits, strict=True):
         seen = _look(fit, run, flow, mask, wait.tolist(), is_first)
         columns = _columns(fit.gpu.at, run.steps)[seen.gpu]
@@ -219,10 +227,13 @@ def _round(
         widths.append(run.steps.width[seen.gpu])
         for mode in launches:
             of_mode = (run.steps.mode[seen.launch] == mode) & tells[seen.launch]
-            launches[mode].append((run.steps.dispatched[seen.launch][of_mode], seen.launch_ms[of_mode]))
+            index = seen.launch[of_mode]
+            launches[mode].append((run.steps.dispatched[index], seen.launch_ms[of_mode]))
+            requests[mode].append(run.steps.requests[index].astype(np.float64))
     matrix, target = np.concatenate(rows), np.concatenate(right)
     gpu, after_full, error = _fit_gpu(fit, matrix, target)
-    result = WorkFit(gpu, dict(fit.launch_ms), dict(fit.gpu_after_ms), fit.tail_ms, len(target))
+    result = WorkFit(gpu, dict(fit.launch_ms), dict(fit.gpu_after_ms), fit.tail_ms)
+    result.gpu_samples = len(target)
     result.gpu_widths, result.gpu_error = np.unique(np.concatenate(widths)), error
     if FULL in result.gpu_after_ms and after_full is not None:
         result.gpu_after_ms[FULL] = after_full
@@ -231,9 +242,30 @@ def _round(
         if len(times) >= _FEWEST:
             middle = float(np.median(times))
             result.launch_ms[mode] = float(np.clip(times, middle / 4, 4 * middle).mean())
+            if mode == FULL:
+                _fit_by_request(result, np.concatenate(requests[mode]), times)
         result.launch_samples[mode] = len(times)
-        result.launch_ratio[mode] = [(at, ms / result.launch_ms[mode]) for at, ms in series]
+        by_request = result.launch_request_ms if mode == FULL else 0.0
+        result.launch_ratio[mode] = [
+            (at, ms / (result.launch_ms[mode] + by_request * rows))
+            for (at, ms), rows in zip(series, requests[mode], strict=True)
+        ]
     return result
+
+
+def _fit_by_request(fit: WorkFit, requests: Float, times: Float) -> None:
+    """Let a graph's launch go by request where enough launches of unlike batches show it.
+
+    One kernel after another is launched in the same time for any batch; there a slope would be the host's
+    own ups and downs over the hours of a grid.
+    """
+    spread = float(np.subtract(*np.percentile(requests, [90, 10])))
+    if len(times) < _FEWEST_BY_REQUEST or spread < _LEAST_SPREAD:
+        return
+    matrix = np.column_stack([np.ones(len(times)), requests])
+    base, each = relative_fit(matrix, times)
+    scale = mean_ratio(times, matrix @ np.array([base, each]))
+    fit.launch_ms[FULL], fit.launch_request_ms = float(base * scale), float(each * scale)
 
 
 @dataclass(frozen=True, slots=True)
@@ -309,11 +341,16 @@ def _look(fit: WorkFit, run: RecordedRun, flow: Flow, mask: Bool, waits: list[bo
 
 def _launches(fit: WorkFit, steps: Steps) -> Float:
     """Return how long each launch took where its end was logged, else what the fit says."""
-    by_mode = np.array([fit.launch_ms.get(mode, 0.0) for mode in range(len(MODES))])
-    taken: Float = np.where(
-        np.isfinite(steps.launched), steps.launched - steps.dispatched, by_mode[steps.mode]
-    )
+    logged = steps.launched - steps.dispatched
+    taken: Float = np.where(np.isfinite(logged), logged, _fitted_launches(fit, steps))
     return taken
+
+
+def _fitted_launches(fit: WorkFit, steps: Steps) -> Float:
+    by_mode = np.array([fit.launch_ms.get(mode, 0.0) for mode in range(len(MODES))])
+    by_request = np.where(steps.mode == FULL, fit.launch_request_ms * steps.requests, 0.0)
+    launches: Float = by_mode[steps.mode] + by_request
+    return launches
 
 
 def _kinds(steps: Steps) -> Int:
@@ -369,7 +406,7 @@ def predicted_outputs(fit: WorkFit, run: RecordedRun, flow: Flow) -> Float:
     """Return when each step is handed over by the fit, given its dispatch, those around it, and the past."""
     steps = run.steps
     modes = steps.mode.tolist()
-    launch = [fit.launch_ms.get(mode, 0.0) for mode in modes]
+    launch = _fitted_launches(fit, steps).tolist()
     after = [fit.gpu_after_ms.get(mode, GPU_AFTER_MS) for mode in modes]
     work = fit.gpu.of(steps).tolist()
     dispatched, output, overlaps = steps.dispatched.tolist(), steps.output.tolist(), flow.overlaps.tolist()
