@@ -154,6 +154,8 @@ def work_beside(
     theirs = {index: submit(function, items[index]) for index in reversed(range(len(items)))}
     try:
         for index in range(len(items)):
+            if index not in theirs:  # a worker was here first, and its result is out
+                continue
             if not theirs[index].cancel():
                 break
             del theirs[index]

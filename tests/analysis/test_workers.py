@@ -16,6 +16,7 @@ from scheduler.analysis.workers import (
     as_completed,
     cpu_count,
     open_workers,
+    work_beside,
 )
 from scheduler.errors import InputError
 
@@ -107,3 +108,20 @@ def test_dask_that_is_not_installed_is_one_line(monkeypatch):
         open_workers(None, "tcp://x:1"),
     ):
         pass
+
+
+def test_work_beside_goes_on_where_a_worker_was_faster():
+    """A worker that overtakes the front leaves no gap: its result came out already."""
+    handed: dict[int, Future] = {}
+
+    class Handed:
+        def submit(self, function, item):
+            return handed.setdefault(item, Future())
+
+    def here(index):
+        if index == 0:
+            handed[1].set_result(10)
+        return 10 * index
+
+    found = dict(work_beside(square, [0, 1, 2], Workers(Handed(), 1, 0), here))
+    assert found == {0: 0, 1: 10, 2: 20}
