@@ -46,7 +46,7 @@ profile_app.command(import_app)
 
 
 def main() -> None:
-    """Run one command; exit 0, 1 (a failed audit), 2 (bad input), 3 (an executor's failure), 130 (Ctrl-C)."""
+    """Run one command; exit with its status, 2 for bad input, 130 for Ctrl-C (3: an executor failed)."""
     try:
         _require_output()
         status = app(sys.argv[1:], print_error=False, exit_on_error=False)

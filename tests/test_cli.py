@@ -43,7 +43,7 @@ def assert_refused(*words: str | Path, out: Path) -> list[str]:
 def test_a_good_run_ends_with_0_prints_the_card_and_leaves_no_temporary_file(tmp_path):
     outcome = spawn(CHAT, *QUICK, "--out", tmp_path)
     assert (outcome.status, outcome.stderr) == (0, "")
-    assert outcome.stdout.splitlines()[0].startswith("graphs: ")
+    assert "graphs (51 sizes)" in outcome.stdout.splitlines()[0]
     names = {path.name for path in tmp_path.iterdir()}
     assert {"summary.json", "results.json", "requests.npz", "steps.npz", "run.log"} <= names
     assert not [name for name in names if ".tmp" in name or name.startswith(".")]

@@ -197,9 +197,10 @@ FAILED = {
 
 
 def test_failed_captures_are_on_the_card_and_no_step_counts_as_replayed_in_them(run_with, tmp_path):
-    outcome, folder = run_with(lambda *_: Scripted(long_step=5), "--replications", "1", facts=FAILED)
+    outcome, folder = run_with(lambda *_: Scripted(long_step=5), "--replications", "1", "--full", facts=FAILED)
     assert outcome.status == 0
-    (line,) = [line for line in outcome.stdout.splitlines() if "capture failed" in line]
+    on_the_card, line = [line for line in outcome.stdout.splitlines() if "capture failed" in line]
+    assert on_the_card.startswith("caution   graphs: capture failed for 2 8")
     assert line == (
         "warning: graphs: capture failed for 2 8 (oom: OutOfMemoryError: 2 GiB); "
         "steps of these sizes ran without a graph."
@@ -241,7 +242,7 @@ def test_a_real_session_goes_on_without_the_graphs_that_failed(tmp_path, monkeyp
     text = WORKLOAD.replace("policy: mixed", "policy: decode_only").replace("[1, 2, 4, 8]", "[1, 2, 3]")
     text = text.replace("max_num_seqs: 8", "max_num_seqs: 3").replace("rate_per_s: 100", "rate_per_s: 1e6")
     path.write_text(text, encoding="utf-8")
-    words = ("--executor", "torch", "--model", "tiny", "--no-plots", "--warmup", "0")
+    words = ("--executor", "torch", "--model", "tiny", "--no-plots", "--warmup", "0", "--full")
     outcome = call(path, *words, "--out", tmp_path / "out")
     assert outcome.status == 0, outcome.stderr
     assert "capture failed for 2 (illegal: RuntimeError: an operation a graph may not hold)" in outcome.stdout

@@ -20,7 +20,7 @@ from scheduler.analysis.statistics.intervals import may_state, weighted_percenti
 from scheduler.engine.executor import StepKind
 from scheduler.engine.graph_pool import GraphPool
 from scheduler.engine.loop import Run
-from scheduler.engine.records import Graph, RequestRecords, Status
+from scheduler.engine.records import Graph, RequestRecords, Status, StepRecords, TokenGaps
 from scheduler.workload.arrivals import ClosedLoopArrivals, TraceArrivals
 from scheduler.workload.schema import Workload
 
@@ -35,6 +35,7 @@ _OF_THE_RUN = {
     "request_goodput": ("requests/s", False),
     "request_throughput": ("requests/s", False),
     "output_throughput": ("tokens/s", False),
+    "output_throughput_to_last_arrival": ("tokens/s", False),
     "total_token_throughput": ("tokens/s", False),
 }
 
@@ -120,10 +121,16 @@ def summarize(run: Run, slo_ms: Mapping[str, float], warmup_requests: int = 0) -
     record["measured_requests"] = int(chosen.sum())
     for name, values in latencies.items():
         record |= _distribution(name, values, None, len(values))
-    measured = run.steps.start_ns[run.gaps.step] >= start_ns if len(run.gaps.gap_ns) else slice(0)
-    gaps_ms = run.gaps.gap_ns[measured] / MS
-    record |= _distribution("itl", gaps_ms, run.gaps.count[measured], int(chosen.sum()))
+    steps, gaps = run.steps, run.gaps
+    measured = steps.start_ns[gaps.step] >= start_ns if len(gaps.gap_ns) else slice(0)
+    gaps_ms, counts = gaps.gap_ns[measured] / MS, gaps.count[measured]
+    record |= _distribution("itl", gaps_ms, counts, int(chosen.sum()))
+    if "p99_itl_ms" in record:
+        slowest = gaps_ms >= record["p99_itl_ms"]
+        by_prompts = _has_prompt_work(steps)[gaps.step[measured][slowest]]
+        record["p99_itl_prompt_share"] = float(np.average(by_prompts, weights=counts[slowest]))
     record |= _throughput(run, chosen, start_ns)
+    record |= _while_arriving(requests, steps, gaps, start_ns)
     record |= _goodput(latencies, requests.output_tokens[chosen], slo_ms, record["duration"])
     record |= pool_use(run, start_ns)
     return record
@@ -182,6 +189,29 @@ def _throughput(run: Run, chosen: NDArray[np.bool_], start_ns: int) -> Record:
     if len(arrivals) > 1 and arrivals[-1] > arrivals[0]:
         record["offered_request_rate"] = (len(arrivals) - 1) / (int(arrivals[-1] - arrivals[0]) / 1e9)
     return record
+
+
+def _has_prompt_work(steps: StepRecords) -> NDArray[np.bool_]:
+    """Return for each step whether the gap it ends holds work on prompts: its own, or of the step before."""
+    prompts = steps.kind != StepKind.DECODE
+    before = np.concatenate([[False], steps.kind[:-1] == StepKind.PREFILL])[: len(prompts)]
+    found: NDArray[np.bool_] = prompts | before
+    return found
+
+
+def _while_arriving(requests: RequestRecords, steps: StepRecords, gaps: TokenGaps, start_ns: int) -> Record:
+    """Return the output tokens per second that were handed over up to the last arrival.
+
+    What is served afterwards, while the server empties, depends on how long the run is. Nothing where all
+    arrive at once.
+    """
+    end_ns = int(requests.arrival_ns.max(initial=start_ns))
+    if end_ns <= start_ns:
+        return {}
+    ends = (steps.start_ns + steps.duration_ns)[gaps.step]
+    later = int(gaps.count[(ends > start_ns) & (ends <= end_ns)].sum(dtype=np.int64))
+    first = int(((requests.first_token_ns > start_ns) & (requests.first_token_ns <= end_ns)).sum())
+    return {"output_throughput_to_last_arrival": (later + first) / ((end_ns - start_ns) / 1e9)}
 
 
 def _goodput(

@@ -120,6 +120,9 @@ class Printed:
 class RunOptions(Printed, Drawn, Parallel, Compared):
     """The command line of the main job."""
 
+    full: Annotated[Flag, RESULTS] = False
+    """Print every percentile, interval and warning below the card."""
+
     executor: Annotated[Literal["model", "torch", "log"], EXECUTION] = "model"
     """What a step takes: the profile's model, real execution through torch, or a recorded step log."""
 

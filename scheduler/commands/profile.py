@@ -28,9 +28,8 @@ from scheduler.commands.options import (
     StepsOptions,
 )
 from scheduler.errors import InputError
-from scheduler.report.card import aligned
 from scheduler.report.profile_text import profile_text
-from scheduler.report.wording import percent_text
+from scheduler.report.wording import aligned, percent_text
 from scheduler.workload.file.yaml_reader import read_yaml
 
 LARGEST_SHOWN = 512
@@ -49,8 +48,7 @@ def run_show(name_or_path: str, options: ShowOptions) -> int:
 
         curves = profile_curves(profile, _largest(profile), context_tokens)
         folder = options.out or Path("results") / f"profile-{profile.identity.name}"
-        figure = drawing.step_time(curves)
-        figure.axes[0].set_title(f"{profile.identity.name}, {context_tokens:,} KV tokens per sequence")
+        figure = drawing.step_time(curves, title=profile.identity.name)
         drawing.save_png(figure, folder / "step_time.png")
         print(f"wrote {folder / 'step_time.png'}", file=sys.stderr)
     return 0

@@ -77,7 +77,7 @@ def run_main_job(workload_file: Path | None, options: RunOptions) -> int:
         if options.json:
             sys.stdout.write((folder / "summary.json").read_text(encoding="utf-8"))
         else:
-            sys.stdout.write(card_text(comparison))
+            sys.stdout.write(card_text(comparison, full=options.full))
     _write_log(folder, started)
     return exit_status(comparison)
 

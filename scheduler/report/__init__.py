@@ -1,12 +1,15 @@
 """What people see: the card, plots, the HTML report, timelines, engine flags.
 
+- `answer.py` The answer in words, for card and report: overload first, mean TPOT, the highest rate, fewer graphs.
 - `audit_text.py` An audit in the terminal: which graph every batch takes, what falls off, and the list that repairs it.
 - `calibration.py` What a calibration measured, and how the new profile compares with a run executed for real.
-- `card.py` The card: one page of plain text that answers the question, with how sure it is and what it assumes.
+- `card.py` The card: at most 25 lines of 80 columns: the answer, how sure it is, and what it rests on.
 - `cautions.py` What a reader must know before believing a result: the warnings of card, report and results.json.
 - `engine_flags.py` A graph pool as flags and files to paste into serving engines, with the rules each engine applies.
+- `flags.py` The flags to paste for the pools of a comparison.
 - `flat_csv.py` Flat records as CSV: one column per key, and no cell that a spreadsheet would run as a formula.
 - `found_text.py` What a file from outside is, in words: what was read, left out and missing, and what it may be used for.
+- `full_card.py` Every percentile and every interval: what `--full` prints below the card.
 - `html.py` report.html: one file without scripts, fonts or addresses to fetch, in light, dark and on paper.
 - `outputs.py` The result folder: written whole or not at all, file by file, and read back to draw it again.
 - `over_time.py` A run cut into equal slices of time: batch size by route, requests waiting and running, KV blocks.
@@ -17,6 +20,7 @@
 - `sweep_text.py` A sweep in the terminal: one line per point and variant, and the highest rates that meet the SLO.
 - `tables.py` Result tables as .npz files: one array per column, the same bytes for the same rows, no pickles.
 - `timeline.py` A run as Chrome trace events, the JSON that torch.profiler writes: Perfetto opens both side by side.
+- `trust.py` What a result rests on: whose step times these are, how eager is known, what was assumed.
 - `tune_plot.py` The tuner's answer as the plot's view: what each further graph buys, presets as points.
 - `tune_text.py` The tuner's answer for people: the advice first, then the evidence, then what to paste; and tune.json.
 - `validation.py` A measured run beside the simulation of the same requests: the table and the picture.

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scheduler.analysis.fidelity.executed import HEADLINE, VariantDifference, VariantFidelity
-from scheduler.report.card import aligned
+from scheduler.report.wording import aligned
 
 if TYPE_CHECKING:
     from scheduler.executors.calibration.calibrate import Calibration

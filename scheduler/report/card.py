@@ -1,190 +1,212 @@
-"""The card: one page of plain text that answers the question, with how sure it is and what it assumes."""
+"""The card: at most 25 lines of 80 columns: the answer, how sure it is, and what it rests on."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
+
+import numpy as np
 
 from scheduler.analysis.comparison.compare import Column, Comparison
-from scheduler.analysis.comparison.differences import (
-    column_difference,
-    differences,
-    verdict_of_range,
-)
-from scheduler.analysis.comparison.steadiness import is_steady
-from scheduler.analysis.statistics.difference import Difference, Verdict
-from scheduler.analysis.statistics.intervals import mean_interval
-from scheduler.catalog.dispatch.audit import slower_batches
+from scheduler.analysis.comparison.differences import differences
 from scheduler.catalog.engine_presets import engine_preset
-from scheduler.catalog.profile.profile import assumed_fields
-from scheduler.report.cautions import warnings_of
-from scheduler.report.engine_flags import PastedPool, paste_line
-from scheduler.report.wording import (
-    arrivals_text,
-    count_text,
-    length_text,
-    number_text,
-    percent_text,
-    sizes_text,
+from scheduler.report.answer import (
+    change_text,
+    fewer_graphs,
+    latency_numbers,
+    load_text,
+    throughput_numbers,
+    value_text,
+    verdict_lines,
 )
-from scheduler.workload.arrivals import TraceArrivals
+from scheduler.report.cautions import warnings_of
+from scheduler.report.flags import fewer_flag
+from scheduler.report.full_card import full_text
+from scheduler.report.trust import trust_texts
+from scheduler.report.views import used_graphs
+from scheduler.report.wording import (
+    aligned,
+    arrivals_text,
+    coarse_text,
+    count_text,
+    cut_text,
+    short_text,
+    wrapped,
+)
 from scheduler.workload.schema import Workload
 
-HEADLINE_KEYS = (("p99_itl_ms", "p99 ITL"), ("mean_tpot_ms", "mean TPOT"), ("mean_ttft_ms", "mean TTFT"))
-LATENCIES = (("ttft", "TTFT"), ("tpot", "TPOT"), ("itl", "ITL"), ("e2el", "E2EL"))
-FOOTER = (
-    "TTFT = first token − arrival. TPOT = (E2EL − TTFT) / (output tokens − 1), per request. ITL = every gap "
-    "between tokens.\nE2EL = last token − arrival. Replay share = decode steps replayed / decode steps. "
-    "Padding share = padded / captured slots."
-)
+WIDTH, HEIGHT = 80, 25
+_LABEL = 10
+_NAME = 15
+_MOST_VARIANTS = 6
+# Of each latency the number that the change is of; a percentile stands beside it.
+_ROWS = (("TTFT", "mean"), ("TPOT", "mean"), ("ITL", "p50"), ("E2EL", "mean"))
+# With several pools every variant is a row, and these are the columns after mean TPOT and its change.
+_COLUMNS = (("", "TPOT"), ("mean", "TTFT"), ("", "TTFT"), ("", "ITL"))  # "": the percentile
+_PROMPTS = "p99 ITL is prompt chunks' time, which decode graphs leave as it is."
 
 
-def card_text(comparison: Comparison) -> str:
-    """Return the whole card, ending in a newline."""
-    parts = [
-        *headlines(comparison),
-        "",
-        *_setting(comparison),
-        "",
-        *_table(comparison),
-        *_preemptions(comparison),
-        "",
-        *_verdicts(comparison),
-    ]
-    warnings = warnings_of(comparison)
-    if warnings:
-        parts += ["", *(f"warning: {warning}" for warning in warnings)]
-    parts += ["", FOOTER]
-    return "\n".join(line.rstrip() for line in parts) + "\n"
+def card_text(comparison: Comparison, *, full: bool = False) -> str:
+    """Return the card, ending in a newline; with `full` every percentile, interval and warning below it."""
+    top = [*_answer(comparison), "", *_table(comparison), ""]
+    bottom = [line for label, text in _setting(comparison) for line in _labelled(label, text, most=2)]
+    for index, text in enumerate(trust_texts(comparison)):
+        bottom += _labelled("" if index else "trust", text, most=1)
+    warnings = warnings_of(comparison, overload=False)  # that is the headline
+    if len(top) + len(bottom) + bool(warnings) + 1 > HEIGHT:
+        top = [line for line in top if line]
+    room = HEIGHT - len(top) - 1
+    kept = bottom[: room - 1 if warnings else room]
+    cautions, left = _cautions(warnings, room - len(kept))
+    seen = f"{count_text(left, 'more caution')}, " if left else ""
+    closing = _labelled("next", f"--full: {seen}every percentile; run.py tune; report.html", 1)
+    lines = [cut_text(line.rstrip(), WIDTH) for line in (*top, *kept, *cautions, *closing)]
+    text = "\n".join(lines) + "\n"
+    return text + "\n" + full_text(comparison) if full else text
+
+
+def _labelled(label: str, text: str, most: int) -> list[str]:
+    """Return text wrapped beside its label; what is longer than `most` lines is cut off."""
+    lines = wrapped(text, WIDTH - _LABEL) or [""]
+    if len(lines) > most:
+        lines = [*lines[: most - 1], cut_text(f"{lines[most - 1]} {lines[most]}", WIDTH - _LABEL)]
+    return [f"{label if i == 0 else '':<{_LABEL}}{line}" for i, line in enumerate(lines)]
 
 
 # The answer.
 
 
-def headlines(comparison: Comparison) -> list[str]:
-    """Return one sentence per pool: what it changes against eager, and how sure that is."""
-    return [*(_headline(comparison, pool) for pool in comparison.pools), *smaller_lines(comparison)]
+def _answer(comparison: Comparison) -> list[str]:
+    lines = []
+    for verdict in verdict_lines(comparison)[:3]:
+        lines += wrapped(verdict, WIDTH, "  ")[:2]
+    rate, delivered = throughput_numbers(comparison)
+    for label, text in (
+        ("mean TPOT", latency_numbers(comparison)),
+        (rate, delivered),
+        ("load now", load_text(comparison)),
+    ):
+        found = wrapped(text, WIDTH - 15)
+        lines += [f"  {label if i == 0 else '':<13}{line}" for i, line in enumerate(found[:2])]
+    fewer = fewer_graphs(comparison)
+    if fewer:
+        lines += wrapped(f"Fewer graphs? {fewer}", WIDTH, "  ")[:2]
+        flag = fewer_flag(comparison)
+        lines += [] if flag is None else _pasted(flag)
+    return lines
 
 
-def smaller_lines(comparison: Comparison) -> list[str]:
-    """Return which of the first pool's graphs would do, what that changes, and the flag; often nothing."""
-    smaller = comparison.smaller
-    if smaller is None:
+def _pasted(flag: str) -> list[str]:
+    """Return a command in at most two lines that a shell joins again, or where to find a longer one."""
+    words = flag.split(" ")
+    if len(flag) <= WIDTH - 2:
+        return [f"  {flag}"]
+    fits = max(n for n in range(len(words)) if len(" ".join(words[:n])) <= WIDTH - 4)
+    rest = " ".join(words[fits:])
+    if len(rest) > WIDTH - 4:
+        return ["  (the flag to paste: report.html)"]
+    return [f"  {' '.join(words[:fits])} \\", f"    {rest}"]
+
+
+# The table.
+
+
+def _table(comparison: Comparison) -> list[str]:
+    lines = _by_metric(comparison) if len(comparison.pools) == 1 else _by_variant(comparison)
+    shares = [pool.mean("p99_itl_prompt_share") for pool in comparison.pools]
+    return [*lines, _PROMPTS] if any(share is not None and share > 0.5 for share in shares) else lines
+
+
+def _by_metric(comparison: Comparison) -> list[str]:
+    (pool,) = comparison.pools
+    lines = _metric_rows(comparison, pool, short_text)
+    if max(map(len, lines)) > WIDTH:
+        lines = _metric_rows(comparison, pool, coarse_text)
+    return [*lines, *_graphs_hit(pool)]
+
+
+def _metric_rows(comparison: Comparison, pool: Column, text: Callable[[float], str]) -> list[str]:
+    rows = [["", cut_text(pool.name, _NAME), "eager", "change"]]
+    high = _percentile(comparison)
+    for name, statistic in _ROWS:
+        key, beside = (f"{which}_{name.lower()}_ms" for which in (statistic, high))
+        means = [mean for column in (pool, comparison.eager) if (mean := column.mean(key)) is not None]
+        if not means:
+            continue
+        unit, scale = ("s", 1e-3) if min(means) >= 1000 else ("ms", 1.0)
+        cells = [
+            f"{value_text(comparison, column, key, scale, text)} / "
+            f"{value_text(comparison, column, beside, scale, coarse_text)}"
+            for column in (pool, comparison.eager)
+        ]
+        label = f"{name:<4} {statistic:<4} / {high} {unit}"
+        rows.append([label, *cells, change_text(differences(comparison, pool, key))])
+    return aligned(rows)
+
+
+def _percentile(comparison: Comparison) -> str:
+    """Return the highest of the usual percentiles that so many requests may state."""
+    stated = (q for q in ("p99", "p90") if comparison.eager.mean(f"{q}_ttft_ms") is not None)
+    return next(stated, "p50")
+
+
+def _graphs_hit(pool: Column) -> list[str]:
+    """Return how often graphs were replayed, and how many of them."""
+    sizes = pool.variant.pool.sizes
+    if not sizes:
         return []
-    own, column = smaller.own, smaller.column
-    sizes = column.variant.pool.sizes
-    changes = [
-        f"{what} changes by {change_text([found])}"
-        for key, what in (("mean_tpot_ms", "mean TPOT"), ("p99_itl_ms", "p99 ITL"))
-        if (found := column_difference(comparison, own, column, key)) is not None
-    ]
-    if not changes:
-        return []
-    gains = []
-    if column.cost.kv_blocks is not None and own.cost.kv_blocks is not None:
-        tokens = (column.cost.kv_blocks - own.cost.kv_blocks) * comparison.workload.engine.block_size
-        gains.append(f"{tokens:+,} KV tokens")
-    if column.cost.capture_s is not None and own.cost.capture_s is not None:
-        gains.append(f"{column.cost.capture_s - own.cost.capture_s:+.1f} s".replace("-", "−") + " start-up")
-    gain = f"; {', '.join(gains)}" if gains else ""
-    limit = comparison.workload.engine.max_num_seqs
-    pool, tokens = column.variant.pool, comparison.workload.engine.prefill_tokens_per_step
-    slower = slower_batches(own.variant.pool.table(limit, tokens), pool.table(limit, tokens))
-    pasted = PastedPool(
-        sizes, piecewise=pool.piecewise, full=pool.full, max_num_seqs=limit, slower=tuple(slower)
-    )
-    return [
-        f"Of its {len(own.variant.pool.sizes)} graphs {len(sizes)} would do: {' and '.join(changes)} against "
-        f"{own.name}{gain}.",
-        f"  {paste_line(pasted, comparison.workload.pool.preset)}",
-        "  (some of its own sizes, checked on these requests; run.py tune searches every size in the loop)",
-    ]
-
-
-def _headline(comparison: Comparison, pool: Column) -> str:
-    graphs = f"{pool.name}: {count_text(len(pool.variant.pool.sizes), 'graph')}"
-    known = [(what, found) for key, what in HEADLINE_KEYS if (found := differences(comparison, pool, key))]
-    if not known:
-        return f"{graphs}; nothing was completed that could be compared with eager."
-    what, found = next((item for item in known if item[1][0].interval is not None), known[0])
-    change = change_text(found)
-    return f"{graphs}. Against eager, {what} changes by {change} ({_certainty(comparison, pool, found)})."
-
-
-def _certainty(comparison: Comparison, pool: Column, found: Sequence[Difference]) -> str:
-    first = found[0]
     parts = []
-    if not _are_steady(comparison, pool):  # a longer run would change by another amount
-        parts.append("NO STEADY STATE, true of this finite run only")
-    elif first.interval is None:
-        parts.append("no interval")
-    else:
-        parts.append(str(verdict_of_range(found)))
-        parts.append(
-            f"within {_within(comparison)}, {first.interval.samples} blocks of time"
-            if first.within_run
-            else f"paired over {comparison.replications} replications"
+    for what, key in (("decode", "replay_share"), ("steps with prompts", "mixed_replay_share")):
+        share = pool.mean(key)
+        if share is not None and (key == "replay_share" or pool.variant.pool.piecewise):
+            parts.append(f"{what} {100 * share:.0f} %")
+    return [f"graphs hit: {', '.join(parts)}; {used_graphs(pool.runs)} of {len(sizes)} sizes used"]
+
+
+def _by_variant(comparison: Comparison) -> list[str]:
+    shown = [(statistic or _percentile(comparison), name) for statistic, name in _COLUMNS]
+    rows = [["ms", "mean TPOT", "change", *(f"{statistic} {name}" for statistic, name in shown)]]
+    for column in [*comparison.pools, comparison.eager][-_MOST_VARIANTS:]:
+        of_eager = column is comparison.eager
+        change = "" if of_eager else change_text(differences(comparison, column, "mean_tpot_ms"))
+        cells = [
+            value_text(comparison, column, f"{statistic}_{name.lower()}_ms", text=coarse_text)
+            for statistic, name in shown
+        ]
+        rows.append(
+            [cut_text(column.name, _NAME), value_text(comparison, column, "mean_tpot_ms"), change, *cells]
         )
-    if len(found) > 1:
-        parts.append(f"the range is eager's host time, {_origin_of_range(comparison)}")
-    return "; ".join(parts)
-
-
-def _origin_of_range(comparison: Comparison) -> str:
-    """Return whether the range was measured, derived or assumed, and what an end lacks."""
-    return comparison.profile.range_origin.upper()
-
-
-def _within(comparison: Comparison) -> str:
-    return "this trace" if isinstance(comparison.workload.arrivals, TraceArrivals) else "this run"
-
-
-def _are_steady(comparison: Comparison, pool: Column) -> bool:
-    """Tell whether the pool and eager have a steady state, at both ends of the profile's range."""
-    low = (pool, comparison.eager)
-    high = [comparison.high[column.variant.name] for column in low if column.variant.name in comparison.high]
-    return all(is_steady(comparison, column) for column in (*low, *high))
-
-
-def change_text(found: Sequence[Difference]) -> str:
-    """Return the relative change as text: `−38.1 % ±0.4`, or `−38.1…−67.9 %` for a range."""
-    shown = [difference for difference in found if difference.relative is not None]
-    if not shown:
-        return "–"
-    least = min(shown, key=lambda difference: abs(difference.relative or 0))
-    if len(shown) > 1:
-        most = max(shown, key=lambda difference: abs(difference.relative or 0))
-        return f"{percent_text(least.relative)[:-2]}…{percent_text(most.relative)}"
-    half_width = least.relative_half_width
-    return percent_text(least.relative) + ("" if half_width is None else f" ±{100 * half_width:.1f}")
+    hidden = max(0, len(comparison.pools) + 1 - _MOST_VARIANTS)
+    more = f"; {count_text(hidden, 'more pool')}: --full" if hidden else ""
+    return [*aligned(rows), f"change: mean TPOT against eager{more}"]
 
 
 # The setting.
 
 
-def _setting(comparison: Comparison) -> list[str]:
-    workload = comparison.workload
-    engine = workload.engine
-    runs = f"{_requests_text(comparison)} × {count_text(comparison.replications, 'replication')}"
-    dropped = (
-        f", first {comparison.warmup_requests:,} dropped as warm-up" if comparison.warmup_requests else ""
-    )
+def _setting(comparison: Comparison) -> list[tuple[str, str]]:
+    """Return what was run, as (label, text)."""
+    workload, engine = comparison.workload, comparison.workload.engine
+    runs = _requests_text(comparison)
+    if comparison.replications > 1:
+        runs += f" × {comparison.replications}"
     kv_blocks = comparison.pools[0].cost.kv_blocks if comparison.pools else comparison.eager.cost.kv_blocks
-    kv_text = (
-        "unlimited KV" if kv_blocks is None else f"{kv_blocks:,} KV blocks of {engine.block_size} tokens"
+    limits = [engine.policy, f"max_num_seqs {engine.max_num_seqs}"]
+    if engine.policy != "decode_only":
+        limits.append(f"{_budget(workload):,} tokens per step")
+    limits.append("unlimited KV" if kv_blocks is None else f"{kv_blocks:,} KV blocks of {engine.block_size}")
+    if engine.preset is not None:
+        limits.append(engine_preset(engine.preset).release)
+    prompt, output = (
+        np.concatenate([getattr(requests, name) for requests in comparison.requests]).mean()
+        for name in ("prompt_tokens", "output_tokens")
     )
-    budget = "" if engine.policy == "decode_only" else f", {_budget(workload):,} tokens per step"
-    preset = "" if engine.preset is None else f", preset {engine.preset} ({_release(engine.preset)})"
-    lines = [
-        f"workload  {workload.name}, seed {workload.seed}: {runs}{dropped}",
-        f"          {arrivals_text(workload)}; prompt {length_text(workload.prompt_tokens)}; "
-        f"output {length_text(workload.output_tokens)}",
-        *(f"          {note}" for note in comparison.requests[0].notes),
-        f"engine    {engine.policy}, max_num_seqs {engine.max_num_seqs}{budget}, {kv_text}{preset}",
-        *_profile_lines(comparison),
+    asked = f"{arrivals_text(workload)}, prompt {prompt:.0f}, output {output:.0f}"
+    return [
+        ("workload", f"{workload.name}: {runs}, {asked}"),
+        *(("", note) for note in comparison.requests[0].notes[:1]),
+        ("engine", ", ".join(limits)),
+        *(("pool" if i == 0 else "", pool_text(pool)) for i, pool in enumerate(comparison.pools[:2])),
     ]
-    for pool in comparison.pools:
-        lines += _pool_lines(comparison, pool)
-    return lines
 
 
 def _requests_text(comparison: Comparison) -> str:
@@ -194,177 +216,32 @@ def _requests_text(comparison: Comparison) -> str:
     return count_text(most, "request") if least == most else f"{least:,}–{most:,} requests"
 
 
-def _release(preset: str) -> str:
-    return engine_preset(preset).release
-
-
 def _budget(workload: Workload) -> int:
     engine = workload.engine
     return engine.max_num_batched_tokens if engine.policy == "mixed" else engine.prefill_tokens_per_step
 
 
-def _profile_lines(comparison: Comparison) -> list[str]:
-    profile = comparison.profile
-    if comparison.execution is not None:
-        return [f"steps     {_executed(comparison.execution.facts)}"]
-    identity = profile.identity
-    if identity is None:
-        return ["profile   inline: step times of the workload file, taken as they are"]
-    lines = [
-        f"profile   {identity.name}: {identity.model} {identity.dtype} on {identity.gpu}, {identity.engine} "
-        f"{identity.engine_version}, {identity.date}"
-    ]
-    errors = [fit.worst_error for fit in profile.fit]
-    if errors:
-        points = sum(fit.points for fit in profile.fit)
-        lines.append(
-            f"          its error on {points} measured points: worst {percent_text(min(errors))[:-2]}…"
-            f"{percent_text(max(errors))} (run.py profile show {identity.name})"
-        )
-    assumed = assumed_fields(profile)
-    if assumed:
-        lines.append(f"          ASSUMED, not measured: {', '.join(assumed)}")
-    return lines
-
-
-def _executed(facts: Mapping[str, object]) -> str:
-    """Say what executed the steps for real; a step log may tell little of it."""
-    words = ", ".join(f"{facts[key]}" for key in ("model", "device", "dtype", "attention") if facts.get(key))
-    replay = facts.get("replay")
-    return f"executed for real: {words}; {replay}; {facts.get('clock', '')}" if replay else words
-
-
-def _pool_lines(comparison: Comparison, column: Column) -> list[str]:
+def pool_text(column: Column) -> str:
+    """Return a pool's name, where it comes from, its sizes and what they cost."""
     pool, cost = column.variant.pool, column.cost
+    if not pool.sizes:
+        return f"{column.name} = {column.origin}: no graphs"
+    shown = " ".join(map(str, pool.sizes)) if len(pool.sizes) <= 9 else f"{pool.sizes[0]} … {pool.sizes[-1]}"
     costs = []
     if cost.graph_memory_bytes is not None:
         costs.append(f"{cost.graph_memory_bytes / 2**20:,.0f} MiB")
     if cost.capture_s is not None:
-        delays = comparison.workload.engine.delay_start_by_capture
-        costs.append(f"{cost.capture_s:.1f} s to capture{', serving starts after' if delays else ''}")
-    used = used_graphs(column)
-    what = f"{count_text(len(pool.sizes), 'graph')} {sizes_text(pool.sizes)}" if pool.sizes else "no graphs"
-    padding = "" if pool.padding or not pool.sizes else ", exact sizes only"
-    lines = [f"pool      {column.name} = {column.origin}: {what}{padding}"]
-    detail = "; ".join([*costs, f"decode steps used {used} of them" if pool.sizes else "pure eager"])
-    return [*lines, f"          {detail}"]
+        costs.append(f"{short_text(cost.capture_s)} s")
+    exact = "" if pool.padding else ", exact sizes only"
+    sizes = f"{column.name} = {column.origin}: {count_text(len(pool.sizes), 'size')} {shown}{exact}"
+    return ", ".join([sizes, *costs])
 
 
-def used_graphs(column: Column) -> int:
-    """Return how many of a pool's graphs any decode step took."""
-    taken: dict[int, None] = {}
-    for run in column.runs:
-        decode = run.steps.kind == 0
-        taken |= dict.fromkeys(run.steps.capture_size[decode].tolist())
-    return len([size for size in taken if size])
-
-
-# The table.
-
-
-def _table(comparison: Comparison) -> list[str]:
-    eager_high = comparison.high.get(comparison.eager.variant.name)
-    columns = [comparison.eager, *([eager_high] if eager_high else [])]
-    for pool in comparison.pools:
-        high = comparison.high.get(pool.variant.name)
-        columns += [pool, *([high] if high else [])]
-    titles = [column.title for column in columns]
-    single = comparison.pools[0] if len(comparison.pools) == 1 else None
-    if single is not None:
-        titles.append("change")
-    rows = [["", *titles]]
-    rows += [
-        _row(comparison, f"{label} {q} ms", f"{q}_{name}_ms", columns, single)
-        for name, label in LATENCIES
-        for q in ("p50", "p90", "p99")
-    ]
-    rows.append(_row(comparison, "Output token throughput (tok/s)", "output_throughput", columns, single))
-    rows.append(_row(comparison, "Request throughput (req/s)", "request_throughput", columns, single))
-    if comparison.workload.slo is not None:
-        rows.append(_row(comparison, "Request goodput (req/s)", "request_goodput", columns, single))
-        rows.append(_row(comparison, "SLO attainment", "slo_attainment", columns, None))
-    rows.append(_row(comparison, "Mean decode batch size", "mean_batch_size", columns, None))
-    rows.append(_row(comparison, "Replay share", "replay_share", columns, None))
-    if any(pool.variant.pool.piecewise for pool in comparison.pools):
-        rows.append(_row(comparison, "Replay share, steps with prompts", "mixed_replay_share", columns, None))
-    rows.append(_row(comparison, "Padding share", "padding_share", columns, None))
-    return aligned(rows)
-
-
-def _preemptions(comparison: Comparison) -> list[str]:
-    """Return one line where requests lost their KV blocks and were computed again, else none."""
-    texts = []
-    for column in (comparison.eager, *comparison.pools):
-        in_all = sum(summary["preemptions"] for summary in column.summaries)
-        most = max((summary["max_preemptions"] for summary in column.summaries), default=0)
-        texts.append(f"{column.name} {in_all:,} in all, at most {most:,} of one request" if in_all else "")
-    shown = [text for text in texts if text]
-    return ["", f"preemptions: {'; '.join(shown)}"] if shown else []
-
-
-def _row(
-    comparison: Comparison, label: str, key: str, columns: Sequence[Column], single: Column | None
-) -> list[str]:
-    row = [label, *(_cell(column, key) for column in columns)]
-    if single is not None:
-        row.append(change_text(differences(comparison, single, key)))
-    return row
-
-
-def _cell(column: Column, key: str) -> str:
-    values = column.values(key)
-    if not len(values):
-        return "–"
-    if key.endswith("share") or key == "slo_attainment":
-        return f"{100 * values.mean():.1f} %"
-    interval = mean_interval(values.tolist())
-    text = number_text(float(values.mean()))
-    return text if interval is None else f"{text} ±{number_text(interval.half_width)}"
-
-
-def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Return rows as lines: the first column to the left, the others to the right."""
-    count = max(len(row) for row in rows)
-    padded = [[*row, *[""] * (count - len(row))] for row in rows]
-    widths = [max(len(row[i]) for row in padded) for i in range(count)]
-    return [
-        "  ".join([row[0].ljust(widths[0]), *(row[i].rjust(widths[i]) for i in range(1, count))])
-        for row in padded
-    ]
-
-
-# How sure.
-
-
-def _verdicts(comparison: Comparison) -> list[str]:
-    lines = []
-    for pool in comparison.pools:
-        if not _are_steady(comparison, pool):
-            continue  # a mean of a run without a steady state describes its length
-        for key, label in (("mean_tpot_ms", "mean TPOT"), ("mean_e2el_ms", "mean E2EL")):
-            found = differences(comparison, pool, key)
-            if found:
-                text = difference_text(found, _within(comparison))
-                lines.append(f"{pool.name} against eager, {label}: {text}")
-    return lines
-
-
-def difference_text(found: Sequence[Difference], within: str = "this trace") -> str:
-    """Return the differences in milliseconds, with their intervals and the verdict they agree on."""
-    texts = []
-    for difference in found:
-        text = f"{difference.difference:+.3f} ms"
-        if difference.interval is not None:
-            text += f" [{difference.interval.low:+.3f}, {difference.interval.high:+.3f}]"
-        texts.append(text.replace("-", "−"))
-    first = found[0]
-    if first.interval is None:
-        return f"{' … '.join(texts)} (no interval)"
-    verdict = str(verdict_of_range(found))
-    more = max(difference.more_replications or 0 for difference in found)  # the end that needs most
-    if verdict == Verdict.NO_DIFFERENCE_SHOWN and more:
-        verdict += f" (about {more:,} more replications to resolve 1 %)"
-    where = f", within {within}" if first.within_run else ""
-    if any(difference.interval is None for difference in found):
-        where += ", one end of the range without interval"
-    return f"{' … '.join(texts)}  {verdict} (95 %{where})"
+def _cautions(warnings: Sequence[str], room: int) -> tuple[list[str], int]:
+    """Return the warnings that there is room for, most important first, and how many are left out."""
+    lines: list[str] = []
+    for index, warning in enumerate(warnings):
+        if len(lines) >= room:
+            return lines, len(warnings) - index
+        lines += _labelled("caution", warning, most=min(3, room - len(lines)))
+    return lines, 0

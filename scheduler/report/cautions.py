@@ -21,14 +21,17 @@ from scheduler.report.wording import count_text, ranges_text, sizes_text
 TOO_FEW = "too few requests to tell a steady state; run at least 100."
 
 
-def warnings_of(comparison: Comparison) -> list[str]:
-    """Return what a reader must know before believing the card, most important first."""
+def warnings_of(comparison: Comparison, *, overload: bool = True) -> list[str]:
+    """Return what a reader must know before believing the card, most important first.
+
+    Without `overload` what is said of the queue is left out.
+    """
     warnings = []
     if comparison.failure is not None:
         warnings.append(f"PARTIAL RESULT: the run ended early ({comparison.failure}).")
     for pool in comparison.pools:
         warnings += _pool_warnings(comparison, pool)
-    for column in comparison.columns:
+    for column in comparison.columns if overload else ():
         warnings += _load_warnings(comparison, column)
     for column in (*comparison.pools, comparison.eager):
         warnings += _warmup_warnings(comparison, column)
@@ -175,8 +178,8 @@ def _prompt_warnings(comparison: Comparison, column: Column) -> list[str]:
     if not without or steps == 0:
         return []
     return [
-        f"{column.name}: steps with prompts of {ranges_text(without)} tokens have no graph; "
-        f"{100 * steps:.1f} % of steps with prompts ran without one, {100 * time:.1f} % of all time "
+        f"{column.name}: {100 * steps:.1f} % of steps with prompts ran without a graph, {100 * time:.1f} % "
+        f"of all time; {ranges_text(without)} tokens have none "
         f"(capture sizes up to {budget}, the token budget)."
     ]
 

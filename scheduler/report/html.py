@@ -1,110 +1,181 @@
 """report.html: one file without scripts, fonts or addresses to fetch, in light, dark and on paper.
 
-Whatever comes from an input is escaped. A content security policy forbids scripts and every request, so
-that even a mistake here could not run what a trace's path says.
+Whatever comes from an input is escaped by the template. A content security policy forbids scripts and
+every request, so that even a mistake here could not run what a trace's path says.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from html import escape
+from dataclasses import dataclass
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from jinja2 import Environment, StrictUndefined, Template
+
 from scheduler import __version__
 from scheduler.analysis.comparison.compare import Column, Comparison
+from scheduler.analysis.comparison.differences import differences
+from scheduler.analysis.comparison.loads import LoadStudy
 from scheduler.analysis.comparison.step_times import saved_s
-from scheduler.analysis.statistics.difference import Verdict, paired_difference
 from scheduler.files import write_text
-from scheduler.report.card import card_text, headlines
+from scheduler.report.answer import (
+    change_text,
+    fewer_graphs,
+    limits_text,
+    load_text,
+    max_rate_text,
+    pool_differences,
+    risk_text,
+    slo_text,
+    throughput_numbers,
+    value_text,
+    verdict_lines,
+)
+from scheduler.report.card import card_text
 from scheduler.report.cautions import warnings_of
+from scheduler.report.flags import fewer_flag, pool_flag
 from scheduler.report.summary import summary_records
-from scheduler.report.views import GraphUse, graph_use, view_of
+from scheduler.report.trust import trust_rows
+from scheduler.report.views import View, batch_time, graph_use, samples, view_of
 from scheduler.report.wording import number_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from scheduler.report.plots.style import Look
+
 MIB = 1 << 20
-POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
-QUESTION = "Which decode batch sizes should this server capture as CUDA graphs, and what do its users gain?"
-CAPTIONS = {
-    "latency": (
-        "How long users wait",
-        "Each line says which share of requests (ITL: of gaps between tokens) was at most that slow; further "
-        "left is better. Below, on a scale for the slowest few: where a line crosses 1 % is its p99. "
-        "Lines turn faint where fewer than ten samples are slower. Shaded: between a fast and a slow host.",
-    ),
-    "batch_sizes": (
-        "Which batch sizes the time went to",
-        "Height is the share of decode step time spent at a batch size. Solid: replayed graph. Striped: "
-        "the part of that time paid for padded slots. Crossed: no graph could be used. Marks below the axis "
-        "are the sizes captured.",
-    ),
-    "over_time": (
-        "What ran when",
-        "Batch size averaged over slices of time, coloured by how steps ran; requests running and waiting "
-        "at the end of each slice; the most KV blocks in use.",
-    ),
-    "graph_use": (
-        "What each graph was good for",
-        "Share of the replayed time that fell to each graph, and the share of its slots that were padding.",
-    ),
-    "step_time": (
-        "What a step takes",
-        "The profile's decode step times, which this run is built on. Where replay does not lie below eager, "
-        "graphs gain nothing.",
-    ),
-}
+_MOST_TIMES = 8
+_ROWS = (
+    ("TTFT", "ttft", "ms", 1.0),
+    ("TPOT", "tpot", "ms", 1.0),
+    ("ITL", "itl", "ms", 1.0),
+    ("E2EL", "e2el", "s", 1e-3),
+)
+_STATISTICS = ("mean", "p50", "p90", "p99")
+
+
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """A drawing with the words above it."""
+
+    title: str
+    svg: str
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class LegendEntry:
+    """What a colour means: `kind` is box, solid, dashed or dotted, `ink` a colour of the style sheet."""
+
+    text: str
+    kind: str
+    ink: str
+
+
+@dataclass(frozen=True, slots=True)
+class NumberTile:
+    """One of the numbers under the verdict, a row per variant."""
+
+    label: str
+    rows: Sequence[tuple[str, str]]
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class GraphTable:
+    """What each graph of a pool did; `idle` are the rows of graphs that no decode step took."""
+
+    name: str
+    rows: Sequence[Sequence[str]]
+    idle: Sequence[int]
+
+
+@dataclass(frozen=True, slots=True)
+class NumbersTable:
+    """A table in words."""
+
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
 
 
 def write_report(
     comparison: Comparison,
     path: Path,
-    figures: Mapping[str, Figure],
     *,
+    step_time: Figure | None = None,
     command: str,
     executor: str = "model",
 ) -> None:
-    """Write the report with the given figures (names as in CAPTIONS), atomically."""
-    write_text(path, report_html(comparison, figures, command=command, executor=executor))
+    """Write the report, atomically; `step_time` is the picture of the profile's curves."""
+    write_text(path, report_html(comparison, step_time=step_time, command=command, executor=executor))
 
 
 def report_html(
-    comparison: Comparison, figures: Mapping[str, Figure], *, command: str, executor: str = "model"
+    comparison: Comparison, *, step_time: Figure | None = None, command: str, executor: str = "model"
 ) -> str:
     """Return the whole page."""
-    title = f"{comparison.workload.name}: CUDA graphs against eager"
-    records = script_json(summary_records(comparison, executor))
-    body = [
-        f"<h1>{escape(title)}</h1>",
-        f'<p class="quiet">{QUESTION}</p>',
-        _answer(comparison),
-        _warnings(warnings_of(comparison)),
-        "<h2>The card</h2>",
-        f"<pre>{escape(card_text(comparison))}</pre>",
-        *(_figure(name, figures[name]) for name in CAPTIONS if name in figures),
-        *(_graph_table(comparison, column) for column in comparison.pools if column.runs),
-        _profile(comparison),
-        "<h2>To repeat this run</h2>",
-        f"<pre>{escape(command)}</pre>",
-        f'<p class="quiet">graphpool {__version__}; same files, options and seed give the same bytes.</p>',
-        f'<script type="application/json" id="summary">{records}</script>',
-    ]
-    css = files("scheduler.report").joinpath("report.css").read_text(encoding="utf-8")
-    head = [
-        '<meta charset="utf-8">',
-        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">',
-        '<meta name="viewport" content="width=device-width, initial-scale=1">',
-        '<meta name="color-scheme" content="light dark">',
-        '<link rel="icon" href="data:,">',
-        f"<title>{escape(title)}</title>",
-        f"<style>\n{css}</style>",
-    ]
-    start = ["<!doctype html>", '<html lang="en">', "<head>", *head, "</head>", "<body>"]
-    return "\n".join(part for part in (*start, *body, "</body>", "</html>") if part) + "\n"
+    from scheduler.report import plots
+
+    profile = comparison.profile
+    waits, rates = _distributions(comparison), _rates(comparison)
+    text = _template().render(
+        title=f"{comparison.workload.name}: CUDA graphs against eager",
+        css=files("scheduler.report").joinpath("report.css").read_text(encoding="utf-8"),
+        verdict=verdict_lines(comparison),
+        numbers=_number_tiles(comparison),
+        fewer=fewer_graphs(comparison),
+        flag=fewer_flag(comparison),
+        risk=risk_text(comparison),
+        trust=trust_rows(comparison),
+        cautions=warnings_of(comparison),
+        numbers_table=_numbers_table(comparison),
+        numbers_note="A range is the profile's: a fast and a slow host. "
+        "none: below 1 %, or inside its 95 % interval.",
+        variant_legend=_variant_legend(comparison),
+        route_legend=_ROUTES,
+        time_legend=_TIME,
+        rates=rates,
+        waits=waits[:2],
+        batches=_batches(comparison),
+        times=_times(comparison),
+        distributions=waits if rates else waits[2:],
+        graph_tables=[_graph_table(comparison, pool) for pool in comparison.pools if pool.runs],
+        step_time="" if step_time is None else plots.to_svg(step_time, "What a decode step takes"),
+        identity=[]
+        if profile.identity is None
+        else [[key.replace("_", " "), str(value)] for key, value in profile.identity.model_dump().items()],
+        fits=[
+            [
+                fit.of,
+                f"{fit.points:,}",
+                _percent(fit.median_error),
+                f"{100 * fit.p90_error:.1f} %",
+                _percent(fit.worst_error),
+            ]
+            for fit in profile.fit
+        ],
+        origins=[
+            [field, entry.origin.upper() if entry.origin == "assumed" else entry.origin, entry.note]
+            for field, entry in sorted(profile.provenance.items())
+        ],
+        flags=[(pool.name, pool_flag(comparison, pool.variant.pool)) for pool in comparison.pools],
+        card=card_text(comparison, full=True),
+        command=command,
+        version=__version__,
+        summary=script_json(summary_records(comparison, executor)),
+    )
+    return text.lstrip() + "\n"
+
+
+@cache
+def _template() -> Template:
+    source = files("scheduler.report").joinpath("report.html.jinja").read_text(encoding="utf-8")
+    return Environment(autoescape=True, undefined=StrictUndefined).from_string(source)
 
 
 def script_json(value: Any) -> str:
@@ -113,105 +184,96 @@ def script_json(value: Any) -> str:
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
-def _answer(comparison: Comparison) -> str:
-    sentences = headlines(comparison)
-    best = best_pool(comparison)
-    if best:
-        sentences.append(best)
-    return '<div class="answer">' + "".join(f"<p>{escape(sentence)}</p>" for sentence in sentences) + "</div>"
+# Words.
 
 
-def best_pool(comparison: Comparison) -> str | None:
-    """Return a sentence on which of several pools has the lowest mean TPOT, and how sure that is."""
-    key = "mean_tpot_ms"
-    ranked = [(mean, column) for column in comparison.pools if (mean := column.mean(key)) is not None]
-    if len(ranked) < 2:
-        return None
-    ranked.sort(key=lambda pair: pair[0])
-    (mean, best), (_, second) = ranked[:2]
-    paired = paired_difference(second.values(key).tolist(), best.values(key).tolist())
-    lead = f"Of the pools compared, {best.name} has the lowest mean TPOT, {number_text(mean)} ms"
-    if paired.interval is None:
-        return f"{lead}; one replication cannot say how sure that is."
-    if paired.verdict is Verdict.NO_DIFFERENCE_SHOWN:
-        return f"{lead}, but no difference from {second.name} is shown: choose by memory and start-up time."
-    low, high = sorted((abs(paired.interval.low), abs(paired.interval.high)))
-    return f"{lead}: {number_text(low)} to {number_text(high)} ms less than {second.name} (95 % interval)."
-
-
-def _warnings(warnings: Sequence[str]) -> str:
-    if not warnings:
-        return ""
-    items = "".join(f"<li>{escape(warning)}</li>" for warning in warnings)
-    return f'<div class="warnings"><ul>{items}</ul></div>'
-
-
-def _figure(name: str, figure: Figure) -> str:
-    from scheduler.report import plots
-
-    title, caption = CAPTIONS[name]
-    return (
-        f'<section id="{name}"><h2>{escape(title)}</h2><figure>{plots.to_svg(figure, title)}'
-        f"<figcaption>{escape(caption)}</figcaption></figure></section>"
-    )
-
-
-# Tables.
-
-
-def _table(
-    header: Sequence[str], rows: Iterable[Sequence[str]], numbers_from: int, idle: Iterable[bool] = ()
-) -> str:
-    """Return a table whose columns from `numbers_from` on are right-aligned; everything is escaped."""
-
-    def cells(tag: str, values: Sequence[str]) -> str:
-        return "".join(
-            f"<{tag}{' class=number' if i >= numbers_from else ''}>{escape(value)}</{tag}>"
-            for i, value in enumerate(values)
-        )
-
-    quiet = [*idle]
-    lines = [
-        f"<tr{' class=idle' if i < len(quiet) and quiet[i] else ''}>{cells('td', row)}</tr>"
-        for i, row in enumerate(rows)
+def _number_tiles(comparison: Comparison) -> list[NumberTile]:
+    columns = (*comparison.pools, comparison.eager)
+    tpot = [(column.name, f"{value_text(comparison, column, 'mean_tpot_ms')} ms") for column in columns]
+    changes = [
+        f"{pool.name} {change_text(found)}"
+        for pool in comparison.pools
+        if (found := differences(comparison, pool, "mean_tpot_ms"))
     ]
-    head = f"<thead><tr>{cells('th', header)}</tr></thead>" if header else ""
-    return f'<div class="scroll"><table>{head}<tbody>{"".join(lines)}</tbody></table></div>'
+    tiles = [NumberTile("mean TPOT", tpot, f"against eager: {', '.join(changes)}" if changes else "")]
+    label, text = throughput_numbers(comparison)
+    if label == "max rate":
+        note = text.rpartition("(")[2].rstrip(")")
+        rows = [(column.name, max_rate_text(comparison, column)) for column in columns]
+        tiles.append(NumberTile("highest rate", rows, note))
+    elif comparison.workload.slo is None:
+        key = "output_throughput_to_last_arrival"
+        rows = [(column.name, value_text(comparison, column, key)) for column in columns]
+        tiles.append(NumberTile("output tokens/s, to the last arrival", rows))
+    else:
+        rows = [(column.name, slo_text(comparison, column)) for column in columns]
+        tiles.append(NumberTile("requests that meet the SLO", rows, f"{limits_text(comparison)} ms"))
+    load = load_text(comparison).split("; ")
+    return [*tiles, NumberTile("the load now", [(load[0], "")], "; ".join(load[1:]))]
 
 
-def _graph_table(comparison: Comparison, column: Column) -> str:
+def _numbers_table(comparison: Comparison) -> NumbersTable:
+    first, further = comparison.pools[:1], comparison.pools[1:]
+    header = ["", "eager"]
+    for pool in comparison.pools:
+        header += [pool.name, "against eager"]
+        header += [f"against {first[0].name}"] if pool in further else []
+    rows = []
+    for label, name, unit, scale in _ROWS:
+        for statistic in _STATISTICS:
+            key = f"{statistic}_{name}_ms"
+            if all(column.mean(key) is None for column in (comparison.eager, *comparison.pools)):
+                continue
+            row = [f"{label} {statistic} ({unit})", value_text(comparison, comparison.eager, key, scale)]
+            for pool in comparison.pools:
+                row += [value_text(comparison, pool, key, scale)]
+                row += [change_text(differences(comparison, pool, key))]
+                row += [change_text(pool_differences(comparison, pool, key))] if pool in further else []
+            rows.append(row)
+    shares = [("SLO met", "slo_attainment"), ("decode steps in a graph", "replay_share")]
+    if any(pool.variant.pool.piecewise for pool in comparison.pools):
+        shares.append(("steps with prompts in a graph", "mixed_replay_share"))
+    shares.append(("padded slots", "padding_share"))
+    plain = [("output tokens/s, to the last arrival", "output_throughput_to_last_arrival", _same)]
+    plain.append(("mean decode batch", "mean_batch_size", _same))
+    for label, key, text in [*plain, *((label, key, _share) for label, key in shares)]:
+        if all(column.mean(key) is None for column in (comparison.eager, *comparison.pools)):
+            continue
+        row = [label, text(value_text(comparison, comparison.eager, key, 100 if text is _share else 1))]
+        for pool in comparison.pools:
+            row += [text(value_text(comparison, pool, key, 100 if text is _share else 1)), ""]
+            row += [""] if pool in further else []
+        rows.append(row)
+    return NumbersTable(header, rows)
+
+
+def _same(text: str) -> str:
+    return text
+
+
+def _share(text: str) -> str:
+    return text if text == "–" else f"{text} %"
+
+
+def _graph_table(comparison: Comparison, column: Column) -> GraphTable:
     uses = graph_use(view_of(comparison, column))
     saved = saved_s(comparison, column)
     total_s = sum(use.step_s for use in uses) or 1.0
     costs = comparison.profile.pool
     engine = comparison.workload.engine
     captures = column.variant.pool.captures(engine.max_num_seqs, engine.prefill_tokens_per_step)
-    if not captures:
-        return ""
     rows = []
     for use in uses:
         memory = "–"
         if costs is not None:
             others = tuple(size for size in captures if size != use.size)
             memory = f"{(costs.memory_bytes(captures) - costs.memory_bytes(others)) / MIB:,.1f}"
-        rows.append([*_use_cells(use, total_s), _saved_text(saved.get(use.size)), memory])
-    idle = sum(not use.steps for use in uses)
-    header = ["capture size", "decode steps", "share of replayed time", "padding share"]
-    header += ["time saved (s)", "memory (MiB)"]
-    note = (
-        "Over all replications. Time saved is against the same steps without a graph, by the profile; memory "
-        f"is what the pool would shrink by without this graph. {idle} of {len(uses)} served no decode step."
-    )
-    return (
-        f"<section><h2>Graph by graph: {escape(column.name)}</h2><p class=quiet>{escape(note)}</p>"
-        f"<details open><summary>{len(uses)} graphs</summary>"
-        f"{_table(header, rows, 0, [not use.steps for use in uses])}</details></section>"
-    )
-
-
-def _use_cells(use: GraphUse, total_s: float) -> list[str]:
-    padding = "–" if use.padding_share is None else f"{100 * use.padding_share:.1f} %"
-    return [f"{use.size:,}", f"{use.steps:,}", f"{100 * use.step_s / total_s:.1f} %", padding]
+        padding = "–" if use.padding_share is None else f"{100 * use.padding_share:.1f} %"
+        share = f"{100 * use.step_s / total_s:.1f} %"
+        rows.append(
+            [f"{use.size:,}", f"{use.steps:,}", share, padding, _saved_text(saved.get(use.size)), memory]
+        )
+    return GraphTable(column.name, rows, [index for index, use in enumerate(uses) if not use.steps])
 
 
 def _saved_text(saved: tuple[float, float] | None) -> str:
@@ -221,35 +283,153 @@ def _saved_text(saved: tuple[float, float] | None) -> str:
     return low if low == high else f"{low} to {high}"
 
 
-def _profile(comparison: Comparison) -> str:
-    profile = comparison.profile
-    if profile.identity is None:
-        text = "The step times are written in the workload file and taken as they are; nothing was measured."
-        return f"<section><h2>Where the step times come from</h2><p>{text}</p></section>"
-    identity = [[key.replace("_", " "), str(value)] for key, value in profile.identity.model_dump().items()]
-    fits = [
-        [
-            fit.of,
-            f"{fit.points:,}",
-            _percent(fit.median_error),
-            f"{100 * fit.p90_error:.1f} %",
-            _percent(fit.worst_error),
-        ]
-        for fit in profile.fit
-    ]
-    origins = [[field, entry.origin.upper() if entry.origin == "assumed" else entry.origin, entry.note]
-               for field, entry in sorted(profile.provenance.items())]  # fmt: skip
-    parts = [
-        "<section><h2>Where the step times come from</h2>",
-        _table([], identity, 2),
-        "<h3>Error of the profile against its own measurements</h3>" if fits else "",
-        _table(["of", "points", "median", "90 % within", "worst"], fits, 1) if fits else "",
-        "<h3>Origin of every number</h3>",
-        _table(["field", "origin", "note"], origins, 3),
-        "</section>",
-    ]
-    return "".join(parts)
-
-
 def _percent(share: float) -> str:
     return f"{100 * share:+.1f} %".replace("-", "−")
+
+
+# Drawings.
+
+_INK_OF = {
+    "#0072B2": "blue",
+    "#D55E00": "vermilion",
+    "#009E73": "green",
+    "#CC79A7": "pink",
+    "#E69F00": "orange",
+    "#444444": "dark",
+}
+_ROUTES = (
+    LegendEntry("replayed graph", "box", "blue"),
+    LegendEntry("of it padding", "box", "pale"),
+    LegendEntry("no graph", "box", "orange"),
+)
+_TIME = (
+    LegendEntry("decode, replayed graph", "box", "blue"),
+    LegendEntry("decode, no graph", "box", "orange"),
+    LegendEntry("step with prompts", "box", "silver"),
+    LegendEntry("waiting requests", "dashed", "vermilion"),
+)
+
+
+def _columns(comparison: Comparison) -> list[Column]:
+    return [column for column in comparison.columns if column.runs]
+
+
+def _looks(comparison: Comparison) -> dict[str, Look]:
+    from scheduler.report.plots.style import looks
+
+    return looks([view_of(comparison, column) for column in _columns(comparison)])
+
+
+def _variant_legend(comparison: Comparison) -> list[LegendEntry]:
+    drawn = _looks(comparison)
+    kinds = {"-": "solid", "--": "dashed", ":": "dotted"}
+    return [
+        LegendEntry(
+            column.title,
+            kinds.get(str(drawn[column.name].linestyle), "dashed"),
+            _INK_OF.get(drawn[column.name].color, "strong"),
+        )
+        for column in _columns(comparison)
+    ]
+
+
+def _panel(title: str, figure: Figure, note: str = "") -> Panel:
+    from scheduler.report import plots
+
+    return Panel(title, plots.to_svg(figure, title), note)
+
+
+def _distributions(comparison: Comparison) -> list[Panel]:
+    """Return TPOT, TTFT, ITL and E2EL: the share of requests (ITL: of gaps) that were at most that slow."""
+    from scheduler.report.plots import panels
+    from scheduler.report.plots.latency import TITLES
+
+    drawn = _looks(comparison)
+    sampled = {column.name: samples(view_of(comparison, column)) for column in _columns(comparison)}
+    limits: Mapping[str, float] = comparison.workload.slo.limits_ms if comparison.workload.slo else {}
+    return [
+        _panel(
+            TITLES[metric],
+            panels.distribution(
+                metric, {name: found[metric] for name, found in sampled.items()}, drawn, limits.get(metric)
+            ),
+        )
+        for metric in ("tpot", "ttft", "itl", "e2el")
+    ]
+
+
+def _rates(comparison: Comparison) -> list[Panel]:
+    """Return mean TPOT and mean TTFT against the arrival rate; nothing where other loads were not tried."""
+    from scheduler.report.plots import panels
+
+    study = comparison.load_study
+    here = None if study is None else _rate_now(study)
+    if study is None or here is None:
+        return []
+    drawn = _looks(comparison)
+    limits: Mapping[str, float] = comparison.workload.slo.limits_ms if comparison.workload.slo else {}
+    found = []
+    for metric in ("tpot", "ttft"):
+        curves = [
+            panels.RateCurve(drawn[name], tuple(
+                (at.rate_per_s, value, at.overloaded)
+                for at in variant.at
+                if at.rate_per_s is not None and (value := getattr(at, f"mean_{metric}_ms")) is not None
+            ))
+            for name, variant in study.variants.items()
+            if name in drawn
+        ]  # fmt: skip
+        title = f"Mean {metric.upper()} at other rates"
+        found.append(_panel(title, panels.against_rate(curves, metric, here, limits.get(metric))))
+    return found
+
+
+def _rate_now(study: LoadStudy) -> float | None:
+    """Return the workload's own rate, as any variant met it."""
+    return next(
+        (at.rate_per_s for found in study.variants.values() for at in found.at if at.factor == 1), None
+    )
+
+
+def _batches(comparison: Comparison) -> list[Panel]:
+    from scheduler.report.plots import panels
+
+    views = [view_of(comparison, column) for column in (*comparison.pools, comparison.eager) if column.runs]
+    times = [batch_time(view) for view in views]
+    largest = max((len(time.in_graph) - 1 for time in times), default=1)
+    return [
+        _panel(view.name, panels.batches(view, time, largest), _batch_note(view, largest))
+        for view, time in zip(views, times, strict=True)
+    ]
+
+
+def _batch_note(view: View, largest: int) -> str:
+    beyond = [size for size in view.sizes if size > 1.3 * largest]
+    parts = [f"{len(beyond)} of {len(view.sizes)} sizes lie further right"] if beyond else []
+    if view.max_num_seqs > 1.3 * largest:
+        parts.append(f"max_num_seqs is {view.max_num_seqs}")
+    return f"({', '.join(parts)})" if parts else ""
+
+
+def _times(comparison: Comparison) -> list[Panel]:
+    from scheduler.report.over_time import over_time
+    from scheduler.report.plots import panels
+
+    columns = _columns(comparison)[:_MOST_TIMES]
+    views = [view_of(comparison, column) for column in columns]
+    end_ns = max((_end_ns(view) for view in views), default=0)
+    cuts = [over_time(view.runs[0], end_ns, 120) for view in views]
+    top = max((max(_most(sum(cut.batch.values())), _most(cut.waiting)) for cut in cuts), default=1.0)
+    return [
+        _panel(column.title, panels.over_time(view, end_ns, top))
+        for column, view in zip(columns, views, strict=True)
+    ]
+
+
+def _most(values: Iterable[float] | Any) -> float:
+    return float(max(values, default=0.0))
+
+
+def _end_ns(view: View) -> int:
+    steps = view.runs[0].steps
+    return int(steps.start_ns[-1] + steps.duration_ns[-1]) if len(steps) else 0

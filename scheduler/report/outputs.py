@@ -62,9 +62,9 @@ def _draw(comparison: Comparison, folder: Path, command: str, executor: str) -> 
 
     figures = run_figures(views_of(comparison))
     first = next((column.variant.pool.sizes for column in comparison.pools), ())
-    figures["step_time"] = plots.step_time(step_curves(comparison), first)
-    save_figures(figures, folder)
-    write_report(comparison, folder / "report.html", figures, command=command, executor=executor)
+    step_time = plots.step_time(step_curves(comparison), first)
+    save_figures(figures | {"step_time": step_time}, folder)
+    write_report(comparison, folder / "report.html", step_time=step_time, command=command, executor=executor)
 
 
 def run_figures(views: Sequence[View]) -> dict[str, Figure]:

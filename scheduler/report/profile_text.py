@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from scheduler.analysis.comparison.step_times import StepCurves
 from scheduler.catalog.profile.measured import MeasuredProfile
-from scheduler.report.card import aligned
-from scheduler.report.wording import percent_text
+from scheduler.report.wording import aligned, percent_text
 
 SHOWN = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048)
 

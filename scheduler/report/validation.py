@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 from scheduler.analysis.fidelity.measured import STATISTICS, Compared, Validation
 from scheduler.analysis.fidelity.recorded import LATENCIES, RecordedValidation
 from scheduler.analysis.fidelity.teacher import Residual
-from scheduler.report.card import aligned
-from scheduler.report.wording import count_text, number_text, percent_text
+from scheduler.report.wording import aligned, count_text, number_text, percent_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -140,6 +140,14 @@ def batch_time(view: View) -> BatchTime:
             totals[row] += np.bincount(index, weights, minlength=most + 1)
     totals /= 1e9
     return BatchTime(totals[0], totals[1], totals[2], other_ns / 1e9)
+
+
+def used_graphs(runs: Iterable[Run]) -> int:
+    """Return how many different graphs any decode step took."""
+    taken: set[int] = set()
+    for run in runs:
+        taken.update(np.unique(run.steps.capture_size[run.steps.kind == StepKind.DECODE]).tolist())
+    return len(taken - {0})
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Iterable, Sequence
+from textwrap import wrap
 
 from scheduler.workload.arrivals import ClosedLoopArrivals, GammaArrivals, TraceArrivals
 from scheduler.workload.lengths import (
@@ -30,11 +32,73 @@ def number_text(value: float) -> str:
     return f"{value:.2g}"
 
 
+def short_text(value: float) -> str:
+    """Return a number with three significant digits: 9.64, 12.6, 229, 2,966."""
+    size = abs(value)
+    if size >= 99.95:
+        return f"{value:,.0f}"
+    return f"{value:.1f}" if size >= 9.995 else f"{value:.2f}"
+
+
+def range_of_percents(shares: Sequence[float]) -> str:
+    """Return the least and the most of signed shares: −5…+7 %."""
+    low, high = (f"{100 * end:+z.0f}".replace("-", "−") for end in (min(shares), max(shares)))
+    return f"{low} %" if low == high else f"{low}…{high} %"
+
+
+def coarse_text(value: float) -> str:
+    """Return a number for where there is little room: 9.6, 23, 2,966."""
+    return f"{value:,.0f}" if abs(value) >= 9.95 else f"{value:.1f}"
+
+
+def range_text(values: Iterable[float], text: Callable[[float], str] = short_text) -> str:
+    """Return the ends of a range as `12.6–13.1`, one number where they read alike, – where there are none."""
+    ends = [text(value) for value in sorted(values)]
+    if not ends:
+        return "–"
+    return ends[0] if ends[0] == ends[-1] else f"{ends[0]}–{ends[-1]}"
+
+
+def short_percent_text(share: float) -> str:
+    """Return a signed change in percent: two significant digits, −38 %, +0.3 %."""
+    digits = 0 if abs(share) >= 0.0995 else 1
+    return f"{100 * share:+z.{digits}f} %".replace("-", "−")
+
+
+def rate_text(value: float) -> str:
+    """Return a rate per second with three significant digits and no needless zeros: 8, 7.91, 400."""
+    text = short_text(value)
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def wrapped(text: str, width: int, indent: str = "") -> list[str]:
+    """Return text in lines of at most `width`; a number keeps its unit, further lines are indented."""
+    held = re.sub(r"(?<=[0-9]) (?=(?:%|ms|s|MiB)(?![a-z]))", "\u00a0", text)
+    lines = wrap(held, width, subsequent_indent=indent, break_on_hyphens=False)
+    return [line.replace("\u00a0", " ") for line in lines]
+
+
+def cut_text(text: str, most: int) -> str:
+    """Return the text, its end cut off with … where it has more than `most` characters."""
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
 def percent_text(share: float | None) -> str:
     """Return a signed relative change in percent, with a true minus sign; no change is +0.0 %."""
     if share is None:
         return "–"
     return f"{100 * share:+z.1f} %".replace("-", "−")
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return rows as lines: the first column to the left, the others to the right."""
+    count = max(len(row) for row in rows)
+    padded = [[*row, *[""] * (count - len(row))] for row in rows]
+    widths = [max(len(row[i]) for row in padded) for i in range(count)]
+    return [
+        "  ".join([row[0].ljust(widths[0]), *(row[i].rjust(widths[i]) for i in range(1, count))])
+        for row in padded
+    ]
 
 
 def count_text(count: int, noun: str) -> str:

@@ -18,10 +18,10 @@ def test_a_card_compares_each_pair_once_per_latency_however_often_it_is_written(
     inner = module.within_run_differences
     monkeypatch.setattr(module, "within_run_differences", lambda *a: calls.append(a[3:]) or inner(*a))
     comparison = small_comparison(replications=1)
-    first = card_text(comparison)
+    first = card_text(comparison, full=True)
     pairs, latencies = len(comparison.pools), 3  # TTFT, TPOT and E2EL are one number per request
     assert len(calls) == pairs * latencies
-    assert card_text(comparison) == first
+    assert card_text(comparison, full=True) == first
     for key in ("mean_e2el_ms", "p50_e2el_ms", "median_e2el_ms", "p90_e2el_ms", "p99_e2el_ms"):
         for pool in comparison.pools:
             differences(comparison, pool, key)

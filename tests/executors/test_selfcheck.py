@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from scheduler.commands.options import SelfcheckOptions
+from scheduler.commands.selfcheck import run_selfcheck
 from scheduler.errors import InputError
 from scheduler.executors.selfcheck.report import MlpSettings, Report
 from scheduler.executors.selfcheck.selfcheck import selfcheck
@@ -25,12 +27,18 @@ TINY = MlpSettings(
 )
 
 
-def test_without_torch_the_launch_model_is_shown_and_nothing_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_torch_the_launch_model_is_shown_and_nothing_is_said_to_have_passed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(util, "find_spec", lambda name: None)
+    assert run_selfcheck(SelfcheckOptions()) == 4
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.startswith("SKIPPED: nothing was checked")
     lines: list[str] = []
     report = selfcheck(say=lines.append)
     text = "\n".join(lines)
-    assert report["passed"]
+    assert "passed" not in text
+    assert report["passed"] is None
     assert report["device"] is None
     assert "pip install -e '.[torch]'" in text
     assert "1.36x" in text

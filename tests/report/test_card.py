@@ -12,8 +12,8 @@ from scheduler.analysis.comparison.compare import Comparison, compare
 from scheduler.analysis.comparison.pools import NamedPool
 from scheduler.engine.graph_pool import GraphPool
 from scheduler.engine.records import Status
-from scheduler.report.card import card_text
 from scheduler.report.cautions import warnings_of
+from scheduler.report.full_card import full_text
 from scheduler.report.summary import nested_results
 from scheduler.report.tables import read_tables, write_tables
 from scheduler.workload.schema import Workload
@@ -84,7 +84,7 @@ def test_no_graphs_at_all_is_a_choice_and_not_a_gap():
 def test_many_gaps_are_cut_on_the_card_and_whole_in_the_results():
     pool = GraphPool(tuple(range(2, 41, 4)), padding=False)
     comparison = comparison_of(pool, max_num_seqs=40)
-    assert "1, 3–5, 7–9, 11–13, 15–17, 19–21 and 5 more ranges (results.json)" in card_text(comparison)
+    assert "1, 3–5, 7–9, 11–13, 15–17, 19–21 and 5 more ranges (results.json)" in full_text(comparison)
     found = nested_results(comparison, "")["variants"][0]["batch_sizes_without_graph"]
     without = {size for low, high in found for size in range(low, high + 1)}
     assert without == {size for size in range(1, 41) if size not in pool.sizes}
@@ -96,7 +96,7 @@ def test_the_share_of_steps_that_ran_without_a_graph_is_the_recorded_one():
     for run in comparison.pools[0].runs:
         decode = run.steps.batch_size[run.steps.kind == 0]
         shares.append((decode > 2).mean())
-    assert f"{100 * np.mean(shares):.1f} % of decode steps ran without one" in card_text(comparison)
+    assert f"{100 * np.mean(shares):.1f} % of decode steps ran without one" in full_text(comparison)
 
 
 # Mixed steps.
@@ -111,12 +111,12 @@ def test_mixed_steps_of_a_piecewise_pool_have_their_own_replay_share():
         tokens = (steps.batch_size + steps.prefill_tokens)[steps.kind != 0]
         shares.append((tokens <= 128).mean() if column.variant.pool.piecewise else 0.0)
     assert 0 < shares[0] < 1
-    cells = [cell.strip() for cell in row(card_text(comparison), "Replay share, steps with prompts") if cell]
+    cells = [cell.strip() for cell in row(full_text(comparison), "Replay share, steps with prompts") if cell]
     assert cells == ["0.0 %", f"{100 * shares[0]:.1f} %", f"{100 * shares[1]:.1f} %"]
 
 
 def test_without_piecewise_graphs_mixed_steps_have_no_row():
-    assert "steps with prompts" not in card_text(comparison_of(GraphPool((1, 2, 4, 8))))
+    assert "steps with prompts" not in full_text(comparison_of(GraphPool((1, 2, 4, 8))))
 
 
 # Rejections and preemptions.
@@ -138,7 +138,7 @@ def test_rejections_are_counted_by_reason():
         f"{never_fits.sum()} × needs more KV blocks than there are"
     )
     rejected = int((longer | never_fits).sum())
-    assert f"warning: pool0: {rejected} requests rejected ({reasons})." in card_text(comparison)
+    assert f"warning: pool0: {rejected} requests rejected ({reasons})." in full_text(comparison)
     assert nested_results(comparison, "")["variants"][0]["rejections"] == {
         "longer than max_model_len": int(longer.sum()),
         "needs more KV blocks than there are": int(never_fits.sum()),
@@ -154,7 +154,7 @@ def test_preemptions_are_on_the_card_and_per_request_in_the_tables(tmp_path):
         in_all[name] = sum(int(column.sum()) for column in columns)
         most[name] = max(int(column.max()) for column in columns)
     assert all(count > 0 for count in in_all.values())
-    (line,) = [line for line in card_text(comparison).splitlines() if line.startswith("preemptions: ")]
+    (line,) = [line for line in full_text(comparison).splitlines() if line.startswith("preemptions: ")]
     texts = [
         f"{n} {in_all[n]:,} in all, at most {most[n]} of one request" for n in ("eager", "graphs", "vllm-64")
     ]
@@ -162,4 +162,4 @@ def test_preemptions_are_on_the_card_and_per_request_in_the_tables(tmp_path):
 
 
 def test_without_preemptions_the_card_does_not_speak_of_them():
-    assert "preemption" not in card_text(comparison_of(GraphPool((8,))))
+    assert "preemption" not in full_text(comparison_of(GraphPool((8,))))

@@ -11,8 +11,10 @@ from scheduler.analysis.statistics.intervals import Interval
 from scheduler.catalog.profile.file import load_profile
 from scheduler.engine.executor import StepKind
 from scheduler.engine.graph_pool import GraphPool
-from scheduler.report.card import card_text, difference_text, headlines
+from scheduler.report.answer import verdict_lines
+from scheduler.report.card import card_text
 from scheduler.report.cautions import warnings_of
+from scheduler.report.full_card import difference_text, full_text
 from scheduler.workload.schema import Workload
 
 
@@ -51,17 +53,15 @@ def test_graphs_meet_the_slow_host_too_where_prompts_are_issued_step_by_step() -
 
 def test_a_headline_without_a_steady_state_claims_no_verdict() -> None:
     overloaded = small_comparison(rate_per_s=60)
-    for line in headlines(overloaded):
-        assert "NO STEADY STATE" in line
-        assert "FASTER" not in line
-        assert "SLOWER" not in line
-    assert "mean TPOT:" not in card_text(overloaded)
+    (line,) = verdict_lines(overloaded)
+    assert line.startswith("OVERLOAD: 60 requests/s arrive; the queue grows where vllm-64 ")
+    assert "mean TPOT:" not in full_text(overloaded)
 
 
 def test_a_headline_with_a_steady_state_states_its_verdict() -> None:
-    for line in headlines(small_comparison(rate_per_s=2)):
-        assert "FASTER" in line
-        assert "NO STEADY STATE" not in line
+    first, second = verdict_lines(small_comparison(rate_per_s=2))
+    assert first.startswith("FASTER than eager: graphs (5 sizes), mean TPOT −")
+    assert second.startswith("NO DIFFERENCE from graphs: vllm-64 (11 sizes), mean TPOT")
 
 
 def test_a_warning_names_a_column_as_the_table_does() -> None:
@@ -75,7 +75,7 @@ def test_replications_of_a_duration_show_how_many_requests_they_had() -> None:
     comparison = small_comparison(requests=None, duration_s=20)
     counts = sorted(len(requests) for requests in comparison.requests)
     assert counts[0] < counts[-1]
-    assert f": {counts[0]:,}–{counts[-1]:,} requests × 2 replications" in card_text(comparison)
+    assert f": {counts[0]:,}–{counts[-1]:,} requests × 2, " in card_text(comparison)
 
 
 def test_more_replications_are_those_of_the_end_that_needs_most() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import html
 import json
 import re
 from collections.abc import Iterator
@@ -13,10 +14,10 @@ from matplotlib.image import imread
 from small_comparison import small_comparison
 
 from scheduler.analysis.comparison.compare import Comparison
-from scheduler.report.html import CAPTIONS, best_pool, report_html, script_json
-from scheduler.report.outputs import run_figures
-from scheduler.report.views import views_of
+from scheduler.report.answer import verdict_lines
+from scheduler.report.html import report_html, script_json
 
+SECTIONS = ("verdict", "trust", "table", "rates", "batches", "over_time", "more")
 EVIL = "</script><script>document.title='owned'</script><img src=x onerror=alert(1)>"
 needs_chromium = pytest.mark.skipif(chromium_path() is None, reason="no Chromium is installed")
 
@@ -37,7 +38,7 @@ def hostile() -> Comparison:
 
 @pytest.fixture(scope="module")
 def hostile_page(hostile: Comparison) -> str:
-    return report_html(hostile, run_figures(views_of(hostile)), command=f"python run.py --trace '{EVIL}'")
+    return report_html(hostile, command=f"python run.py --trace '{EVIL}'")
 
 
 class Elements(HTMLParser):
@@ -93,23 +94,28 @@ def test_the_page_has_the_answer_the_card_the_plots_and_the_command(
     result_folder: Path, comparison: Comparison
 ) -> None:
     page = (result_folder / "report.html").read_text(encoding="utf-8")
-    assert all(f'<section id="{name}">' in page for name in CAPTIONS)
+    found = [section for section in SECTIONS if f'<section id="{section}"' in page]
+    assert found == list(SECTIONS)
+    assert [page.index(f'<section id="{section}"') for section in found] == sorted(
+        page.index(f'<section id="{section}"') for section in found
+    )
     assert "python run.py small.yaml" in page
     assert "TTFT p99 ms" in page
     assert "batch sizes 17–64 have no graph" in page
-    assert page.count("<svg ") == len(CAPTIONS)
+    drawn = 4 + 3 + 3 + 1  # distributions; batches and time of each variant; step times
+    assert page.count("<svg ") == drawn
     assert len(page.encode()) < 2_000_000
-    assert best_pool(comparison) in page.replace("&#x27;", "'")
+    assert all(verdict in html.unescape(page) for verdict in verdict_lines(comparison))
 
 
-def test_the_best_pool_is_named_only_as_surely_as_it_is_known(comparison: Comparison) -> None:
-    sentence = best_pool(comparison)
-    assert sentence is not None
-    assert "vllm-64 has the lowest mean TPOT" in sentence
-    single = small_comparison(requests=60, replications=1)
-    assert "one replication cannot say" in str(best_pool(single))
-    single.pools.pop()
-    assert best_pool(single) is None
+def test_every_pool_is_held_against_eager_and_every_further_one_against_the_first(
+    comparison: Comparison,
+) -> None:
+    page = html.unescape(report_html(comparison, command=""))
+    header = page[page.index("<thead>") : page.index("</thead>")]
+    assert re.findall(r"<th[^>]*>([^<]*)</th>", header) == [
+        *("", "eager", "graphs", "against eager", "vllm-64", "against eager", "against graphs"),
+    ]
 
 
 # In a real browser.
@@ -145,11 +151,45 @@ def test_the_report_opens_without_complaint_or_request(
     assert browser.complaints == []
     assert [url for url in browser.requests if not url.startswith("data:")] == [report.as_uri()]
     boxes = browser.evaluate(
-        "[...document.querySelectorAll('figure svg')].map(e => [e.clientWidth, e.clientHeight])"
+        "[...document.querySelectorAll('.panels svg')].filter(e => e.checkVisibility())"
+        ".map(e => [e.clientWidth, e.clientHeight])"
     )
-    assert len(boxes) == len(CAPTIONS)
-    assert all(width > 700 and height > 250 for width, height in boxes)
-    assert browser.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+    assert len(boxes) == 2 + 3 + 3
+    assert all(width > 340 and height > 190 for width, height in boxes)
+
+
+@needs_chromium
+@pytest.mark.parametrize("dark", [False, True])
+@pytest.mark.parametrize("width", [400, 1200])
+def test_nothing_is_wider_than_the_page_and_no_text_is_too_small(
+    browser: Page, result_folder: Path, width: int, dark: bool
+) -> None:
+    """Only what stands in a box that scrolls by itself may be wider; everything folded is unfolded first."""
+    browser.open(result_folder / "report.html", width=width, dark=dark)
+    browser.evaluate("document.querySelectorAll('details').forEach(e => { e.open = true })")
+    assert browser.evaluate("document.documentElement.scrollWidth") <= width
+    wide = browser.evaluate(
+        "[...document.querySelectorAll('body *')].filter(e => !e.closest('.scroll > *, figure.wide > *'))"
+        f".filter(e => e.getBoundingClientRect().right > {width} + 0.5 && e.checkVisibility())"
+        ".filter(e => !e.closest('svg') || e.tagName === 'svg').map(e => e.outerHTML.slice(0, 80))"
+    )
+    assert wide == []
+    cut = browser.evaluate(
+        "[...document.querySelectorAll('p, h1, h2, li, dd, dt, summary, pre.flag, figcaption')]"
+        ".filter(e => e.clientWidth > 0 && e.scrollWidth > e.clientWidth + 1)"
+        ".map(e => e.outerHTML.slice(0, 80))"
+    )
+    assert cut == []
+    sizes = browser.evaluate(
+        "[...document.querySelectorAll('.panels svg text')].map(e => parseFloat(getComputedStyle(e).fontSize)"
+        " * e.ownerSVGElement.clientWidth / e.ownerSVGElement.viewBox.baseVal.width)"
+    )
+    assert min(sizes) >= 11
+    page_sizes = browser.evaluate(
+        "[...document.querySelectorAll('p, td, th, dd, dt, li, pre, figcaption, summary')]"
+        ".map(e => parseFloat(getComputedStyle(e).fontSize))"
+    )
+    assert min(page_sizes) >= 11
 
 
 @needs_chromium
@@ -160,10 +200,10 @@ def test_text_and_figures_can_be_seen(browser: Page, result_folder: Path, tmp_pa
     pixels = (imread(tmp_path / "page.png")[..., :3] * 255).round().astype(int)
     ground = pixels[2, 2]
     assert (ground.mean() < 60) == dark
-    blue = (np.abs(pixels - np.array([0, 0x72, 0xB2])).max(axis=2) < 6).sum()
-    assert blue > 20_000  # bars and lines of the first pool
+    colour = np.array([0x4B, 0xA6, 0xE0] if dark else [0, 0x72, 0xB2])
+    assert (np.abs(pixels - colour).max(axis=2) < 6).sum() > 4_000  # bars and lines of the first pool
     white = (pixels.min(axis=2) > 250).mean()
-    assert white > 0.2  # figures stand on white in both schemes
+    assert white < 0.02 if dark else white > 0.5  # drawings stand on the page's own ground
     ink = pixels[:400].reshape(-1, 3)
     assert np.abs(ink.mean(axis=1) - ground.mean()).max() > 150  # text stands out
 
@@ -187,6 +227,6 @@ def test_an_injected_script_stays_text_in_a_browser(browser: Page, hostile_page:
 def test_the_report_prints_without_cutting_the_card(browser: Page, result_folder: Path) -> None:
     browser.open(result_folder / "report.html")
     browser.send("Emulation.setEmulatedMedia", media="print")
-    assert browser.evaluate("getComputedStyle(document.querySelector('pre')).whiteSpace") == "pre-wrap"
+    assert browser.evaluate("getComputedStyle(document.querySelector('#card pre')).whiteSpace") == "pre-wrap"
     assert browser.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
     browser.send("Emulation.setEmulatedMedia", media="")

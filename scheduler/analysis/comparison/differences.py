@@ -16,6 +16,8 @@ from scheduler.analysis.statistics.block_bootstrap import within_run_differences
 from scheduler.analysis.statistics.difference import Difference, Verdict, paired_difference
 from scheduler.engine.loop import Run
 
+LEAST_CHANGE = 0.01  # of the baseline; a smaller one is called none, however sure it is
+
 # One sort and one set of draws serve all of them, and whoever asks for one soon asks for the others.
 _TOGETHER = (None, 50.0, 90.0, 99.0)
 
@@ -31,9 +33,20 @@ def differences(comparison: Comparison, pool: Column, key: str) -> list[Differen
 
 
 def verdict_of_range(found: Sequence[Difference]) -> Verdict:
-    """Return the verdict that the ends of a range agree on, as far as they have an interval."""
-    verdicts = {difference.verdict for difference in found if difference.interval is not None}
+    """Return the verdict that every end of a range agrees on.
+
+    An end without an interval, or that changes by less than `LEAST_CHANGE`, shows no difference.
+    """
+    verdicts = {
+        difference.verdict if _is_a_change(difference) else Verdict.NO_DIFFERENCE_SHOWN
+        for difference in found
+    }
     return verdicts.pop() if len(verdicts) == 1 else Verdict.NO_DIFFERENCE_SHOWN
+
+
+def _is_a_change(difference: Difference) -> bool:
+    relative = difference.relative
+    return difference.interval is not None and (relative is None or abs(relative) >= LEAST_CHANGE)
 
 
 def column_difference(

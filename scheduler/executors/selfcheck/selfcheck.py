@@ -22,12 +22,14 @@ def selfcheck(
     """Run the demonstration and return its report; key "passed" says whether every check held.
 
     `device` None takes the GPU where there is one, else the CPU; `force_cpu` takes the CPU. Without torch
-    only the launch model is shown, which is no failure. Raises InputError for a device that is not there.
+    nothing can be checked: the launch model is shown, and "passed" is None. Raises InputError for a device
+    that is not there.
     """
     report = Report(say)
     if device is not None and not force_cpu:
         require_device(device)
-    if torch_installed():
+    found = torch_installed()
+    if found:
         chosen = "cpu" if force_cpu else device or ("cuda" if cuda_available() else "cpu")
         from scheduler.executors.selfcheck.mlp import check_on_device
 
@@ -40,6 +42,9 @@ def selfcheck(
         report.results["device"] = None
     show_launch_model(report)
     say("")
+    if not found:
+        say("SKIPPED: nothing was checked, for torch is not installed (pip install -e '.[torch]')")
+        return report.as_json() | {"passed": None}
     failed = [check["name"] for check in report.checks if check["passed"] is False]
     say(f"FAILED: {', '.join(failed)}" if failed else "all checks passed")
     return report.as_json()

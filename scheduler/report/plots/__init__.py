@@ -5,6 +5,7 @@
 - `fidelity.py` Simulated against measured: distributions and what ran over time.
 - `latency.py` How long users wait: distributions of TTFT, TPOT, ITL and E2EL, as shares and as tails.
 - `over_time.py` What the engine did over time: batch size by route, requests waiting and running, KV blocks.
+- `panels.py` The report's panels: one small picture each, read at 360 pixels as on a desk; titles and legends are HTML.
 - `step_times.py` What a decode step takes by the profile, against the batch size.
 - `style.py` How every picture looks: colours that survive colour blindness and grey print, one font, units, files.
 """

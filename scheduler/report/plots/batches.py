@@ -12,11 +12,19 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from scheduler.report.plots.style import GRAPH, NO_GRAPH, PADDING, new_figure, percent_axis, styled
+from scheduler.report.plots.style import (
+    GRAPH,
+    NO_GRAPH,
+    PADDING,
+    Margins,
+    legend_on_top,
+    panels_of,
+    percent_axis,
+    styled,
+)
 from scheduler.report.views import BatchTime, GraphUse, View, batch_time
 
 Float = NDArray[np.float64]
-_MOST_ROWS = 5
 _PADDING_HATCH, _NO_GRAPH_HATCH = "////", "xxx"
 
 
@@ -26,9 +34,10 @@ def batch_histogram(views: Sequence[View]) -> Figure:
 
     Capture sizes are ticks. The padding of a batch is its time × padded slots / captured slots.
     """
-    rows = [view for view in views if view.low_name is None][:_MOST_ROWS]
-    figure = new_figure(11, 1.0 + 2.3 * max(1, len(rows)))
-    panels = figure.subplots(max(1, len(rows)), 1, sharex=True, squeeze=False)[:, 0]
+    rows = [view for view in views if view.low_name is None]
+    count = max(1, len(rows))
+    figure, grid = panels_of(11, 1.1 + 2.3 * count, count, margins=Margins(left=0.98), sharex=True)
+    panels = grid[:, 0]
     times = [batch_time(view) for view in rows]
     largest = max((len(time.in_graph) - 1 for time in times), default=1)
     for ax, view, time in zip(panels, rows, times, strict=False):
@@ -42,15 +51,12 @@ def batch_histogram(views: Sequence[View]) -> Figure:
     panels[-1].set_xlim(0, largest + max(1.0, 0.02 * largest))
     panels[-1].xaxis.set_major_locator(MaxNLocator(10, integer=True))
     panels[-1].set_xlabel("batch size (sequences decoded in a step)")
-    figure.legend(
-        handles=[
-            Patch(facecolor=GRAPH, label="replayed graph"),
-            Patch(facecolor=PADDING, edgecolor=GRAPH, hatch=_PADDING_HATCH, label="of it padding"),
-            Patch(facecolor=NO_GRAPH, edgecolor="#7A5200", hatch=_NO_GRAPH_HATCH, label="no graph"),
-        ],
-        loc="outside upper center",
-        ncols=3,
-    )
+    handles = [
+        Patch(facecolor=GRAPH),
+        Patch(facecolor=PADDING, edgecolor=GRAPH, hatch=_PADDING_HATCH),
+        Patch(facecolor=NO_GRAPH, edgecolor="#7A5200", hatch=_NO_GRAPH_HATCH),
+    ]
+    legend_on_top(figure, handles, ["replayed graph", "of it padding", "no graph"])
     return figure
 
 
@@ -64,6 +70,9 @@ def _bars(ax: Axes, time: BatchTime) -> None:
     _hatched(ax, top, used, edges, PADDING, GRAPH, _PADDING_HATCH)
     _hatched(ax, top + bare, top, edges, NO_GRAPH, "#7A5200", _NO_GRAPH_HATCH)
     ax.set_ylim(0, 1.32 * float((top + bare).max(initial=0.01)) or 1)
+    if len(top):
+        tallest = int((top + bare).argmax())
+        _label_tallest(ax, np.array([tallest]), (top + bare)[[tallest]])
 
 
 def _hatched(
@@ -138,16 +147,33 @@ def _headline(view: View, time: BatchTime) -> str:
     return f"{view.name}: {', '.join(parts)}; mean batch {mean:.0f}"
 
 
+def _label_tallest(ax: Axes, position: NDArray[Any], heights: Float) -> None:
+    """Write the share at the tallest bars, at most three, and none that is hardly there."""
+    for index in np.argsort(heights)[::-1][:3]:
+        if heights[index] >= 0.01:
+            ax.annotate(
+                f"{100 * heights[index]:.0f} %",
+                (position[index], heights[index]),
+                xytext=(0, 2),
+                textcoords="offset points",
+                ha="center",
+                va="bottom",
+                fontsize=8.5,
+            )
+
+
 @styled
 def graph_use_bars(name: str, uses: Sequence[GraphUse]) -> Figure:
     """Draw what each graph of one pool did: share of replayed time, and its padding."""
-    figure = new_figure(11, 4.2)
-    top, bottom = figure.subplots(2, 1, sharex=True)
+    figure, grid = panels_of(11, 4.2, 2, margins=Margins(left=0.98, top=0.4, down=0.25), sharex=True)
+    top, bottom = grid[:, 0]
     position = np.arange(len(uses))
     total = sum(use.step_s for use in uses) or 1.0
     share = np.array([use.step_s / total for use in uses])
     padding = np.array([use.padding_share or 0.0 for use in uses])
     top.bar(position, share, color=GRAPH, width=0.8)
+    _label_tallest(top, position, share)
+    top.set_ylim(0, 1.18 * float(share.max(initial=0.01)))
     unused = [index for index, use in enumerate(uses) if not use.steps]
     if unused:
         top.plot(unused, np.zeros(len(unused)), "x", color="#111111", markersize=5, clip_on=False, zorder=5)

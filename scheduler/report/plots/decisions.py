@@ -16,16 +16,18 @@ from scheduler.report.plots.style import (
     MARKERS,
     POOLS,
     Look,
+    Margins,
     Style,
-    legend_columns,
+    legend_on_top,
     log_axis,
-    new_figure,
     number,
+    panels_of,
     styled,
 )
 
 MIB = 1 << 20
 SLOW_HOST = ", slow host"
+FLAT = 0.02  # a line that changes by less than this has no effect worth a slope
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,9 +79,10 @@ def tuning_curve(curve: TuningCurve) -> Figure:
         )
         if any(value is not None for value in values)
     ]
-    figure = new_figure(8, 3.6 + 1.3 * len(costs))
     ratios = [2.6] + [1.0] * len(costs)
-    panels = figure.subplots(1 + len(costs), 1, sharex=True, squeeze=False, height_ratios=ratios)[:, 0]
+    rows, margins = 1 + len(costs), Margins(left=0.98, top=0.85, down=0.2)
+    figure, grid = panels_of(8, 3.9 + 1.3 * len(costs), rows, 1, margins, sharex=True, height_ratios=ratios)
+    panels = grid[:, 0]
     graphs = [pool.graphs for pool in curve.pools]
     _objective(panels[0], curve, graphs)
     for ax, (label, values) in zip(panels[1:], costs, strict=True):
@@ -93,7 +96,8 @@ def tuning_curve(curve: TuningCurve) -> Figure:
     least = max(1, min([*graphs, *(point.graphs for point in curve.presets)], default=1))
     log_axis(panels[-1], "x", least, 1.1 * most)
     panels[-1].set_xlabel("number of graphs")
-    figure.legend(loc="outside upper center", ncols=3)
+    handles, labels = panels[0].get_legend_handles_labels()
+    legend_on_top(figure, handles, labels, 3)
     return figure
 
 
@@ -135,6 +139,23 @@ def _objective(ax: Axes, curve: TuningCurve, graphs: Sequence[int]) -> None:
             label=f"knee: {curve.knee} graphs",
         )
     ax.set_ylabel(curve.objective)
+    values = [pool.objective for pool in curve.pools]
+    values += [value for value in (curve.without_graphs, curve.with_all) if value is not None]
+    _from_zero_where_flat(ax, values)
+    tuned = values[: len(curve.pools)]
+    if len(tuned) > 1 and max(tuned) <= (1 + FLAT) * min(tuned):
+        _say_no_effect(ax, "more graphs have no effect", tuned)
+
+
+def _from_zero_where_flat(ax: Axes, values: Sequence[float]) -> None:
+    """Begin the axis at 0 where a cropped one would magnify little."""
+    if values and max(values) < 1.5 * min(values):
+        ax.set_ylim(0, 1.25 * max(values))
+
+
+def _say_no_effect(ax: Axes, what: str, values: Sequence[float]) -> None:
+    spread = 100 * (max(values) / min(values) - 1) if min(values) > 0 else 0.0
+    ax.text(0.99, 0.04, f"{what}: all within {spread:.1f} %", transform=ax.transAxes, ha="right", va="bottom")
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,8 +199,9 @@ _SWEPT = {
 def sweep_curves(curves: SweepCurves) -> Figure:
     """Draw p99 TTFT, p99 TPOT (logarithmic) and goodput over the swept values, with intervals."""
     shown = [key for key in _SWEPT if any(any(variant.metrics.get(key, ())) for variant in curves.variants)]
-    figure = new_figure(0.6 + 4.4 * max(1, len(shown)), 4.2)
-    panels = figure.subplots(1, max(1, len(shown)), squeeze=False)[0]
+    count = max(1, len(shown))
+    figure, grid = panels_of(0.6 + 4.4 * count, 4.2, 1, count, Margins(across=0.75))
+    panels = grid[0]
     styles = _looks_by_name([variant.name for variant in curves.variants])
     for ax, key in zip(panels, shown, strict=False):
         label, metric = _SWEPT[key]
@@ -206,7 +228,14 @@ def sweep_curves(curves: SweepCurves) -> Figure:
             low, high = ax.get_ylim()
             limit = curves.slo_ms.get(metric)
             low, high = (min(low, limit), max(high, 1.15 * limit)) if limit else (low, high)
-            log_axis(ax, "y", low, high)
+            log_axis(ax, "y", *((low, high) if high > 2 * low else (low / 1.5, high * 1.5)))
+            means = [
+                [found.mean for found in variant.metrics.get(key, ()) if found] for variant in curves.variants
+            ]
+            if all(len(line) > 1 and max(line) <= (1 + FLAT) * min(line) for line in means if line):
+                _say_no_effect(
+                    ax, "no effect", max(means, key=lambda line: max(line) / min(line) if line else 0)
+                )
             if limit:
                 ax.axhline(limit, color=LIMIT, linewidth=1.1, linestyle=(0, (6, 2, 1, 2)))
                 ax.annotate(
@@ -219,8 +248,7 @@ def sweep_curves(curves: SweepCurves) -> Figure:
                     color=LIMIT,
                 )
     handles, labels = panels[0].get_legend_handles_labels()
-    columns = legend_columns(labels, figure.get_figwidth())
-    figure.legend(handles, labels, loc="outside upper center", ncols=columns)
+    legend_on_top(figure, handles, labels)
     return figure
 
 
@@ -275,8 +303,8 @@ def pareto(variants: dict[str, Sequence[ParetoPoint]], over: str = "") -> Figure
 
     `over` says what the labels at the points are.
     """
-    figure = new_figure(7.5, 5)
-    ax = figure.subplots()
+    figure, grid = panels_of(7.5, 5)
+    ax = grid[0, 0]
     styles = _looks_by_name([*variants])
     for name, points in variants.items():
         look = styles[name]
@@ -307,6 +335,6 @@ def pareto(variants: dict[str, Sequence[ParetoPoint]], over: str = "") -> Figure
     ax.set_xlabel("output tokens/s per user (1,000 / mean TPOT in ms)")
     ax.set_ylabel("output tokens/s of the server")
     ax.set_title(f"up and to the right is better{f'; numbers: {over}' if over else ''}")
-    columns = legend_columns([*variants], figure.get_figwidth())
-    figure.legend(loc="outside upper center", ncols=columns)
+    handles, labels = ax.get_legend_handles_labels()
+    legend_on_top(figure, handles, labels)
     return figure

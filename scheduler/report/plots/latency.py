@@ -15,11 +15,12 @@ from scheduler.analysis.statistics.intervals import weighted_percentile
 from scheduler.report.plots.style import (
     LIMIT,
     Look,
+    Margins,
     Style,
-    legend_columns,
+    legend_on_top,
     log_axis,
     looks,
-    new_figure,
+    panels_of,
     percent_axis,
     styled,
 )
@@ -41,8 +42,9 @@ _LOWEST_SHARE = 1e-5
 @styled
 def latency_ecdf(views: Sequence[View]) -> Figure:
     """Draw each variant's ECDFs, and below them the share of slower requests on a logarithmic axis."""
-    figure = new_figure(12.5, 6.2)
-    panels = figure.subplots(2, len(METRICS), sharex="col", sharey="row")
+    figure, panels = panels_of(
+        12.5, 6.2, 2, len(METRICS), Margins(left=0.98, down=0.28), sharex="col", sharey="row"
+    )
     drawn = looks(views)
     sampled = {view.name: samples(view) for view in views}
     labels: dict[str, Artist] = {}
@@ -63,9 +65,7 @@ def latency_ecdf(views: Sequence[View]) -> Figure:
     panels[0][0].set_ylabel("share of requests\n(ITL: of gaps) at most this")
     panels[1][0].set_ylabel("share slower than this")
     if labels:
-        handles = list(labels.values())
-        columns = legend_columns([*labels], figure.get_figwidth())
-        figure.legend(handles=handles, labels=[*labels], loc="outside upper center", ncols=columns)
+        legend_on_top(figure, list(labels.values()), [*labels])
     return figure
 
 

@@ -13,10 +13,23 @@ from matplotlib.patches import Patch
 
 from scheduler.report.over_time import OverTime
 from scheduler.report.over_time import over_time as cut
-from scheduler.report.plots.style import GRAPH, LIMIT, NO_GRAPH, OTHER, Style, new_figure, number, styled
+from scheduler.report.plots.style import (
+    GRAPH,
+    LIMIT,
+    NO_GRAPH,
+    OTHER,
+    WAITING,
+    Margins,
+    Style,
+    legend_on_top,
+    number,
+    panels_of,
+    styled,
+)
 from scheduler.report.views import View
+from scheduler.report.wording import cut_text
 
-_MOST_COLUMNS = 3
+_MOST_ACROSS = 3
 _FILLS: dict[str, Style] = {
     "graph": {"facecolor": GRAPH, "linewidth": 0},
     "no graph": {"facecolor": NO_GRAPH, "edgecolor": "#7A5200", "hatch": "xxx", "linewidth": 0},
@@ -27,37 +40,53 @@ _LABELS = {
     "no graph": "decode, no graph",
     "with prefill": "step with prefill",
 }
-_WAITING, _RUNNING = "#D55E00", "#0072B2"
+_RUNNING = "#0072B2"
 
 
 @styled
 def over_time(views: Sequence[View]) -> Figure:
-    """Draw the first replication of up to three variants side by side, on the same scales."""
-    columns = [view for view in views if view.low_name is None and view.runs]
-    if len(columns) > _MOST_COLUMNS:  # the first pools, and eager to hold them against
-        eager = [view for view in columns if view.is_eager][:1]
-        columns = [*[view for view in columns if not view.is_eager][: _MOST_COLUMNS - len(eager)], *eager]
-    count = max(1, len(columns))
-    figure = new_figure(4.1 + 2.8 * count, 6.4)
-    panels = figure.subplots(3, count, sharex=True, sharey="row", squeeze=False, height_ratios=[1.3, 1, 0.8])
-    end_ns = max((_end_ns(view) for view in columns), default=0)
-    cuts = [cut(view.runs[0], end_ns) for view in columns]
+    """Draw the first replication of every variant side by side, on the same scales."""
+    shown = [view for view in views if view.low_name is None and view.runs]
+    across = min(max(1, len(shown)), _MOST_ACROSS)
+    blocks = max(1, -(-len(shown) // across))
+    figure, grid = panels_of(
+        4.1 + 2.8 * across,
+        6.4 * blocks,
+        3 * blocks,
+        across,
+        Margins(top=0.65, across=0.6, down=0.42),
+        sharex=True,
+        height_ratios=[1.3, 1, 0.8] * blocks,
+    )
+    end_ns = max((_end_ns(view) for view in shown), default=0)
+    cuts = [cut(view.runs[0], end_ns) for view in shown]
     largest = max((float(np.sum([*slices.batch.values()], axis=0).max()) for slices in cuts), default=1.0)
-    for column, (view, slices) in enumerate(zip(columns, cuts, strict=True)):
-        _batch(panels[0][column], view, slices, largest)
-        _queue(panels[1][column], slices)
-        _blocks(panels[2][column], view, slices)
-        panels[2][column].set_xlabel("time (s)")
+    most = max((max(slices.running.max(), slices.waiting.max()) for slices in cuts), default=1.0)
+    blocks_held = max((slices.kv_blocks.max() for slices in cuts), default=1.0)
+    for index, (view, slices) in enumerate(zip(shown, cuts, strict=True)):
+        row, column = 3 * (index // across), index % across
+        batch, queue, blocks_of = grid[row : row + 3, column]
+        _batch(batch, view, slices, largest)
+        _queue(queue, slices)
+        _blocks(blocks_of, view, slices)
+        blocks_of.set_xlabel("time (s)")
+        blocks_of.tick_params(labelbottom=True)
         replications = f", replication 1 of {len(view.runs)}" if len(view.runs) > 1 else ""
-        panels[0][column].set_title(f"{view.name}{replications}")
-    panels[0][0].set_ylabel("batch size\n(sequences)")
-    panels[1][0].set_ylabel("requests")
-    panels[2][0].set_ylabel("KV blocks in use")
-    for ax in panels[:, 0]:
-        ax.set_ylim(bottom=0)  # once all are drawn: the first limit set ends the scaling of the row
-        ax.yaxis.set_major_formatter(lambda value, _: number(value))
-    shown = [route for route in _FILLS if any(slices.batch[route].any() for slices in cuts)]
-    _legend(figure, shown, any(view.sizes and view.sizes[-1] <= 1.5 * largest for view in columns))
+        batch.set_title(f"{cut_text(view.name, 24)}{replications}")
+        for ax, top in ((batch, largest), (queue, most), (blocks_of, blocks_held)):
+            ax.set_ylim(0, 1.06 * top or 1)
+            ax.yaxis.set_major_formatter(lambda value, _: number(value))
+    for row in range(blocks):
+        for ax, label in zip(
+            grid[3 * row : 3 * row + 3, 0],
+            ("batch size\n(sequences)", "requests", "KV blocks in use"),
+            strict=True,
+        ):
+            ax.set_ylabel(label)
+    for ax in grid[3 * (blocks - 1) :, len(shown) - across * (blocks - 1) :].ravel():
+        ax.set_visible(False)
+    routes = [route for route in _FILLS if any(slices.batch[route].any() for slices in cuts)]
+    _legend(figure, routes, any(view.sizes and view.sizes[-1] <= 1.5 * largest for view in shown))
     return figure
 
 
@@ -81,7 +110,7 @@ def _batch(ax: Axes, view: View, slices: OverTime, largest: float) -> None:
 def _queue(ax: Axes, slices: OverTime) -> None:
     times = slices.edges_s[1:]
     ax.plot(times, slices.running, color=_RUNNING, linewidth=1.2)
-    ax.plot(times, slices.waiting, color=_WAITING, linewidth=1.2, linestyle="--")
+    ax.plot(times, slices.waiting, color=WAITING, linewidth=1.2, linestyle="--")
 
 
 def _blocks(ax: Axes, view: View, slices: OverTime) -> None:
@@ -104,6 +133,7 @@ def _legend(figure: Figure, routes: Sequence[str], with_pool: bool) -> None:
         )
     handles += [
         Line2D([], [], color=_RUNNING, label="running"),
-        Line2D([], [], color=_WAITING, linestyle="--", label="waiting"),
+        Line2D([], [], color=WAITING, linestyle="--", label="waiting"),
     ]
-    figure.legend(handles=handles, loc="outside upper center", ncols=len(handles))
+    labels = [str(handle.get_label()) for handle in handles]
+    legend_on_top(figure, handles, labels, len(handles) if figure.get_figwidth() > 9 else 3)

@@ -14,9 +14,10 @@ from scheduler.report.plots.style import (
     GRAPH,
     NO_GRAPH,
     Style,
+    legend_on_top,
     log_axis,
     log_ticks,
-    new_figure,
+    panels_of,
     styled,
 )
 
@@ -31,13 +32,14 @@ _ORIGINS = {"derived": " (derived)", "assumed": " (ASSUMED)"}
 
 
 @styled
-def step_time(curves: StepCurves, sizes: Sequence[int] = ()) -> Figure:
+def step_time(curves: StepCurves, sizes: Sequence[int] = (), title: str = "") -> Figure:
     """Draw milliseconds per decode step against the batch size: eager, without a graph, in a graph.
 
-    With the capture `sizes` of a pool also what a padded step takes: a staircase.
+    The title begins with `title`, else it says whose KV tokens these are. With the capture `sizes` of a pool
+    also what a padded step takes: a staircase.
     """
-    figure = new_figure(11, 4.6)
-    ax = figure.subplots()
+    figure, grid = panels_of(11, 4.6)
+    ax = grid[0, 0]
     for curve in curves.curves:
         style = _STYLES[curve.mode]
         label = _NAMES[curve.mode] + _ORIGINS.get(curve.origin, "")
@@ -62,8 +64,10 @@ def step_time(curves: StepCurves, sizes: Sequence[int] = ()) -> Figure:
     ax.set_xlabel("batch size (sequences)")
     ax.set_ylabel("decode step (ms)")
     markers = "; markers: measured sizes" if any(len(curve.measured) for curve in curves.curves) else ""
-    ax.set_title(f"With {curves.kv_tokens_per_row:,.0f} KV tokens per sequence, as on average here{markers}")
-    figure.legend(loc="outside upper center", ncols=4)
+    tokens = f"{curves.kv_tokens_per_row:,.0f} KV tokens per sequence"
+    ax.set_title(f"{title}, {tokens}{markers}" if title else f"With {tokens}, as on average here{markers}")
+    handles, labels = ax.get_legend_handles_labels()
+    legend_on_top(figure, handles, labels, 4)
     return figure
 
 

@@ -36,6 +36,7 @@ POOLS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")
 MARKERS = ("", "o", "s", "^", "D")
 GRAPH, NO_GRAPH, OTHER, PADDING = "#0072B2", "#E69F00", "#BBBBBB", "#A9D3EE"
 LIMIT = "#222222"
+WAITING = "#D55E00"
 
 # How a line or a patch is drawn, in matplotlib's words.
 Style = dict[str, Any]
@@ -69,6 +70,25 @@ RC: Style = {
     "ytick.labelsize": 9,
 }
 
+_TEXT_SIZES = (
+    "axes.labelsize",
+    "axes.titlesize",
+    "font.size",
+    "legend.fontsize",
+    "xtick.labelsize",
+    "ytick.labelsize",
+)
+
+
+_TEXT_SIZES = (
+    "axes.labelsize",
+    "axes.titlesize",
+    "font.size",
+    "legend.fontsize",
+    "xtick.labelsize",
+    "ytick.labelsize",
+)
+
 
 class Look(NamedTuple):
     """How a variant's lines are drawn, the same in every picture."""
@@ -85,7 +105,7 @@ def styled(draw: Callable[Parameters, Figure]) -> Callable[Parameters, Figure]:
     @wraps(draw)
     def drawn(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Figure:
         with matplotlib.rc_context():
-            _apply()
+            apply_style()
             figure = draw(*args, **kwargs)
             _fix_layout(figure)
             return figure
@@ -104,14 +124,70 @@ def _fix_layout(figure: Figure) -> None:
         ax.set_position((round(left, 5), round(bottom, 5), round(width, 5), round(height, 5)))
 
 
-def _apply() -> None:
+def apply_style(text: float | None = None) -> None:
+    """Make our settings the only ones; `text` is the size of all text, instead of each its own."""
     matplotlib.rcdefaults()
     settings: Any = matplotlib.rcParams  # its keys are literals in the type hints of some releases
     settings.update(RC)
+    if text is not None:
+        settings.update(dict.fromkeys(_TEXT_SIZES, text))
+
+
+class Margins(NamedTuple):
+    """Room around and between panels, in inches: for labels, titles, and a legend of one line on top."""
+
+    left: float = 0.85
+    right: float = 0.15
+    top: float = 0.72
+    bottom: float = 0.55
+    across: float = 0.3
+    down: float = 0.45
+
+
+MARGINS = Margins()
+
+
+def panels_of(
+    width_in: float,
+    height_in: float,
+    rows: int = 1,
+    columns: int = 1,
+    margins: Margins = MARGINS,
+    **options: Any,
+) -> tuple[Figure, Any]:
+    """Return a figure and its panels (rows × columns), with fixed room for words: nothing is solved for.
+
+    `options` are those of `Figure.subplots`.
+    """
+    figure = Figure(figsize=(width_in, height_in))
+    FigureCanvasAgg(figure)
+    free_w = width_in - margins.left - margins.right - margins.across * (columns - 1)
+    free_h = height_in - margins.top - margins.bottom - margins.down * (rows - 1)
+    spacing = {
+        "left": margins.left / width_in,
+        "right": 1 - margins.right / width_in,
+        "top": 1 - margins.top / height_in,
+        "bottom": margins.bottom / height_in,
+        "wspace": margins.across * columns / free_w,
+        "hspace": margins.down * rows / free_h,
+    }
+    return figure, figure.subplots(rows, columns, squeeze=False, gridspec_kw=spacing, **options)
+
+
+def legend_on_top(figure: Figure, handles: Sequence[Any], labels: Sequence[str], columns: int = 0) -> None:
+    """Place a legend above all panels, as many entries in a line as fit."""
+    figure.legend(
+        handles=handles,
+        labels=labels,
+        loc="upper center",
+        bbox_to_anchor=(0.5, 1.0),
+        borderaxespad=0.2,
+        ncols=columns or legend_columns(labels, figure.get_figwidth()),
+    )
 
 
 def new_figure(width_in: float, height_in: float) -> Figure:
-    """Return an empty figure whose panels are spaced by what they contain."""
+    """Return an empty figure whose panels are spaced by what they contain, which takes a while to solve."""
     figure = Figure(figsize=(width_in, height_in), layout="constrained")
     FigureCanvasAgg(figure)
     layout: Any = figure.get_layout_engine()
@@ -188,7 +264,7 @@ def percent_axis(ax: Axes) -> None:
 def save_png(figure: Figure, path: Path) -> None:
     """Write a figure as PNG, atomically and without a date."""
     with replacing(path) as temporary, matplotlib.rc_context():
-        _apply()
+        apply_style()
         # The canvas itself: `savefig` would draw everything once more, for a layout that is fixed by now.
         figure.set_dpi(PNG_DPI)
         canvas: Any = FigureCanvasAgg(figure)
@@ -202,21 +278,40 @@ _NAMES = re.compile(r' id="[a-zA-Z0-9]+_[0-9]+"')
 # A hundredth of a point is finer than any screen.
 _PATH = re.compile(r'(?<= d=")[^"]*')
 _LONG = re.compile(r"-?[0-9]+\.[0-9]{3,}")
+# A page says what a colour is in light and in dark; where it does not, the colour is the one drawn.
+_INK = re.compile(r"#[0-9a-f]{6}(?=[;\"])")
+_INKS = {
+    "#0072b2": "blue",
+    "#d55e00": "vermilion",
+    "#009e73": "green",
+    "#cc79a7": "pink",
+    "#e69f00": "orange",
+    "#a9d3ee": "pale",
+    "#bbbbbb": "silver",
+    "#8a8a8a": "grey",
+    "#444444": "dark",
+    "#222222": "strong",
+    "#666666": "edge",
+    "#e3e3e3": "grid",
+}
 _SIZE = re.compile(r'(<svg [^>]*?) (?:width|height)="[^"]*"')
 
 
 def to_svg(figure: Figure, title: str = "") -> str:
     """Return a figure as an SVG element to place inside HTML: no prolog, metadata or fixed size.
 
+    Its colours are CSS variables (`--blue`, …) that fall back to themselves.
+
     `title` is what a screen reader says.
     """
     text = io.StringIO()
     with matplotlib.rc_context():
-        _apply()
+        apply_style()
         canvas: Any = FigureCanvasSVG(figure)
         canvas.print_svg(text, metadata={"Date": None, "Creator": None})
     svg = _METADATA.sub("", _PROLOG.sub("", text.getvalue()))
     svg = _SIZE.sub(r"\1", _SIZE.sub(r"\1", _NAMES.sub("", svg), count=1), count=1)
     svg = _PATH.sub(lambda path: _LONG.sub(lambda value: f"{float(value[0]):.2f}", path[0]), svg)
+    svg = _INK.sub(lambda ink: f"var(--{_INKS[ink[0]]}, {ink[0]})" if ink[0] in _INKS else ink[0], svg)
     safe = title.replace("&", "&amp;").replace("<", "&lt;").replace('"', "&quot;")
     return svg.replace("<svg ", f'<svg role="img" aria-label="{safe}" ', 1)
