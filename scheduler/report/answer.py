@@ -254,30 +254,19 @@ def max_rate_text(comparison: Comparison, column: Column) -> str:
     if study is None:
         return "–"
     found = [study.variants[end.name] for end in ends(comparison, column) if end.name in study.variants]
-    return "–".join(dict.fromkeys(sorted(map(_max_rate, found), key=len))) + "/s" if found else "–"
+    texts = dict.fromkeys(text for _, text in sorted(map(_max_rate, found)))
+    return f"{'–'.join(texts)}/s" if texts else "–"
 
 
-def _max_rate(variant: VariantLoads) -> str:
-    """Return the highest rate of one end, with a sign where only a bound is known."""
+def _max_rate(variant: VariantLoads) -> tuple[float, str]:
+    """Return the highest rate of one end and its text, with a sign where only a bound is known."""
+    rate = variant.max_rate_per_s
     if variant.limited_by == "every load fails":
         rates = [at.rate_per_s for at in variant.at if at.rate_per_s is not None]
-        return f"<{rate_text(min(rates))}" if rates else "–"
-    if variant.max_rate_per_s is None:
-        return "–"
-    return ("≥" if variant.limited_by == "nothing" else "") + rate_text(variant.max_rate_per_s)
-
-
-def slo_text(comparison: Comparison, column: Column) -> str:
-    """Return the share of requests that meet the SLO, as a range where the profile gives one."""
-    means = (end.mean("slo_attainment") for end in ends(comparison, column))
-    return range_text((100 * mean for mean in means if mean is not None), lambda value: f"{value:.1f}") + " %"
-
-
-def _each(comparison: Comparison, key: str, unit: str) -> str:
-    columns = (*comparison.pools, comparison.eager)
-    return "  ".join(
-        f"{cut_text(column.name, NAME)} {value_text(comparison, column, key)}{unit}" for column in columns
-    )
+        return (0.0, f"<{rate_text(min(rates))}") if rates else (0.0, "–")
+    if rate is None:
+        return 0.0, "–"
+    return rate, ("≥" if variant.limited_by == "nothing" else "") + rate_text(rate)
 
 
 def load_text(comparison: Comparison) -> str:
@@ -348,34 +337,9 @@ def _at_load(found: Sequence[AtLoad]) -> str:
 
 
 def fewer_graphs(comparison: Comparison) -> str:
-    """Return whether fewer graphs would do, in a sentence; nothing where nothing is known."""
+    """Return whether fewer graphs would do at every load, in a sentence; nothing where nothing is known."""
     study = comparison.load_study
-    if study is not None:
-        return "" if study.fewer is None else _fewer_at_loads(study, study.fewer)
-    smaller = comparison.smaller
-    if smaller is None:
-        return ""
-    own, column = smaller.own, smaller.column
-    sizes = column.variant.pool.sizes
-    found = [
-        (what, difference)
-        for key, what in (("mean_tpot_ms", "mean TPOT"), ("p99_itl_ms", "p99 ITL"))
-        if (difference := column_difference(comparison, own, column, key)) is not None
-    ]
-    if not found:
-        return ""
-    lost = [
-        f"{what} {short_percent_text(difference.relative)}"
-        for what, difference in found
-        if difference.relative is not None and difference.relative >= LEAST_CHANGE
-    ]
-    gains = smaller_gains(comparison)
-    shown = " ".join(map(str, sizes)) if len(sizes) <= 8 else f"{len(sizes)} of its sizes"
-    if lost:
-        return f"{shown} costs {' and '.join(lost)} at this load: no."
-    if not are_steady(comparison, (own,)) or has_too_few(comparison):
-        return "Not to be told from this run: no steady state, or too few requests."
-    return f"{shown}{f' saves {gains} and' if gains else ''} is within 1 % at this load; others are untried."
+    return "" if study is None or study.fewer is None else _fewer_at_loads(study, study.fewer)
 
 
 def _fewer_at_loads(study: LoadStudy, fewer: FewerGraphs) -> str:
@@ -393,18 +357,3 @@ def _fewer_at_loads(study: LoadStudy, fewer: FewerGraphs) -> str:
         return f"{sizes}{saves}, but {where}: no."
     loads_tried = f"{study.factors[0]:g}x to {study.factors[-1]:g}x"
     return f"{sizes} would do{f': it{saves}' if saves else ''}; at worst {where} ({loads_tried} tried)."
-
-
-def smaller_gains(comparison: Comparison) -> str:
-    """Return what fewer graphs save: start-up time and room in the KV cache."""
-    smaller = comparison.smaller
-    if smaller is None:
-        return ""
-    own, column = smaller.own.cost, smaller.column.cost
-    gains = []
-    if column.capture_s is not None and own.capture_s is not None:
-        gains.append(f"{own.capture_s - column.capture_s:.1f} s of start-up")
-    if column.kv_blocks is not None and own.kv_blocks is not None and column.kv_blocks > own.kv_blocks:
-        tokens = (column.kv_blocks - own.kv_blocks) * comparison.workload.engine.block_size
-        gains.append(f"{tokens:,} KV tokens")
-    return " and ".join(gains)
