@@ -197,9 +197,8 @@ FAILED = {
 
 
 def test_failed_captures_are_on_the_card_and_no_step_counts_as_replayed_in_them(run_with, tmp_path):
-    outcome, folder = run_with(
-        lambda *_: Scripted(long_step=5), "--replications", "1", "--full", facts=FAILED
-    )
+    words = ("--replications", "1", "--full")
+    outcome, folder = run_with(lambda *_: Scripted(long_step=5), *words, facts=FAILED)
     assert outcome.status == 0
     on_the_card, line = [line for line in outcome.stdout.splitlines() if "capture failed" in line]
     assert on_the_card.startswith("caution   graphs: capture failed for 2 8")

@@ -269,6 +269,19 @@ def _max_rate(variant: VariantLoads) -> tuple[float, str]:
     return rate, ("≥" if variant.limited_by == "nothing" else "") + rate_text(rate)
 
 
+def slo_text(comparison: Comparison, column: Column) -> str:
+    """Return the share of requests that meet the SLO, as a range where the profile gives one."""
+    means = (end.mean("slo_attainment") for end in ends(comparison, column))
+    return range_text((100 * mean for mean in means if mean is not None), lambda value: f"{value:.1f}") + " %"
+
+
+def _each(comparison: Comparison, key: str, unit: str) -> str:
+    columns = (*comparison.pools, comparison.eager)
+    return "  ".join(
+        f"{cut_text(column.name, NAME)} {value_text(comparison, column, key)}{unit}" for column in columns
+    )
+
+
 def load_text(comparison: Comparison) -> str:
     """Return whether the first pool keeps up with what arrives, and how full the server is."""
     pool = comparison.pools[0] if comparison.pools else comparison.eager

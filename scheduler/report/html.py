@@ -379,8 +379,8 @@ def _rates(comparison: Comparison) -> list[Panel]:
             for name, variant in study.variants.items()
             if name in drawn
         ]  # fmt: skip
-        title = f"Mean {metric.upper()} at other rates"
-        found.append(_panel(title, panels.against_rate(curves, metric, here, limits.get(metric))))
+        title = f"Mean {metric.upper()} (ms)"
+        found.append(_panel(title, panels.against_rate(curves, here, limits.get(metric))))
     return found
 
 

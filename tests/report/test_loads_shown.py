@@ -91,8 +91,8 @@ def test_the_report_says_what_twice_the_load_does_and_draws_the_rates(small: Com
     page = html.unescape(report_html(comparison, command=""))
     rates = page[page.index('<section id="rates"') : page.index('<section id="batches"')]
     assert rates.count("<svg ") == 2
-    assert "mean TPOT (ms)" in rates
-    assert "mean TTFT (ms)" in rates
+    assert "Mean TPOT (ms)" in rates
+    assert "Mean TTFT (ms)" in rates
     assert rates.count("you are here") == 2
     assert "SLO 20 ms" in rates
 

@@ -97,7 +97,7 @@ def distribution(
     ax.set_xlabel(f"{metric.upper()} (ms)")
 
 
-def _limit(ax: Axes, at: float | None, text: str) -> None:
+def _limit(ax: Axes, at: float | None, text: str, height: float = 0.03) -> None:
     """Draw a vertical line with its words beside it, on the side where there is room."""
     if not at:
         return
@@ -107,7 +107,7 @@ def _limit(ax: Axes, at: float | None, text: str) -> None:
     place = np.log(at / low) / np.log(high / low) if is_log else (at - low) / (high - low)
     ax.annotate(
         text,
-        (at, 0.03),
+        (at, height),
         xycoords=("data", "axes fraction"),
         xytext=(-4 if place > 0.5 else 4, 0),
         textcoords="offset points",
@@ -136,8 +136,7 @@ def batches(ax: Axes, view: View, time: BatchTime, largest: int) -> None:
     ax.set_xlim(0, right)
     ax.set_ylim(0, 1.25 * float(whole.max(initial=0.01)))
     if view.max_num_seqs <= right:
-        _limit(ax, view.max_num_seqs, "max_num_seqs")
-        ax.texts[-1].set_y(0.55)
+        _limit(ax, view.max_num_seqs, "max_num_seqs", 0.6)
     within = [size for size in view.sizes if size <= right]
     below = ax.get_xaxis_transform()
     ax.vlines(within, -0.06, -0.01, transform=below, color=LIMIT, linewidth=1.3, clip_on=False)
@@ -177,9 +176,7 @@ def over_time(ax: Axes, view: View, end_ns: int, top: float) -> None:
 
 
 @panel
-def against_rate(
-    ax: Axes, curves: Sequence[RateCurve], metric: str, here: float, limit_ms: float | None = None
-) -> None:
+def against_rate(ax: Axes, curves: Sequence[RateCurve], here: float, limit_ms: float | None = None) -> None:
     """Draw a mean latency against the arrival rate; open markers are overloaded, a line marks today."""
     drawn = [value for curve in curves for _, value, _ in curve.points]
     for curve in curves:
@@ -201,7 +198,5 @@ def against_rate(
                 color=LIMIT,
             )  # fmt: skip
     ax.set_xlim(left=0)
-    _limit(ax, here, "you are here")
-    ax.texts[-1].set_y(0.9)
+    _limit(ax, here, "you are here", 0.93)
     ax.set_xlabel("requests per second")
-    ax.set_ylabel(f"mean {metric.upper()} (ms)")
