@@ -227,7 +227,7 @@ def import_csv(table: Path, /, *, options: ImportOptions) -> int:
 
 
 @import_app.command(name="steps")
-def import_steps(runs: list[Path], /, *, options: StepsOptions) -> int:
+def import_steps(*runs: Path, options: StepsOptions) -> int:
     """Import the steps that a real engine recorded: what they cost its host and its GPU, told apart.
 
     Runs of one engine and model with different pools go together: the GPU's work is common to all of them,
@@ -236,7 +236,7 @@ def import_steps(runs: list[Path], /, *, options: StepsOptions) -> int:
     Parameters
     ----------
     runs
-        One or more RUN.json, with RUN_steps.csv.gz and RUN_requests.csv.gz beside each.
+        RUN.json files, with RUN_steps.csv.gz and RUN_requests.csv.gz beside each; all steps are fitted to.
     """
     from scheduler.commands.profile import run_import_steps
 

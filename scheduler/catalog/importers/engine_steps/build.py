@@ -288,6 +288,13 @@ def _rounded(values: Float) -> list[float]:
     return [_ms(float(value)) for value in values]
 
 
+def _seen(work: WorkFit) -> str:
+    """Say which widths showed the GPU's work; the curve goes on straight beyond them."""
+    if not len(work.gpu_widths):
+        return "none: it hides behind the launches"
+    return f"{int(work.gpu_widths[0]):,} to {int(work.gpu_widths[-1]):,} tokens wide"
+
+
 def _provenance(fitted: Fitted, names: str) -> dict[str, Provenance]:
     work, host = fitted.work, fitted.host
 
@@ -296,7 +303,9 @@ def _provenance(fitted: Fitted, names: str) -> dict[str, Provenance]:
 
     result = {
         "topology": entry("measured", f"the executor of {names}"),
-        "gpu": entry("measured", f"{work.gpu_samples:,} steps where the GPU was waited for, {names}"),
+        "gpu": entry(
+            "measured", f"{work.gpu_samples:,} steps where the GPU was waited for, {_seen(work)}, {names}"
+        ),
         "host.schedule": entry("measured", f"decision to dispatch of {host.samples:,} steps, {names}"),
         "host.update": entry("measured", f"hand-over to next decision, {names}"),
         "host.launch": entry("measured", f"steps that waited for the launch of the next one, {names}"),
