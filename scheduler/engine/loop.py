@@ -1,7 +1,8 @@
 """The decode loop on the virtual clock: traffic arrives, the engine steps, answers end.
 
-Two SimPy processes in all. The clock is integer nanoseconds. At one instant, in this order: tokens are handed
-over (completions), every arrival of that instant is received, then one scheduling decision is made.
+One SimPy process: the engine sleeps until its next decision or, with nothing to do, until it sees the next
+request. The clock is integer nanoseconds. At one instant, in this order: tokens are handed over (completions),
+every arrival of that instant is received, then one scheduling decision is made.
 """
 
 from __future__ import annotations
@@ -133,7 +134,6 @@ class DecodeLoop:
         self.just_ended = False  # whether the newest hand-over ended an answer
         self.least_free_blocks = batching.kv_cache.total
         self.env = simpy.Environment()
-        self.wake: simpy.Event | None = None
         self.interrupt = HeldInterrupt()
         batching.on_preempt = self._preempted
         batching.tokens_in_flight = self._tokens_in_flight
@@ -141,8 +141,6 @@ class DecodeLoop:
     def run(self) -> Run:
         """Serve every request and return the records; an executor's failure or Ctrl-C ends it early."""
         engine = self.env.process(self._engine())
-        if not self.traffic.is_closed:
-            self.env.process(self._arrivals())
         failure = None
         try:
             with self.interrupt:
@@ -166,17 +164,7 @@ class DecodeLoop:
         """The virtual clock in nanoseconds: whole, because every timeout is."""
         return self.env.now  # type: ignore[return-value]
 
-    # The two processes.
-
-    def _arrivals(self) -> Process:
-        """Let time pass to each arrival and wake an idle engine."""
-        for seen_ns in self.traffic.instants():
-            delay = seen_ns - self.now
-            if delay > 0:
-                yield self.env.timeout(delay)
-            if self.wake is not None:
-                self.wake.succeed()
-                self.wake = None
+    # The engine's process.
 
     def _engine(self) -> Process:
         """Decide, launch, hand out the tokens of the oldest step; sleep while there is nothing to do."""
@@ -200,22 +188,19 @@ class DecodeLoop:
             elif self.ledger.ended == len(self.prompt_tokens):
                 return
             else:
-                yield self._work()
+                yield self._until_arrival()
                 is_idle = True
                 continue
             is_idle = False
             if next_ns > now:
                 yield env.timeout(next_ns - now)
 
-    def _work(self) -> simpy.Event:
-        """Return the event for which an engine with nothing to do waits."""
+    def _until_arrival(self) -> simpy.Event:
+        """Return the event for which an engine with nothing to do waits: the next request is seen."""
         if self.batching.waiting:
             raise RuntimeError("requests wait and nothing can run")
         self.busy_from_ns = -1
-        if self.traffic.is_closed:
-            return self.env.timeout(max(0, self.traffic.next_ns - self.now))
-        self.wake = self.env.event()
-        return self.wake
+        return self.env.timeout(max(0, self.traffic.next_ns - self.now))
 
     def _pause_ns(self) -> int:
         """Return how long the engine pauses after a decision without a step, its oldest step handed over."""

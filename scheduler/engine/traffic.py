@@ -51,10 +51,6 @@ class Traffic:
         if not self.is_closed and count:
             self.next_ns = self._seen_ns[0]
 
-    def instants(self) -> Iterator[int]:
-        """Return the times at which requests of an open loop are seen, ascending."""
-        return iter(() if self.is_closed else self._seen_ns)
-
     def receive(self, now_ns: int, is_idle: bool) -> Iterable[int]:
         """Return every request that the decision of this instant may know; an idle engine knows all.
 
