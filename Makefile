@@ -40,8 +40,7 @@ schema:  ## rewrite workloads/workload.schema.json
 	$(PYTHON) -m scheduler.workload.file.json_schema > workloads/workload.schema.json
 
 images:  ## redraw the README's picture
-	$(PYTHON) run.py workloads/chat.yaml
-	cp results/chat/latency.png docs/images/chat.png
+	$(PYTHON) -m evidence.pool_ceiling.vllm
 
 gallery:  ## redraw docs/gallery
 	$(PYTHON) -m evidence.gallery

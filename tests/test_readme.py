@@ -72,9 +72,14 @@ def test_the_first_screen_has_the_question_a_picture_and_the_commands():
     first = README.read_text(encoding="utf-8").splitlines()[:35]
     assert "Which decode batch sizes" in first[2]
     assert any(line.startswith("![") for line in first[:10])
-    assert all(command in first for command in TWO_COMMANDS)
+    assert TWO_COMMANDS[0] in first
     card = blocks(README, "text")[0].splitlines()
     assert card[0] in first, "the card begins on the first screen"
+
+
+def test_the_tests_are_for_contributors():
+    text = README.read_text(encoding="utf-8")
+    assert TWO_COMMANDS[1] in text.partition("## Contributing")[2]
 
 
 def test_the_readme_stays_short():

@@ -167,3 +167,52 @@ def test_time_saved_is_exact_where_step_times_are_lines(comparison: Comparison) 
     saved = saved_s(comparison, column)
     assert sum(low for low, _ in saved.values()) == pytest.approx(expected, rel=1e-4)
     assert all(low == high for low, high in saved.values())
+
+
+def test_every_variant_is_drawn_however_many_there_are(comparison: Comparison) -> None:
+    views = [replace(views_of(comparison)[0], name=f"pool-{index}") for index in range(6)]
+    over_time = [ax.get_title(loc="left") for ax in plots.over_time(views).axes]
+    histogram = [ax.get_title(loc="left") for ax in plots.batch_histogram(views).axes]
+    for titles in (over_time, histogram):
+        assert [
+            name for name in (view.name for view in views) if not any(name in title for title in titles)
+        ] == []
+
+
+def test_no_two_titles_are_printed_over_each_other(
+    comparison: Comparison, figures: dict[str, Figure]
+) -> None:
+    named = plots.step_time(step_curves(comparison), title="a profile")
+    (title,) = [
+        text for ax in named.axes for loc in ("left", "center", "right") if (text := ax.get_title(loc=loc))
+    ]
+    assert title.startswith("a profile, ")
+    for name, figure in figures.items():
+        for ax in figure.axes:
+            assert not (ax.get_title(loc="left") and ax.get_title(loc="center")), name
+
+
+def tuned(*objectives: float) -> TuningCurve:
+    pools = tuple(TunedPool(graphs, value) for graphs, value in zip((1, 2, 4, 8), objectives, strict=True))
+    return TuningCurve("mean TPOT (ms)", pools)
+
+
+def test_a_flat_line_says_no_effect_and_its_axis_begins_at_zero() -> None:
+    flat = plots.tuning_curve(tuned(10.1, 10.05, 10.0, 10.02)).axes[0]
+    assert [text.get_text() for text in flat.texts] == ["more than 1 graph: no effect: all within 1.0 %"]
+    assert flat.get_ylim()[0] == 0
+    steep = plots.tuning_curve(tuned(40, 20, 12, 9)).axes[0]
+    assert list(steep.texts) == []
+    estimates = tuple(Estimate(value) for value in (100.0, 101.0, 100.5))
+    swept = SweptVariant("graphs", {"p99_ttft_ms": estimates})
+    ax = plots.sweep_curves(SweepCurves("max_num_seqs (requests)", RATES, (swept,), {})).axes[0]
+    assert "no effect: all within 1.0 %" in [text.get_text() for text in ax.texts]
+    low, high = ax.get_ylim()
+    assert high / low > 2, "no cropped axis that magnifies 1 %"
+
+
+def test_the_tallest_bars_say_how_tall_they_are(comparison: Comparison) -> None:
+    uses = graph_use(views_of(comparison)[0])
+    share = max(use.step_s for use in uses) / sum(use.step_s for use in uses)
+    labels = [text.get_text() for ax in plots.graph_use_bars("graphs", uses).axes for text in ax.texts]
+    assert f"{100 * share:.0f} %" in labels

@@ -159,6 +159,7 @@ def _label_tallest(ax: Axes, position: NDArray[Any], heights: Float) -> None:
                 ha="center",
                 va="bottom",
                 fontsize=8.5,
+                bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.6},
             )
 
 

@@ -24,9 +24,11 @@ from scheduler.report.plots.style import (
     panels_of,
     styled,
 )
+from scheduler.report.wording import count_text
 
 MIB = 1 << 20
 SLOW_HOST = ", slow host"
+_LEGEND_COLUMNS = 3
 FLAT = 0.02  # a line that changes by less than this has no effect worth a slope
 
 
@@ -80,7 +82,9 @@ def tuning_curve(curve: TuningCurve) -> Figure:
         if any(value is not None for value in values)
     ]
     ratios = [2.6] + [1.0] * len(costs)
-    rows, margins = 1 + len(costs), Margins(left=0.98, top=0.85, down=0.2)
+    entries = 2 + len(curve.presets) + (curve.without_graphs is not None) + (curve.with_all is not None)
+    top = 0.35 + 0.2 * -(-entries // _LEGEND_COLUMNS)
+    rows, margins = 1 + len(costs), Margins(left=0.98, top=top, down=0.2)
     figure, grid = panels_of(8, 3.9 + 1.3 * len(costs), rows, 1, margins, sharex=True, height_ratios=ratios)
     panels = grid[:, 0]
     graphs = [pool.graphs for pool in curve.pools]
@@ -97,7 +101,7 @@ def tuning_curve(curve: TuningCurve) -> Figure:
     log_axis(panels[-1], "x", least, 1.1 * most)
     panels[-1].set_xlabel("number of graphs")
     handles, labels = panels[0].get_legend_handles_labels()
-    legend_on_top(figure, handles, labels, 3)
+    legend_on_top(figure, handles, labels, _LEGEND_COLUMNS)
     return figure
 
 
@@ -143,8 +147,9 @@ def _objective(ax: Axes, curve: TuningCurve, graphs: Sequence[int]) -> None:
     values += [value for value in (curve.without_graphs, curve.with_all) if value is not None]
     _from_zero_where_flat(ax, values)
     tuned = values[: len(curve.pools)]
-    if len(tuned) > 1 and max(tuned) <= (1 + FLAT) * min(tuned):
-        _say_no_effect(ax, "more graphs have no effect", tuned)
+    flat = next((i for i in range(len(tuned)) if max(tuned[i:]) <= (1 + FLAT) * min(tuned[i:])), len(tuned))
+    if flat < len(tuned) - 1:
+        _say_no_effect(ax, f"more than {count_text(graphs[flat], 'graph')}: no effect", tuned[flat:])
 
 
 def _from_zero_where_flat(ax: Axes, values: Sequence[float]) -> None:

@@ -29,7 +29,7 @@ from scheduler.report.plots.style import (
 from scheduler.report.views import View
 from scheduler.report.wording import cut_text
 
-_MOST_ACROSS = 3
+_MOST_ACROSS = 4
 _FILLS: dict[str, Style] = {
     "graph": {"facecolor": GRAPH, "linewidth": 0},
     "no graph": {"facecolor": NO_GRAPH, "edgecolor": "#7A5200", "hatch": "xxx", "linewidth": 0},
@@ -54,7 +54,7 @@ def over_time(views: Sequence[View]) -> Figure:
         6.4 * blocks,
         3 * blocks,
         across,
-        Margins(top=0.65, across=0.6, down=0.42),
+        Margins(top=0.65, across=0.6, down=0.42 if blocks == 1 else 0.75),
         sharex=True,
         height_ratios=[1.3, 1, 0.8] * blocks,
     )

@@ -50,6 +50,7 @@ RC: Style = {
     "axes.spines.top": False,
     "axes.titlelocation": "left",
     "axes.titlesize": 10.5,
+    "axes.titley": 1.0,  # where it stands anyway: else every title asks its panel for its ticks' extent
     "figure.facecolor": "white",
     "font.family": "DejaVu Sans",
     "font.size": 9.5,
