@@ -160,7 +160,7 @@ def _from_zero_where_flat(ax: Axes, values: Sequence[float]) -> None:
 
 def _say_no_effect(ax: Axes, what: str, values: Sequence[float]) -> None:
     spread = 100 * (max(values) / min(values) - 1) if min(values) > 0 else 0.0
-    ax.text(0.99, 0.04, f"{what}: all within {spread:.1f} %", transform=ax.transAxes, ha="right", va="bottom")
+    ax.text(0.99, 0.8, f"{what}: all within {spread:.1f} %", transform=ax.transAxes, ha="right", va="bottom")
 
 
 @dataclass(frozen=True, slots=True)
