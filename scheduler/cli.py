@@ -144,7 +144,7 @@ def plot(folders: list[Path], /, *, options: PlotOptions = PlotOptions()) -> int
 
 
 @app.command
-def tune(workload: Path | None = None, /, *, options: TuneOptions) -> int:
+def tune(workload: Path | None = None, /, *, options: TuneOptions = TuneOptions()) -> int:
     """Find the best graphs for a workload, or for the batches in a server's log, ready to paste.
 
     Parameters

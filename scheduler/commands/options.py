@@ -248,8 +248,14 @@ class PlotOptions:
 class TuneOptions(Printed, Drawn, Parallel, Requests):
     """The command line of `tune`."""
 
-    graphs: int
+    graphs: int = 64
     """The most graphs to capture, 1 and max_num_seqs among them."""
+
+    loads: str = "0.5,1,1.5,2"
+    """The loads at which a list must not lose, as multiples of the workload's; 1 is always one of them."""
+
+    budgets: str = ""
+    """Other max_num_batched_tokens to try the lists with, as 1024,4096,8192."""
 
     from_log: Path | None = None
     """Instead of a workload: a server's log or whatever else holds its steps (docs/inputs.md). The answer
@@ -276,8 +282,8 @@ class TuneOptions(Printed, Drawn, Parallel, Requests):
     """Choose among multiples of this number only (SGLang: tensor-parallel alignment; for vLLM's lists, which
     count tokens, the 1 + draft tokens of a request)."""
 
-    candidates: Literal["all", "stride"] = "all"
-    """Choose among all sizes, or those on the engines' grid."""
+    candidates: Literal["kernel", "all", "stride"] = "kernel"
+    """Choose among sizes that kernels like (multiples of 8 above 8), all sizes, or the engines' grid."""
 
     forced_sizes: Annotated[bool, Parameter(negative="--no-forced-sizes")] = True
     """Always capture 1 and max_num_seqs."""
@@ -286,7 +292,7 @@ class TuneOptions(Printed, Drawn, Parallel, Requests):
     """With --from-log: the server's limit, where the log does not say."""
 
     replications: Annotated[int | None, SIMULATION] = None
-    """Fresh replications that confirm the winner (default 6)."""
+    """Fresh replications that confirm the winner (default 4)."""
 
     out: Folder = None
     """Folder for tune.json and the tuning curve (default results/NAME-tune)."""

@@ -10,13 +10,14 @@ from scheduler.analysis.comparison.pools import workload_pool
 from scheduler.analysis.tuning.answer import LogAnswer, TuningAnswer
 from scheduler.analysis.tuning.assemble import tuning_answer
 from scheduler.analysis.tuning.budgets import Budgets
-from scheduler.analysis.tuning.checks import FreshRequests, drifts
+from scheduler.analysis.tuning.checks import FreshRequests
 from scheduler.analysis.tuning.closed_loop import tune
 from scheduler.analysis.tuning.logged_choice import log_choice, profile_of
 from scheduler.analysis.tuning.objectives import objective
 from scheduler.analysis.tuning.pool_runs import Evaluator
 from scheduler.analysis.tuning.samples import search_and_fresh
-from scheduler.analysis.tuning.verdict import tuning_verdict
+from scheduler.analysis.tuning.token_budgets import parse_budgets, token_budgets
+from scheduler.analysis.tuning.verdict import is_change, tuning_verdict
 from scheduler.analysis.workers import open_workers
 from scheduler.catalog.dispatch.audit import Range, slower_batches
 from scheduler.catalog.dispatch.engines import VLLM_RULES, engine_rules
@@ -39,6 +40,7 @@ from scheduler.workload.server_logs.engine_log import EngineLog
 
 MIB = 1 << 20
 MOST_GRAPHS = 10_000
+MOST_LOADS = 12
 MOST_DRAFTS = 1_000
 
 
@@ -81,19 +83,26 @@ def _closed_loop(workload_file: Path | None, options: TuneOptions) -> tuple[Tuni
     workload = load_workload(workload_file, options.overrides, options.trace, options.source_file)
     name = f"{workload.name}-tune"
     check_folder(options.out or Path("results") / name)
-    goal = objective(options.objective)
+    goal, budgets, factors = (
+        objective(options.objective),
+        parse_budgets(options.budgets),
+        _loads(options.loads),
+    )
     search, held_out, on = search_and_fresh(workload, options.replications)
     with open_workers(options.workers) as workers, progress_bar() as progress:
-        evaluator = Evaluator(workload, workload_profile(workload), goal, progress, workers)
+        evaluator = Evaluator(workload, workload_profile(workload), goal, progress, workers, factors)
         own = workload_pool(workload.pool, workload.engine, evaluator.profile).pool
         width, align = _request_width(options, own)
         tuning = tune(evaluator, search, replace(_budgets(options), align=align, tokens_per_request=width))
         fresh = FreshRequests(evaluator, held_out, on)
-        confirmation = fresh.compare(tuning.best.pool, tuning.own.pool)
-        verdict = tuning_verdict(tuning, confirmation)
-        answer = tuning_answer(tuning, fresh, drifts(tuning, search[0]), verdict)
-    engine, pool = workload.engine, tuning.best.pool
-    own, tokens = tuning.own.pool, engine.prefill_tokens_per_step
+        over = None
+        if evaluator.cost(tuning.own.pool) is not None:
+            over = fresh.over_loads(tuning.best.pool, tuning.own.pool)
+        verdict = tuning_verdict(tuning, fresh, over)
+        answer = tuning_answer(tuning, fresh, over, verdict, token_budgets(tuning, budgets))
+    engine, own = workload.engine, tuning.own.pool
+    pool = tuning.best.pool if is_change(verdict) else own
+    tokens = engine.prefill_tokens_per_step
     slower = slower_batches(own.table(engine.max_num_seqs, tokens), pool.table(engine.max_num_seqs, tokens))
     pasted = PastedPool(
         pool.sizes,
@@ -106,6 +115,17 @@ def _closed_loop(workload_file: Path | None, options: TuneOptions) -> tuple[Tuni
         slower=tuple(slower),
     )
     return answer, pasted, name
+
+
+def _loads(text: str) -> tuple[float, ...]:
+    """Return the loads of `--loads`, ascending, the workload's own among them; raises InputError."""
+    try:
+        factors = {float(word) for word in text.replace(",", " ").split()} | {1.0}
+    except ValueError:
+        raise InputError(f"--loads {text[:40]}: expected multiples of the load, as 0.5,1,2") from None
+    if len(factors) > MOST_LOADS or not all(0.01 <= factor <= 100 for factor in factors):
+        raise InputError(f"--loads {text[:40]}: expected at most {MOST_LOADS} from 0.01 to 100")
+    return tuple(sorted(factors))
 
 
 def _request_width(options: TuneOptions, own: GraphPool) -> tuple[int, int]:

@@ -7,16 +7,17 @@ from typing import Any
 
 from scheduler.analysis.tuning.answer import (
     LogAnswer,
-    PoolComparison,
     PoolFigures,
     Reason,
     TuningAnswer,
 )
 from scheduler.analysis.tuning.log_evidence import Contradiction, OwnTimes
+from scheduler.analysis.tuning.verdict import is_change
 from scheduler.report.engine_flags import PastedPool, flags_text
 from scheduler.report.wording import count_text, number_text, percent_text, sizes_text
 
 MIB = 1 << 20
+LEAST = 0.01  # a smaller difference is called none
 
 
 def tune_json(answer: TuningAnswer | LogAnswer, pasted: PastedPool) -> dict[str, Any]:
@@ -43,7 +44,8 @@ def _closed_loop(answer: TuningAnswer) -> list[str]:
         "",
         *_curve(answer),
         "",
-        *_drift(answer),
+        *_over_loads(answer),
+        *_token_budgets(answer),
         "",
         f"{count_text(answer.simulations, 'simulation')}, {len(answer.candidates)} pools tried; "
         + "; ".join(answer.search),
@@ -58,6 +60,14 @@ def advice_line(answer: TuningAnswer) -> str:
         gains.append(f"{verdict.kv_tokens_gained:+,}".replace("-", "−") + " KV tokens")
     if verdict.start_up_s_gained is not None:
         gains.append(f"{-verdict.start_up_s_gained:+.1f}".replace("-", "−") + " s start-up")
+    memory = verdict.graph_memory_bytes_gained
+    if memory is not None and round(memory / MIB):
+        gains.append(f"{-memory / MIB:+,.0f}".replace("-", "−") + " MiB of graphs")
+    if not is_change(verdict):
+        gains = []
+    elif verdict.mode_change is not None:
+        before, after = (mode.upper() for mode in verdict.mode_change)
+        gains.insert(0, f"CHANGES THE MODE from {before} to {after}")
     return f"{verdict.advice}: {reason_text(answer)}" + (f"; {', '.join(gains)}" if gains else "")
 
 
@@ -68,17 +78,38 @@ def reason_text(answer: TuningAnswer) -> str:
             return "the own pool is the best one found"
         case Reason.OWN_LEAVES_NO_KV_CACHE:
             return "the own pool leaves no room for the KV cache"
-        case Reason.WORSE_ON_FRESH_REQUESTS:
-            return "the tuned pool is worse on requests it was not tuned on"
+        case Reason.WORSE_AT_SOME_LOAD:
+            found = f"the best list of at most {answer.budgets.graphs} graphs"
+            if answer.worst is None:
+                return f"{found} is worse at some load"
+            return f"{found} loses {worst_text(answer)}"
+        case Reason.TOO_FEW_REQUESTS:
+            return "too few requests to tell (expected at least 100)"
+        case Reason.NO_STEADY_STATE:
+            return (
+                "no steady state, and no gain shown: what fewer graphs cost is not to be told from this run"
+            )
+        case Reason.NOT_SHOWN:
+            return "the interval is wider than what the tuned list may lose; more requests would tell"
         case Reason.OWN_ENDS_TOO_EARLY:
             share = answer.own.missed_graph_share or 0.0
             return f"{share:.1%} of the own pool's steps found no graph of their kind"
         case Reason.FEWER_DO_AS_WELL:
-            return f"{answer.best.graphs} graphs do as well as {answer.own.graphs}, within 1 %"
+            fewer = f"{answer.best.graphs} graphs do as well as {answer.own.graphs}"
+            return f"{fewer}: {worst_text(answer)} at worst"
         case Reason.LESS_PADDING:
             return "sizes that fit the traffic pad less"
         case Reason.NO_DIFFERENCE_SHOWN:
             return "no difference shown on requests the pool was not tuned on"
+
+
+def worst_text(answer: TuningAnswer) -> str:
+    """Return where the winner does worst against the own list."""
+    worst = answer.worst
+    if worst is None:
+        return "nothing known"
+    host = ", slow host" if worst.host == "high" else ""
+    return f"{percent_text(worst.share)} of {worst.of} at {worst.rate_factor:.3g}× the load{host}"
 
 
 def _open_loop(answer: LogAnswer) -> list[str]:
@@ -164,14 +195,14 @@ def _contradiction(found: Contradiction) -> list[str]:
 
 def _pools(answer: TuningAnswer) -> list[str]:
     goal, seen = answer.objective, answer.confirmation
-    mode = "decode steps" if answer.mode == "decode_only" else "decode and mixed steps"
+    mode = "decode steps" if answer.best.mode == "decode_only" else "decode and mixed steps"
     own, best = answer.own, answer.best
     interval = "no interval"
     if seen.low is not None and seen.high is not None:
         interval = f"95 % interval {_signed(seen.low)} to {_signed(seen.high)}"
     lines = [
         f"  tuned          {count_text(best.graphs, 'graph')} for {mode}: "
-        f"{' '.join(map(str, answer.sizes)) or 'none'}",
+        f"{' '.join(map(str, best.sizes)) or 'none'}",
         f"  own pool       {count_text(own.graphs, 'graph')} ({own.origin}): {sizes_text(own.sizes)}",
         f"  {goal.name:<14} tuned {number_text(seen.best.value)} {goal.unit}, "
         f"own {number_text(seen.other.value)}; difference {_signed(seen.difference)} "
@@ -183,26 +214,7 @@ def _pools(answer: TuningAnswer) -> list[str]:
         lines.append(
             "  note           NO STEADY STATE even with these graphs: numbers describe this finite run"
         )
-    fewest, powers = answer.fewest, answer.powers_of_two
-    if fewest is not None:
-        lines.append(
-            f"  fewest         {count_text(fewest.graphs, 'graph')} within 1 % of the own pool: "
-            f"{sizes_text(fewest.sizes)} ({percent_text(fewest.relative)}{_interval(fewest)})"
-        )
-    if powers is not None:
-        lines.append(
-            f"  powers of two  the best {count_text(powers.graphs, 'graph')} against "
-            f"{sizes_text(powers.powers)}: {percent_text(powers.relative)}{_interval(powers)}: {powers.shown}"
-        )
     return lines
-
-
-def _interval(compared: PoolComparison) -> str:
-    """Return the 95 % interval of a relative difference, or nothing where there is none."""
-    scale = abs(compared.other.value)
-    if compared.low is None or compared.high is None or not scale:
-        return ""
-    return f"; 95 % interval {percent_text(compared.low / scale)} to {percent_text(compared.high / scale)}"
 
 
 def _curve(answer: TuningAnswer) -> list[str]:
@@ -235,13 +247,44 @@ def _row(name: str, value: float, pool: PoolFigures, mark: str = "") -> tuple[st
     )
 
 
-def _drift(answer: TuningAnswer) -> list[str]:
-    lines = ["  at other rates (tuned, own, no graphs, and what tuning for that rate would gain):"]
-    for row in answer.drift:
-        own = "–" if row.own is None else number_text(row.own)
-        lost = "–" if row.lost is None else f"{100 * row.lost:.1f} %"
-        values = f"{number_text(row.best)}, {own}, {number_text(row.no_graphs)}"
-        lines.append(f"  {row.rate_factor:g}×  {values}; {lost}")
+def _over_loads(answer: TuningAnswer) -> list[str]:
+    """Return what the winner changes at every load and end of the host range, and the highest rates."""
+    lines = ["  own list and tuned list over the loads, on requests the search never met:"]
+    for row in answer.loads:
+        host = ", slow host" if row.host == "high" else ""
+        what = "requests/s served" if row.of == "throughput" else answer.objective.unit
+        bounds = ""
+        if row.low is not None and row.high is not None:
+            bounds = f" [{percent_text(row.low)}, {percent_text(row.high)}]"
+        change = "no difference" if abs(row.loss) < LEAST else ("loses" if row.loss > 0 else "gains")
+        lines.append(
+            f"  {row.rate_factor:g}×{host}: {number_text(row.own)} → {number_text(row.best)} {what}; "
+            f"{change} {percent_text(row.loss)}{bounds}"
+        )
+    for rate in answer.rates:
+        host = ", slow host" if rate.host == "high" else ""
+        own = _rate(rate.own_per_s, rate.own_limited_by)
+        lines.append(f"  highest rate{host}: {own} → {_rate(rate.best_per_s, rate.best_limited_by)}")
+    return lines if answer.loads else []
+
+
+def _rate(per_s: float | None, limited_by: str) -> str:
+    if per_s is None:
+        return "below the lowest load"
+    return f"{'at least ' if limited_by == 'nothing' else ''}{number_text(per_s)}/s"
+
+
+def _token_budgets(answer: TuningAnswer) -> list[str]:
+    if not answer.token_budgets:
+        return []
+    lines = ["  other token budgets against the own list with its own (mean and worst over the loads):"]
+    for row in answer.token_budgets:
+        ttft = "" if row.ttft_change is None else f"; TTFT {percent_text(row.ttft_change)}"
+        lines.append(
+            f"  max_num_batched_tokens {row.max_num_batched_tokens:,}, {row.list} list "
+            f"({count_text(len(row.sizes), 'graph')}): {percent_text(row.mean_change)}, "
+            f"worst {percent_text(row.worst_change)}{ttft}"
+        )
     return lines
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import Enum, StrEnum, auto
 from typing import Literal
 
+from scheduler.analysis.comparison.loads import LossOf, RateLimit
 from scheduler.analysis.tuning.log_evidence import Contradiction, OwnTimes
 
 SCHEMA_VERSION = 1
@@ -28,7 +29,10 @@ class Reason(Enum):
 
     OWN_IS_BEST = auto()
     OWN_LEAVES_NO_KV_CACHE = auto()
-    WORSE_ON_FRESH_REQUESTS = auto()
+    WORSE_AT_SOME_LOAD = auto()
+    TOO_FEW_REQUESTS = auto()
+    NO_STEADY_STATE = auto()
+    NOT_SHOWN = auto()
     OWN_ENDS_TOO_EARLY = auto()
     FEWER_DO_AS_WELL = auto()
     LESS_PADDING = auto()
@@ -37,13 +41,17 @@ class Reason(Enum):
 
 @dataclass(frozen=True, slots=True)
 class TuningVerdict:
-    """The advice, its reason, and what the winner gains beside the objective (None where unknown)."""
+    """The advice, its reason, and what the winner gains beside the objective (None where unknown).
+
+    `mode_change` is what the own list and the winner capture, where that differs.
+    """
 
     advice: Advice
     reason: Reason
     kv_tokens_gained: int | None = None
     start_up_s_gained: float | None = None
     graph_memory_bytes_gained: int | None = None
+    mode_change: tuple[str, str] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,21 +86,6 @@ class PoolComparison:
     relative: float | None
     shown: str
     note: str | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ComparedSizes(PoolComparison):
-    """A comparison and the sizes of its `best` pool."""
-
-    graphs: int
-    sizes: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AgainstPowers(ComparedSizes):
-    """A comparison with the pool of the powers of two."""
-
-    powers: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,19 +138,59 @@ class Candidate(PoolFigures):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DriftRow:
-    """The objective with requests `rate_factor` times as fast: the winner, the own pool, no graphs, retuned.
+class LoadRow:
+    """The own list and the winner at one load and one end of the host range, on fresh requests.
 
-    `lost` is what the winner loses against a pool tuned for that rate, as a share.
+    `own` and `best` are the objective, or where the load overloads the own list (`of` is throughput) requests
+    served per second. `loss` is the winner's as a share, negative where it gains; `low` and `high` bound it
+    (95 %).
     """
 
     rate_factor: float
+    host: Literal["low", "high"]
+    of: LossOf
+    own: float
     best: float
-    own: float | None
-    no_graphs: float
-    retuned: float
-    retuned_sizes: tuple[int, ...]
-    lost: float | None
+    loss: float
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RateRow:
+    """The highest rate that meets the SLO (kept up with, without one) at one end of the host range."""
+
+    host: Literal["low", "high"]
+    own_per_s: float | None
+    own_limited_by: RateLimit
+    best_per_s: float | None
+    best_limited_by: RateLimit
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorstLoss:
+    """Where the winner loses most against the own list (a negative `share`: it gains everywhere)."""
+
+    share: float
+    rate_factor: float
+    host: Literal["low", "high"]
+    of: LossOf
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenBudget:
+    """Another max_num_batched_tokens: the list, and its change of the objective against the own setting.
+
+    `mean_change` is over all loads and ends, `worst_change` the worst of them; at the workload's load TTFT
+    changes by `ttft_change`.
+    """
+
+    max_num_batched_tokens: int
+    sizes: tuple[int, ...]
+    list: Literal["own", "tuned"]
+    mean_change: float
+    worst_change: float
+    ttft_change: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,9 +217,10 @@ class KeptBudgets:
 class TuningAnswer:
     """What the closed loop found.
 
-    `fewest` is the curve's smallest pool within 1 % of the own one; `powers_of_two` compares the best pool of
-    as many graphs as there are powers of two with those; `knee` is the least number of graphs within 1 % of
-    the curve's best value; `search` says how each search ended.
+    `sizes`, `padding` and `mode` are what is advised: the own pool where the advice is to keep it. `best` is
+    the best that was found within the budgets; `confirmation` compares it with the own pool at the workload's
+    load, `loads` and `rates` at all of them. `knee` is the least number of graphs within 1 % of the curve's
+    best value; `search` says how each search ended.
     """
 
     workload: str
@@ -197,14 +231,15 @@ class TuningAnswer:
     objective: TunedObjective
     confirmation: PoolComparison
     steady_state: bool
-    fewest: ComparedSizes | None
-    powers_of_two: AgainstPowers | None
+    worst: WorstLoss | None
+    loads: tuple[LoadRow, ...]
+    rates: tuple[RateRow, ...]
+    token_budgets: tuple[TokenBudget, ...]
     own: KnownPool
     best: PoolFigures
     presets: tuple[PresetPool, ...]
     curve: tuple[CurvePoint, ...]
     knee: int | None
-    drift: tuple[DriftRow, ...]
     candidates: tuple[Candidate, ...]
     search: tuple[str, ...]
     simulations: int

@@ -3,37 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
+from scheduler.analysis.comparison.loads import AtLoad, LossOf
 from scheduler.analysis.statistics.intervals import mean_interval
-from scheduler.analysis.statistics.steady_state import offered_load
 from scheduler.analysis.tuning.answer import (
-    AgainstPowers,
     Candidate,
-    ComparedSizes,
     CurvePoint,
-    DriftRow,
     Estimate,
     KeptBudgets,
     KnownPool,
+    LoadRow,
     Mode,
     PoolComparison,
     PoolFigures,
     PresetPool,
+    RateRow,
     SizeHistogram,
+    TokenBudget,
     TunedObjective,
     TuningAnswer,
     TuningVerdict,
+    WorstLoss,
 )
-from scheduler.analysis.tuning.checks import Confirmation, Drift, FreshRequests
+from scheduler.analysis.tuning.checks import Confirmation, FreshRequests, OverLoads
 from scheduler.analysis.tuning.closed_loop import Tuning
 from scheduler.analysis.tuning.pool_runs import Detail
 from scheduler.analysis.tuning.pool_search import Evaluated
-from scheduler.analysis.tuning.step_loads import StepHistogram
-from scheduler.catalog.pool_presets import pool_preset
+from scheduler.analysis.tuning.verdict import is_change, is_steady
 from scheduler.engine.graph_pool import GraphPool
 
 NEAR_BEST = 0.01
@@ -42,18 +43,23 @@ T = TypeVar("T")
 
 
 def tuning_answer(
-    tuning: Tuning, fresh: FreshRequests, drifts: Sequence[Drift], verdict: TuningVerdict
+    tuning: Tuning,
+    fresh: FreshRequests,
+    over: OverLoads | None,
+    verdict: TuningVerdict,
+    budgets_tried: tuple[TokenBudget, ...] = (),
 ) -> TuningAnswer:
     """Return everything the tuner found; values that do not exist are None."""
     confirmation = fresh.compare(tuning.best.pool, tuning.own.pool)
     evaluator, best, budgets = tuning.evaluator, tuning.best, tuning.budgets
+    advised = best.pool if is_change(verdict) else tuning.own.pool
     goal = evaluator.objective
     points = curve_points(tuning)
     return TuningAnswer(
         workload=evaluator.workload.name,
-        sizes=best.pool.sizes,
-        padding=best.pool.padding,
-        mode=_mode(best.pool),
+        sizes=advised.sizes,
+        padding=advised.padding,
+        mode=_mode(advised),
         verdict=verdict,
         objective=_estimate(
             TunedObjective,
@@ -64,10 +70,12 @@ def tuning_answer(
             lower_is_better=goal.metric.lower_is_better,
             on=confirmation.on,
         ),
-        confirmation=_comparison(PoolComparison, confirmation),
-        steady_state=_steady(tuning, fresh),
-        fewest=_fewest(tuning, fresh, points),
-        powers_of_two=_powers_of_two(tuning, fresh, points),
+        confirmation=_comparison(confirmation),
+        steady_state=is_steady(fresh, best.pool),
+        worst=None if over is None else _worst(over),
+        loads=() if over is None else _load_rows(over, tuning),
+        rates=() if over is None else _rate_rows(over),
+        token_budgets=budgets_tried,
         own=_figures(KnownPool, tuning, tuning.own.pool, origin=tuning.own.origin),
         best=_figures(PoolFigures, tuning, best.pool),
         presets=tuple(
@@ -76,14 +84,13 @@ def tuning_answer(
         ),
         curve=tuple(points),
         knee=knee(points, goal.metric.lower_is_better),
-        drift=tuple(_drift(drift, goal.metric.lower_is_better) for drift in drifts),
         candidates=tuple(
             _figures(Candidate, tuning, pool, found_by=tuning.search.origin[pool])
             for pool in tuning.search.tried
         ),
         search=tuple(tuning.search.endings),
         simulations=evaluator.simulations,
-        histogram=_histogram(best),
+        histogram=_histogram(tuning.search.tried[best.pool]),
         budgets=KeptBudgets(
             graphs=budgets.graphs,
             max_memory_bytes=budgets.max_memory_bytes,
@@ -95,6 +102,58 @@ def tuning_answer(
     )
 
 
+def _worst(over: OverLoads) -> WorstLoss:
+    worst = over.judged.worst
+    return WorstLoss(share=worst.share, rate_factor=worst.factor, host=over.judged.worst_bound, of=worst.of)
+
+
+def _load_rows(over: OverLoads, tuning: Tuning) -> tuple[LoadRow, ...]:
+    """Return every load and end, with the objective (or, in overload, what is served) of both lists."""
+    goal = tuning.evaluator.objective
+
+    def value(at: AtLoad, of: LossOf) -> float:
+        if of == "throughput":
+            return at.requests_per_s or 0.0
+        return (at.mean_tpot_ms or 0.0) if at.score is None else goal.score(at.score)
+
+    rows = []
+    for bound, several in over.judged.losses.items():
+        ends = (over.other.end(bound).at, over.best.end(bound).at)
+        own, best = ({at.factor: at for at in end} for end in ends)
+        for loss in several:
+            if loss.of == "highest rate":
+                continue
+            interval = over.interval(bound, loss)
+            rows.append(
+                LoadRow(
+                    rate_factor=loss.factor,
+                    host=bound,
+                    of=loss.of,
+                    own=value(own[loss.factor], loss.of),
+                    best=value(best[loss.factor], loss.of),
+                    loss=loss.share,
+                    low=interval.low if interval else None,
+                    high=interval.high if interval else None,
+                )
+            )
+    return tuple(rows)
+
+
+def _rate_rows(over: OverLoads) -> tuple[RateRow, ...]:
+    ends = [(bound, over.other.end(bound), over.best.end(bound)) for bound in over.judged.losses]
+    return tuple(
+        RateRow(
+            host=bound,
+            own_per_s=own.max_rate_per_s,
+            own_limited_by=own.limited_by,
+            best_per_s=best.max_rate_per_s,
+            best_limited_by=best.limited_by,
+        )
+        for bound, own, best in ends
+        if own.max_rate_per_s is not None or best.max_rate_per_s is not None
+    )
+
+
 def curve_points(tuning: Tuning) -> list[CurvePoint]:
     """Return the best pool met with at most as many graphs as each pool of the curve, fewest first."""
     score = tuning.evaluator.objective.score
@@ -102,14 +161,23 @@ def curve_points(tuning: Tuning) -> list[CurvePoint]:
     for at in tuning.curve:
         graphs = len(at.pool.sizes)
         within = [
-            found
+            (score(float(np.mean(found.detail.values))), found)
             for pool, found in tuning.search.tried.items()
-            if len(pool.sizes) <= graphs and pool.padding and pool.piecewise == at.pool.piecewise
+            if len(pool.sizes) <= graphs
+            and pool.padding
+            and pool.piecewise == at.pool.piecewise
+            and isinstance(found.detail, Detail)
+            and found.detail.values
         ]
-        least = min(within, key=lambda found: (found.score, len(found.pool.sizes), found.pool.sizes))
-        if np.isfinite(least.score):
-            points[graphs] = _figures(CurvePoint, tuning, least.pool, graphs=graphs, value=score(least.score))
+        if within:
+            least, found = min(within, key=_value_and_graphs)
+            points[graphs] = _figures(CurvePoint, tuning, found.pool, graphs=graphs, value=score(least))
     return [points[graphs] for graphs in sorted(points)]
+
+
+def _value_and_graphs(pair: tuple[float, Evaluated]) -> tuple[float, int, tuple[int, ...]]:
+    value, found = pair
+    return value, len(found.pool.sizes), found.pool.sizes
 
 
 def knee(points: Sequence[CurvePoint], lower_is_better: bool) -> int | None:
@@ -121,50 +189,9 @@ def knee(points: Sequence[CurvePoint], lower_is_better: bool) -> int | None:
     return next(point.graphs for point in points if abs(point.value - best) <= NEAR_BEST * abs(best))
 
 
-def _steady(tuning: Tuning, fresh: FreshRequests) -> bool:
-    """Tell whether the winner's runs have a steady state; a closed loop cannot pile up."""
-    if any(sample.requests.concurrency is not None for sample in fresh.samples):
-        return True
-    return all(offered_load(run.requests).steady_state for run, _ in fresh.run(tuning.best.pool))
-
-
-def _fewest(tuning: Tuning, fresh: FreshRequests, points: Sequence[CurvePoint]) -> ComparedSizes | None:
-    """Return the curve's smallest pool within 1 % of the own pool's value, confirmed against it."""
-    own = tuning.search.tried.get(tuning.own.pool)
-    if own is None or not np.isfinite(own.score):
-        return None
-    goal = tuning.evaluator.objective
-    for point in points:
-        if goal.score(point.value) <= own.score + NEAR_BEST * abs(own.score):
-            compared = fresh.compare(_pool_of(tuning, point), tuning.own.pool)
-            return _comparison(ComparedSizes, compared, graphs=point.graphs, sizes=point.sizes)
-    return None
-
-
-def _powers_of_two(
-    tuning: Tuning, fresh: FreshRequests, points: Sequence[CurvePoint]
-) -> AgainstPowers | None:
-    """Return the best pool of as many graphs as there are powers of two, compared with those."""
-    most = tuning.rules.max_num_seqs
-    powers = pool_preset("powers_of_two", most, most).sizes
-    within = [point for point in points if point.graphs <= len(powers)]
-    if not within:
-        return None
-    best = within[-1]
-    pool = _pool_of(tuning, best)
-    compared = fresh.compare(pool, pool.with_sizes(powers))
-    return _comparison(AgainstPowers, compared, graphs=best.graphs, sizes=best.sizes, powers=powers)
-
-
-def _pool_of(tuning: Tuning, point: CurvePoint) -> GraphPool:
-    pool = tuning.own.pool.with_sizes(point.sizes)
-    return replace(pool, padding=point.padding, piecewise=point.mode != "decode_only")
-
-
-def _comparison(kind: Callable[..., T], confirmation: Confirmation, **more: Any) -> T:
-    """Return a PoolComparison, or the `kind` of it that holds `more`."""
+def _comparison(confirmation: Confirmation) -> PoolComparison:
     found = confirmation.difference
-    return kind(
+    return PoolComparison(
         best=_estimate(Estimate, confirmation.best),
         other=_estimate(Estimate, confirmation.other),
         difference=found.difference,
@@ -173,7 +200,6 @@ def _comparison(kind: Callable[..., T], confirmation: Confirmation, **more: Any)
         relative=found.relative,
         shown=found.verdict.value,
         note=found.why_no_interval,
-        **more,
     )
 
 
@@ -190,7 +216,7 @@ def _figures(kind: Callable[..., T], tuning: Tuning, pool: GraphPool, **more: An
     found = tuning.search.tried.get(pool)
     value = without = missed = kv_tokens_lost = None
     if found is not None and isinstance(found.detail, Detail):
-        value = tuning.evaluator.objective.score(found.score)
+        value = float(np.mean(found.detail.values)) if found.detail.values else None
         without = found.detail.without_graph_share
         missed = found.detail.missed_graph_share
     if cost and empty and cost.kv_blocks is not None and empty.kv_blocks is not None:
@@ -222,24 +248,17 @@ def _estimate(kind: Callable[..., T], values: Sequence[float], **more: Any) -> T
     )
 
 
-def _drift(drift: Drift, lower_is_better: bool) -> DriftRow:
-    lost = (drift.best - drift.retuned) / abs(drift.retuned) if drift.retuned else None
-    return DriftRow(
-        rate_factor=drift.factor,
-        best=drift.best,
-        own=drift.own,
-        no_graphs=drift.no_graphs,
-        retuned=drift.retuned,
-        retuned_sizes=drift.retuned_sizes,
-        lost=lost if lost is None or lower_is_better else -lost,
-    )
-
-
 def _histogram(best: Evaluated) -> SizeHistogram:
-    """Return the steps of the winner's runs."""
-    histogram: StepHistogram = best.detail.histogram
+    """Return the steps of the winner over all loads, at both ends."""
+    if not isinstance(best.detail, Detail):
+        return SizeHistogram({}, {})
+    histograms = [histogram for _, histogram in best.detail.histograms]
 
-    def counts(values: np.ndarray[Any, np.dtype[np.int64]]) -> dict[str, int]:
+    def counts(several: Sequence[NDArray[np.int64]]) -> dict[str, int]:
+        values = np.sum(several, axis=0)
         return {str(size): int(values[size]) for size in np.flatnonzero(values).tolist()}
 
-    return SizeHistogram(counts(histogram.decode_count), counts(histogram.mixed_count))
+    return SizeHistogram(
+        counts([histogram.decode_count for histogram in histograms]),
+        counts([histogram.mixed_count for histogram in histograms]),
+    )

@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from scheduler.analysis.tuning.choose import (
+    CandidateRule,
     Choice,
     Floats,
     Load,
     SizeProblem,
     candidate_sizes,
     choose,
-    size_problem,
 )
 from scheduler.analysis.tuning.choose_within_budget import choose_within_budget, graphs_within_memory
 from scheduler.analysis.tuning.neighbours import neighbours
 from scheduler.analysis.tuning.pool_search import NEIGHBOURS, Chooser
+from scheduler.analysis.tuning.step_loads import cell_problem
 from scheduler.catalog.profile.profile import PoolCosts, Profile
 from scheduler.engine.graph_pool import GraphPool
 from scheduler.errors import InputError
 from scheduler.workload.schema import Engine
-
-LARGEST_PIECEWISE = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +40,7 @@ class Budgets:
     max_capture_s: float | None = None
     forced_sizes: bool = True
     align: int = 1
-    candidates: Literal["all", "stride"] = "all"
+    candidates: CandidateRule = "all"
     tokens_per_request: int = 1
 
 
@@ -49,7 +48,8 @@ class Budgets:
 class SizeRules:
     """Budgets made concrete for one engine and profile: candidates, required sizes, prices, limits.
 
-    `capture_s` and `most_by_largest` are indexed by capture size.
+    `capture_s` and `most_by_largest` are indexed by capture size. `reach` says which size may at most follow
+    another one (0: be the first), where the graphs allowed are enough for that.
     """
 
     max_num_seqs: int
@@ -59,6 +59,7 @@ class SizeRules:
     capture_s: Floats | None
     max_capture_s: float | None
     most_by_largest: Floats | None
+    reach: Mapping[int, int] | None = None
 
     def allows(self, pool: GraphPool) -> bool:
         """Tell whether a pool keeps within every budget and holds the required sizes."""
@@ -74,12 +75,31 @@ class SizeRules:
         return float(sum(self.capture_s[size] for size in sizes)) <= self.max_capture_s * (1 + 1e-9)
 
     def problem(self, loads: Sequence[Load]) -> SizeProblem:
-        """Return the loads cut at the candidates, the required sizes kept."""
-        return size_problem(loads, self.candidates, forced=self.forced)
+        """Return the loads, by cell of the candidates, cut at them; the required sizes are kept."""
+        return cell_problem(loads, self.candidates, self.forced)
 
     def best(self, problem: SizeProblem, graphs: int | None = None) -> Choice:
-        """Return the best sizes within the budgets, at most `graphs` of them."""
+        """Return the best sizes within the budgets, at most `graphs`; gaps bounded where they can be."""
         graphs = self.graphs if graphs is None else graphs
+        bounded = self._bounded(problem)
+        if bounded is not None:
+            with suppress(InputError):
+                found = self._best(bounded, graphs)
+                if np.isfinite(found.cost):
+                    return Choice(found.sizes, problem.cost(found.sizes))
+        return self._best(problem, graphs)
+
+    def _bounded(self, problem: SizeProblem) -> SizeProblem | None:
+        """Return the problem without the gaps that padding makes too wide."""
+        if self.reach is None:
+            return None
+        segment = problem.segment.copy()
+        for place, before in enumerate((0, *problem.candidates[:-1])):
+            last = self.reach.get(before, problem.candidates[-1])
+            segment[np.array(problem.candidates) > last, place] = np.inf
+        return replace(problem, segment=segment)
+
+    def _best(self, problem: SizeProblem, graphs: int) -> Choice:
         if self.capture_s is None or self.max_capture_s is None:
             return choose(problem, graphs, self.most_by_largest)
         if self.most_by_largest is None:
@@ -110,7 +130,7 @@ class SizeRules:
 
 def size_rules(budgets: Budgets, engine: Engine, profile: Profile, piecewise: bool) -> SizeRules:
     """Return the rules for one engine; raises InputError where a budget cannot be kept or checked."""
-    mixed = min(LARGEST_PIECEWISE, engine.max_num_batched_tokens) if piecewise else None
+    mixed = engine.prefill_tokens_per_step if piecewise else None
     seqs = engine.max_num_seqs
     every = budgets.tokens_per_request > 1 and budgets.graphs >= seqs
     return size_rules_for(budgets, profile, seqs, mixed, held=range(1, seqs + 1) if every else ())

@@ -1,35 +1,66 @@
-"""Is the tuned pool really better: on requests the search never met, and when traffic drifts."""
+"""Is the tuned pool really better: on requests the search never met, over all loads."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from scheduler.analysis.comparison.differences import replicated_differences
+from scheduler.analysis.comparison.loads import Loss, losses
 from scheduler.analysis.metrics import Record
 from scheduler.analysis.statistics.difference import Difference, without_interval
-from scheduler.analysis.tuning.closed_loop import Tuning
-from scheduler.analysis.tuning.pool_runs import DrawnRequests, Evaluator, loads_of
-from scheduler.analysis.tuning.samples import at_rate
-from scheduler.analysis.tuning.step_loads import step_histogram
+from scheduler.analysis.statistics.intervals import Interval, mean_interval
+from scheduler.analysis.tuning.pool_runs import Detail, DrawnRequests, Evaluator, Judged, judged
 from scheduler.engine.graph_pool import GraphPool
 from scheduler.engine.loop import Run
-
-DRIFTS = (0.5, 1.0, 2.0)
+from scheduler.executors.model.cost_model import Bound
 
 
 @dataclass(frozen=True, slots=True)
 class Confirmation:
     """A tuned pool against another one on requests neither was chosen for.
 
-    `difference` is tuned − other in the objective's unit; `on` says what was run. `best` and `other` hold
-    the objective of every run.
+    `difference` is tuned − other in the objective's unit, at the workload's own load; `on` says what was run.
+    `best` and `other` hold the objective of every run.
     """
 
     on: str
     best: list[float]
     other: list[float]
     difference: Difference
+
+
+@dataclass(frozen=True, slots=True)
+class OverLoads:
+    """The tuned pool and another over the loads, on requests neither was chosen for."""
+
+    best: Detail
+    other: Detail
+    judged: Judged
+
+    def interval(self, bound: Bound, loss: Loss) -> Interval | None:
+        """Return the 95 % interval of a loss over the samples; None for a single one."""
+        shares = [
+            found.share
+            for own, tuned in zip(self.other.sample_ends(bound), self.best.sample_ends(bound), strict=True)
+            for found in losses(own, tuned)
+            if (found.factor, found.of) == (loss.factor, loss.of)
+        ]
+        return mean_interval(shares) if len(shares) > 1 else None
+
+    @property
+    def gain(self) -> tuple[Loss, Bound, Interval | None]:
+        """The load and end at which the tuned pool gains most."""
+        every = [
+            (loss, bound)
+            for bound, several in self.judged.losses.items()
+            for loss in several
+            if loss.of != "highest rate"
+        ]
+        loss, bound = min(every, key=lambda pair: pair[0].share, default=(self.judged.worst, "low"))
+        return loss, bound, self.interval(bound, loss)
 
 
 @dataclass(slots=True)
@@ -42,11 +73,21 @@ class FreshRequests:
     _runs: dict[GraphPool, list[tuple[Run, Record]]] = field(default_factory=dict)
     _compared: dict[tuple[GraphPool, GraphPool], Confirmation] = field(default_factory=dict)
 
+    @property
+    def requests(self) -> int:
+        """How many requests there are in all."""
+        return int(np.sum([len(sample.requests) for sample in self.samples]))
+
     def run(self, pool: GraphPool) -> list[tuple[Run, Record]]:
-        """Return the runs and summaries of a pool."""
+        """Return the runs and summaries of a pool at the workload's own load."""
         if pool not in self._runs:
             self._runs[pool] = self.evaluator.run(pool, self.samples)
         return self._runs[pool]
+
+    def over_loads(self, best: GraphPool, other: GraphPool) -> OverLoads:
+        """Return two pools over all loads, the highest rate that meets the SLO among what is judged."""
+        tuned, own = self.evaluator.details([best, other], self.samples, 0)
+        return OverLoads(tuned, own, judged(own, tuned, with_rate=True))
 
     def compare(self, best: GraphPool, other: GraphPool) -> Confirmation:
         """Compare two pools pairwise; a pool that leaves no KV block cannot be compared with."""
@@ -72,42 +113,3 @@ class FreshRequests:
             self.samples[0].warmup_requests,
         )[goal.metric]
         return Confirmation(self.on, best_values, other_values, difference)
-
-
-@dataclass(frozen=True, slots=True)
-class Drift:
-    """The objective at another rate: the winner, the own pool, no graphs, and a pool tuned for that rate."""
-
-    factor: float
-    best: float
-    own: float | None
-    no_graphs: float
-    retuned: float
-    retuned_sizes: tuple[int, ...]
-
-
-def drifts(tuning: Tuning, sample: DrawnRequests) -> list[Drift]:
-    """Run the same requests at other rates; what a pool tuned for each would gain is what drift loses."""
-    return [_drift(tuning, at_rate(sample, factor), factor) for factor in DRIFTS]
-
-
-def _drift(tuning: Tuning, sample: DrawnRequests, factor: float) -> Drift:
-    evaluator, best = tuning.evaluator, tuning.best.pool
-    rules = tuning.rules_for(best)
-    (run, summary) = evaluator.run(best, [sample])[0]
-    value = evaluator.objective.value(summary)
-    most = evaluator.workload.engine.max_num_seqs
-    histogram = step_histogram([run], most, rules.candidates[-1])
-    sizes = rules.best(rules.problem(loads_of(evaluator.profile, histogram, best, rules))).sizes
-    retuned_pool = best.with_sizes(sizes)
-    retuned = value if retuned_pool == best else _value(evaluator, retuned_pool, sample)
-    score = evaluator.objective.score
-    if score(value) <= score(retuned):  # one step of retuning may miss; the pool in hand is then the better
-        retuned, sizes = value, best.sizes
-    own = None if evaluator.cost(tuning.own.pool) is None else _value(evaluator, tuning.own.pool, sample)
-    no_graphs = _value(evaluator, best.with_sizes(()), sample)
-    return Drift(factor, value, own, no_graphs, retuned, sizes)
-
-
-def _value(evaluator: Evaluator, pool: GraphPool, sample: DrawnRequests) -> float:
-    return evaluator.values(pool, [sample])[0]

@@ -21,6 +21,8 @@ from scheduler.errors import InputError
 
 Floats = NDArray[np.float64]
 Routing = Literal["smallest", "cheaper"]
+CandidateRule = Literal["all", "kernel", "stride"]
+MOST_DENSE = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,17 +94,43 @@ class SizeProblem:
         return total + float(self.tail[path[-1]])
 
 
-def candidate_sizes(largest: int, rule: Literal["all", "stride"] = "all", align: int = 1) -> tuple[int, ...]:
+def candidate_sizes(largest: int, rule: CandidateRule = "all", align: int = 1) -> tuple[int, ...]:
     """Return the sizes to choose from, up to the first multiple of `align` that holds `largest`.
 
-    `all` is every multiple of `align`; `stride` the engines' grid (1, 2, 4, steps of 8 below 256, of 16
-    from there) and `largest`, each rounded up to a multiple.
+    `all` is every multiple of `align` up to 512, then as `kernel`; `kernel` what matrix kernels like: 1 to
+    8, then multiples of 8, and of 16, 32, … so that neighbours are a sixteenth to a thirty-second apart;
+    `stride` the engines' grid (1, 2, 4, steps of 8 below 256, of 16 from there) and `largest`, each rounded
+    up to a multiple of `align`.
     """
-    top = -(-largest // align) * align
-    if rule == "all":
-        return tuple(range(align, top + 1, align))
-    grid = [1, 2, 4, *range(8, min(largest + 1, 256), 8), *range(256, largest + 1, 16), largest]
+    if rule == "stride":
+        grid = [1, 2, 4, *range(8, min(largest + 1, 256), 8), *range(256, largest + 1, 16), largest]
+    else:
+        dense = min(largest, MOST_DENSE if rule == "all" else 8)
+        grid = [*range(1, dense + 1), largest]
+        size = dense
+        while size < largest:
+            step = 1 << max(size.bit_length() - 5, 3)
+            size = (size // step + 1) * step
+            grid.append(size)
     return tuple(sorted({-(-size // align) * align for size in grid if size <= largest}))
+
+
+def smoothed(load: Load, candidates: Sequence[int]) -> Load:
+    """Return a load whose graph times do not fall with the size: midway between the curves that bound them.
+
+    A larger graph does at least the work of a smaller one; where a measured curve falls, that is its noise,
+    and a search would settle in its dips. Sizes without a time stay without.
+    """
+    usable = [size for size in sorted(set(candidates)) if _can_capture(load, size)]
+    if load.graph_ns.ndim == 1 or not usable:
+        return load
+    times = load.graph_ns[:, usable]
+    holds = np.array(usable)[None, :] >= np.arange(len(times))[:, None]
+    below = np.maximum.accumulate(np.where(holds, times, -np.inf), axis=1)
+    above = np.minimum.accumulate(times[:, ::-1], axis=1)[:, ::-1]
+    graph = load.graph_ns.copy()
+    graph[:, usable] = np.where(holds, (below + above) / 2, times)
+    return Load(load.weights, graph, load.eager_ns)
 
 
 def size_problem(

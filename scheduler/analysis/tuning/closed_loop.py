@@ -1,32 +1,47 @@
 """The tuner in the closed loop: the pool decides how large batches grow, the batches which pool is best.
 
-The search (pool_search) runs on a few replications of the workload, or on the first part of a trace. The
-winner is then confirmed on requests the search never met.
+Every pool serves the same requests from half to twice their rate, at both ends of a host range, and is judged
+by its worst loss there against the workload's own pool. Many are tried on a few requests; the best few then
+meet more of them; the winner is confirmed on requests that the search never met.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from scheduler.analysis.comparison.loads import first_requests
 from scheduler.analysis.comparison.pools import NamedPool, named_pool, workload_pool
 from scheduler.analysis.tuning.budgets import Budgets, SizeRules, size_rules
-from scheduler.analysis.tuning.pool_runs import Detail, DrawnRequests, Evaluator, loads_of
+from scheduler.analysis.tuning.choose import Load, candidate_sizes
+from scheduler.analysis.tuning.pool_runs import (
+    Detail,
+    DrawnRequests,
+    Evaluator,
+    Judged,
+    judged,
+    loads_of,
+)
 from scheduler.analysis.tuning.pool_search import Evaluated, PoolSearch
+from scheduler.analysis.tuning.step_loads import padding_reach
 from scheduler.catalog.dispatch.engines import PLAIN_RULES
-from scheduler.catalog.pool_presets import pool_preset
 from scheduler.catalog.profile.profile import Profile
 from scheduler.engine.graph_pool import GraphPool
 from scheduler.errors import InputError
+from scheduler.executors.model.by_profile import cost_model
 from scheduler.workload.schema import Workload
 
-PRESETS = (
-    "vllm", "sglang", "trtllm", "trtllm-nopad", "nano-vllm", "mini-sglang", "lmdeploy", "tgi", "lightllm",
-    "powers_of_two",
-)  # fmt: skip
-CURVE_GRAPHS = (0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
+PRESETS = ("vllm", "sglang", "trtllm", "lmdeploy", "powers_of_two")
+CURVE_GRAPHS = (0, 2, 4, 8, 12, 16, 24, 32, 48, 64)
+FEW_REQUESTS = 400  # of a coarse pass
+MANY_REQUESTS = 2_000
+FINALISTS = 3
+ITERATIONS = 3
+NO_LOSS = 0.01  # a difference below this is called none
+MARGIN = 0.005  # what the search allows, for the few requests it sees are not all there are
+TRAP = 10.0  # what a pool's score is above that loses at some load
 
 
 @dataclass(slots=True)
@@ -35,7 +50,7 @@ class Tuning:
 
     evaluator: Evaluator
     budgets: Budgets
-    rules: SizeRules
+    rules: dict[bool, SizeRules]
     samples: list[DrawnRequests]
     search: PoolSearch
     best: Evaluated
@@ -45,10 +60,17 @@ class Tuning:
 
     def rules_for(self, pool: GraphPool) -> SizeRules:
         """Return the rules of the pool's mode."""
-        if pool.piecewise == self.own.pool.piecewise:
-            return self.rules
-        engine = self.evaluator.workload.engine
-        return size_rules(self.budgets, engine, self.evaluator.profile, pool.piecewise)
+        return self.rules[pool.piecewise]
+
+    @property
+    def largest_total(self) -> int:
+        """The tokens up to which steps with prompts are counted."""
+        return largest_total(self.rules)
+
+
+def largest_total(rules: dict[bool, SizeRules]) -> int:
+    """Return the largest candidate of any mode."""
+    return max(each.candidates[-1] for each in rules.values())
 
 
 def tune(evaluator: Evaluator, samples: list[DrawnRequests], budgets: Budgets) -> Tuning:
@@ -63,48 +85,159 @@ def tune(evaluator: Evaluator, samples: list[DrawnRequests], budgets: Budgets) -
     # A server whose attention has no FULL graphs cannot be told to capture them.
     modes = [True, False] if own.pool.piecewise and own.pool.full else [own.pool.piecewise]
     rules = {piecewise: size_rules(budgets, engine, profile, piecewise) for piecewise in modes}
-    search = PoolSearch(lambda pools: _evaluate(evaluator, pools, samples, rules))
+    few = [_few(sample, evaluator) for sample in samples[:1]]
+    judge = _Judge(evaluator, few, own.pool, largest_total(rules))
+    search = PoolSearch(judge.evaluate)
+    reference = search.value(judge.reference, "own pool")
+    kv_per_row = _kv_per_row(reference.detail)
+    model = cost_model(profile, "fallback")
+    for piecewise in modes:
+        pool = replace(own.pool, piecewise=piecewise)
+        reach = padding_reach(model, rules[piecewise].candidates, pool, kv_per_row, engine.max_num_seqs)
+        rules[piecewise] = replace(rules[piecewise], reach=reach)
+    judge.loads = lambda found: loads_of(profile, found.detail, found.pool, rules[found.pool.piecewise])
     for piecewise in modes:
         chooser = rules[piecewise].chooser()
         label = "one list for decode and mixed steps" if piecewise else "decode steps alone"
         empty = replace(own.pool.with_sizes(()), piecewise=piecewise)
         for start, name in ((empty, "from no graphs"), (own.pool, "from own pool")):
             if start.piecewise == piecewise and evaluator.cost(start) is not None:
-                search.iterate(start, chooser, f"{label}, {name}" if len(modes) > 1 else name)
+                search.iterate(start, chooser, f"{label}, {name}" if len(modes) > 1 else name, ITERATIONS)
 
     def allowed(pool: GraphPool) -> bool:
         return pool.padding and rules[pool.piecewise].allows(pool)
 
     presets = _presets(workload, profile, own)
     search.values([(named.pool, named.name) for named in presets])
-    best = search.best(allowed)
-    if best is None or not np.isfinite(best.score):
+    extended = _extended(own.pool, engine.prefill_tokens_per_step)
+    if extended != own.pool and allowed(extended):
+        search.value(extended, "own pool up to the token budget")
+    pick = _Pick(evaluator, own.pool)
+    best = pick.best(found for pool, found in search.tried.items() if allowed(pool))
+    if best is None:
         raise InputError("no pool within the budgets leaves room for the KV cache; allow fewer graphs")
-    search.try_neighbours(best, rules[best.pool.piecewise].chooser())
-    best = search.best(allowed) or best
     curve = _curve(search, best, rules[best.pool.piecewise])
-    best = search.best(allowed) or best
-    return Tuning(evaluator, budgets, rules[own.pool.piecewise], samples, search, best, own, presets, curve)
+    search.try_neighbours(best, rules[best.pool.piecewise].chooser())
+    found = [found for pool, found in search.tried.items() if allowed(pool)]
+    best = _final(evaluator, samples, pick, found, own.pool, judge)
+    return Tuning(evaluator, budgets, rules, samples, search, best, own, presets, curve)
 
 
-def _evaluate(
+def _few(sample: DrawnRequests, evaluator: Evaluator) -> DrawnRequests:
+    """Return the first few requests of a sample; all of them where a high percentile is asked for."""
+    percentile = evaluator.objective.metric.percentile
+    if percentile is not None and percentile > 90:
+        return sample
+    return replace(sample, requests=first_requests(sample.requests, FEW_REQUESTS))
+
+
+@dataclass(slots=True)
+class _Judge:
+    """Evaluates pools on some samples against the own pool (no graphs, where that leaves no KV block)."""
+
+    evaluator: Evaluator
+    samples: Sequence[DrawnRequests]
+    own: GraphPool
+    largest_total: int
+    with_rate: bool = False
+    loads: Callable[[Evaluated], Sequence[Load]] = lambda found: []
+    details: dict[GraphPool, Detail] = field(default_factory=dict)
+
+    @property
+    def reference(self) -> GraphPool:
+        """The pool that all are judged against."""
+        return self.own if self.evaluator.cost(self.own) is not None else self.own.with_sizes(())
+
+    def evaluate(self, pools: Sequence[GraphPool]) -> list[Evaluated]:
+        """Run the pools that leave room for the KV cache, side by side where that is worth it."""
+        fitting = [pool for pool in dict.fromkeys([self.reference, *pools]) if pool not in self.details]
+        fitting = [pool for pool in fitting if self.evaluator.cost(pool) is not None]
+        new = self.evaluator.details(fitting, self.samples, self.largest_total)
+        self.details |= dict(zip(fitting, new, strict=True))
+        return [self._evaluated(pool) for pool in pools]
+
+    def _evaluated(self, pool: GraphPool) -> Evaluated:
+        detail = self.details.get(pool)
+        if detail is None:
+            return Evaluated(pool, np.inf, list)
+        return Evaluated(pool, score(self.judged(pool)), lambda: self._loads(pool), detail)
+
+    def judged(self, pool: GraphPool) -> Judged:
+        """Return what a pool that was run loses."""
+        return judged(self.details[self.reference], self.details[pool], with_rate=self.with_rate)
+
+    def _loads(self, pool: GraphPool) -> Sequence[Load]:
+        return self.loads(Evaluated(pool, 0.0, list, self.details[pool]))
+
+
+def score(found: Judged) -> float:
+    """Return what the search minimizes: the mean change over the loads; far more where one of them loses."""
+    return found.mean if found.worst.share <= MARGIN else TRAP + found.worst.share
+
+
+@dataclass(slots=True)
+class _Pick:
+    """Chooses among evaluated pools: by score, and of those that are no different the cheapest."""
+
+    evaluator: Evaluator
+    own: GraphPool
+
+    def best(self, evaluated: Iterable[Evaluated]) -> Evaluated | None:
+        """Return the best pool: of those within what is called no difference, the one with fewest graphs."""
+        finite = [found for found in evaluated if np.isfinite(found.score)]
+        least = min((found.score for found in finite), default=0.0)
+        near = (found for found in finite if found.score <= least + MARGIN)
+        return min(near, key=self._price, default=None)
+
+    def several(self, evaluated: Iterable[Evaluated], count: int) -> list[Evaluated]:
+        """Return the best pools, one after the other."""
+        left, chosen = list(evaluated), list[Evaluated]()
+        while len(chosen) < count:
+            best = self.best(left)
+            if best is None:
+                break
+            chosen.append(best)
+            left = [found for found in left if found.pool != best.pool]
+        return chosen
+
+    def _price(self, found: Evaluated) -> tuple[object, ...]:
+        pool, cost = found.pool, self.evaluator.cost(found.pool)
+        start_up = cost.capture_s if cost is not None else None
+        memory = cost.graph_memory_bytes if cost is not None else None
+        # A change of mode needs a reason.
+        return pool.mode != self.own.mode, len(pool.sizes), start_up or 0.0, memory or 0, pool.sizes
+
+
+def _final(
     evaluator: Evaluator,
-    pools: Sequence[GraphPool],
     samples: Sequence[DrawnRequests],
-    rules: dict[bool, SizeRules],
-) -> list[Evaluated]:
-    """Run the pools that leave room for the KV cache, side by side where that is worth it."""
-    fitting = [pool for pool in pools if evaluator.cost(pool) is not None]
-    details = dict(zip(fitting, evaluator.details(fitting, samples, rules), strict=True))
-    return [_evaluated(evaluator, pool, details.get(pool), rules[pool.piecewise]) for pool in pools]
+    pick: _Pick,
+    found: Sequence[Evaluated],
+    own: GraphPool,
+    coarse: _Judge,
+) -> Evaluated:
+    """Return the best of the finalists on many requests, the highest rate counted, too."""
+    finalists = pick.several(found, FINALISTS)
+    cheapest = [each for each in found if each.score < TRAP]
+    if cheapest:  # the best by score alone has most to give where the few requests misled
+        least = min(cheapest, key=lambda each: each.score)
+        finalists += [least] if least not in finalists else []
+    many = [
+        replace(sample, requests=first_requests(sample.requests, MANY_REQUESTS)) for sample in samples[:1]
+    ]
+    judge = _Judge(evaluator, many, own, coarse.largest_total, with_rate=True, loads=coarse.loads)
+    judged_again = judge.evaluate([each.pool for each in finalists])
+    return pick.best(judged_again) or finalists[0]
 
 
-def _evaluated(evaluator: Evaluator, pool: GraphPool, detail: Detail | None, rules: SizeRules) -> Evaluated:
-    if detail is None:
-        return Evaluated(pool, np.inf, list)
-    score = evaluator.objective.score(float(np.mean(detail.values)))
-    histogram = detail.histogram
-    return Evaluated(pool, score, lambda: loads_of(evaluator.profile, histogram, pool, rules), detail)
+def _kv_per_row(detail: Detail) -> float:
+    """Return the mean KV tokens of a request in the decode steps of all loads."""
+    tokens = rows = 0.0
+    for _, histogram in detail.histograms:
+        count = histogram.decode_count
+        tokens += float(count @ histogram.decode_kv)
+        rows += float(count @ np.arange(len(count)))
+    return tokens / rows if rows else 0.0
 
 
 def _presets(workload: Workload, profile: Profile, own: NamedPool) -> list[NamedPool]:
@@ -119,16 +252,21 @@ def _presets(workload: Workload, profile: Profile, own: NamedPool) -> list[Named
     return list(found.values())
 
 
+def _extended(own: GraphPool, budget: int) -> GraphPool:
+    """Return the own pool with sizes up to the token budget, for steps with prompts."""
+    if not own.piecewise or not own.sizes:
+        return own
+    further = (size for size in candidate_sizes(budget, "kernel") if size > own.sizes[-1])
+    return own.with_sizes((*own.sizes, *further))
+
+
 def _curve(search: PoolSearch, best: Evaluated, rules: SizeRules) -> list[Evaluated]:
     """Evaluate the best choice of every number of graphs by the winner's own batches, fewest first."""
     unlimited = replace(rules, most_by_largest=None, max_capture_s=None)
     problem = unlimited.problem(best.loads())
-    most = min(max(CURVE_GRAPHS[-1], rules.graphs), len(problem.candidates))
     pools = [(best.pool.with_sizes(()), "no graphs")]
-    powers = len(pool_preset("powers_of_two", rules.max_num_seqs, rules.max_num_seqs).sizes)
-    for graphs in sorted({*CURVE_GRAPHS, rules.graphs, powers}):
-        if max(len(rules.forced), 1) <= graphs <= most:
+    for graphs in sorted({*CURVE_GRAPHS, rules.graphs}):
+        if max(len(rules.forced), 1) <= graphs <= max(CURVE_GRAPHS[-1], rules.graphs):
             choice = unlimited.best(problem, graphs)
-            pool = best.pool.with_sizes(choice.sizes)
-            pools.append((pool, f"best {graphs} for the winner's batches"))
+            pools.append((best.pool.with_sizes(choice.sizes), f"best {graphs} for the winner's batches"))
     return search.values(pools)

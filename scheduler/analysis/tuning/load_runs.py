@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from scheduler.analysis.comparison.loads import NS_PER_S, AtLoad, at_load, requests_at
-from scheduler.analysis.metrics import request_rate, summarize, without_graph_share
+from scheduler.analysis.metrics import missed_graph_share, request_rate, summarize, without_graph_share
 from scheduler.analysis.tuning.objectives import Objective
 from scheduler.analysis.tuning.step_loads import StepHistogram, step_histogram
 from scheduler.catalog.profile.profile import Profile
@@ -21,11 +21,16 @@ PLAIN_OBJECTIVE = "mean_tpot"
 
 @dataclass(frozen=True, slots=True)
 class LoadRun:
-    """What a run at one load showed at each end of the host range (one end where both are the same)."""
+    """What a run at one load showed at each end of the host range (one end where both are the same).
+
+    The shares of steps that found no graph, and the `value` of the objective, are those of the low end.
+    """
 
     at: Mapping[Bound, AtLoad]
     histogram: Mapping[Bound, StepHistogram]
     without_graph_share: float
+    missed_graph_share: float
+    value: float | None = None
 
     def end(self, bound: Bound) -> AtLoad:
         """Return what one end showed."""
@@ -53,7 +58,8 @@ class LoadTask:
         """Run the low end and, where that gives another answer, the high end."""
         at: dict[Bound, AtLoad] = {}
         histogram: dict[Bound, StepHistogram] = {}
-        share = 0.0
+        share = missed = 0.0
+        value: float | None = None
         requests = requests_at(self.requests, self.factor)
         slo_ms = self.workload.slo.limits_ms if self.workload.slo else {}
         most = self.workload.engine.max_num_seqs
@@ -64,16 +70,19 @@ class LoadTask:
                 raise KeyboardInterrupt
             record = summarize(run, slo_ms, self.warmup_requests)
             found = at_load(run, record, self.factor, self._rate_per_s())
-            if self.objective is not None and self.objective.name != PLAIN_OBJECTIVE:
-                found = found.with_score(self.objective.score(self.objective.value(record)))
+            if self.objective is not None:
+                reached = self.objective.value(record)
+                value = reached if value is None else value
+                if self.objective.name != PLAIN_OBJECTIVE:
+                    found = found.with_score(self.objective.score(reached))
             at[variant.bound] = found
             histogram[variant.bound] = step_histogram([run], most, self.largest_total)
             if variant.bound == "low":
-                share = without_graph_share(run)
+                share, missed = without_graph_share(run), missed_graph_share(run, variant.pool)
                 variant = high_end(self.profile, variant, [run])
             else:
                 variant = None
-        return LoadRun(at, histogram, share)
+        return LoadRun(at, histogram, share, missed, value)
 
     def _rate_per_s(self) -> float | None:
         """Return the arrival rate at this load: what was asked for, of a record or of stages what comes."""

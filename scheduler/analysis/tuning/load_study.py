@@ -32,11 +32,10 @@ from scheduler.analysis.comparison.loads import (
     losses,
     variant_loads,
 )
-from scheduler.analysis.tuning.choose import Load, SizeProblem, best_by_count, size_problem
+from scheduler.analysis.tuning.choose import Load, SizeProblem, best_by_count
 from scheduler.analysis.tuning.load_runs import LoadRun, LoadTask
-from scheduler.analysis.tuning.step_loads import StepHistogram, decode_load, mixed_load
+from scheduler.analysis.tuning.step_loads import cell_loads, cell_problem
 from scheduler.analysis.workers import Workers, work_beside
-from scheduler.engine.graph_pool import full_limit
 from scheduler.executors.model.by_profile import cost_model
 from scheduler.executors.model.cost_model import Bound
 from scheduler.simulate import HIGH, Variant, pool_cost
@@ -192,8 +191,9 @@ def _fewest_sizes(comparison: Comparison, own: Column, runs: Sequence[LoadRun]) 
     together: list[Load] = []
     for run in runs:
         for bound, histogram in run.histogram.items():
-            loads = _loads(comparison, own, bound, histogram)
-            problem = size_problem(loads, pool.sizes, forced=forced)
+            model = cost_model(comparison.profile, own.variant.without_graph, bound)
+            loads = cell_loads(histogram, model, pool.sizes, pool)
+            problem = cell_problem(loads, pool.sizes, forced)
             cost = problem.cost(problem.candidates)
             if cost > 0:
                 problems.append(problem)
@@ -201,19 +201,10 @@ def _fewest_sizes(comparison: Comparison, own: Column, runs: Sequence[LoadRun]) 
     if not problems:
         return None
     limits = [problem.cost(problem.candidates) * (1 + TOLERANCE) for problem in problems]
-    choices = best_by_count(size_problem(together, pool.sizes, forced=forced), len(pool.sizes))
+    choices = best_by_count(cell_problem(together, pool.sizes, forced), len(pool.sizes))
     for choice in choices:
         if choice is not None and all(
             problem.cost(choice.sizes) <= limit for problem, limit in zip(problems, limits, strict=True)
         ):
             return choice.sizes
     return None
-
-
-def _loads(comparison: Comparison, own: Column, bound: Bound, histogram: StepHistogram) -> list[Load]:
-    pool, most = own.variant.pool, comparison.workload.engine.max_num_seqs
-    model = cost_model(comparison.profile, own.variant.without_graph, bound)
-    loads = [decode_load(histogram, model, pool.sizes, full_limit(pool, most))]
-    if pool.piecewise:
-        loads.append(mixed_load(histogram, model, pool.sizes))
-    return loads

@@ -85,7 +85,8 @@ def open_loop_choice(
     total = sum(sum(steps.values()) for steps, _ in used)
     if not total:
         raise InputError("the log holds no decode step to choose sizes for")
-    problem = rules.problem([load_of(steps, costs, rules.candidates) for steps, costs in used])
+    loads = [load_of(steps, costs, rules.candidates) for steps, costs in used]
+    problem = size_problem(loads, rules.candidates, forced=rules.forced)
     best = rules.best(problem)
     if own and _affords(rules, own):
         kept = size_problem([load_of(steps, costs, own) for steps, costs in used], own)

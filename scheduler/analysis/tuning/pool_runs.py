@@ -1,30 +1,42 @@
-"""Pools run on the same requests: values of the objective, histograms of steps, side by side if need be."""
+"""Pools run on the same requests over the loads: what came out, which steps; side by side if need be."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from scheduler.analysis.metrics import Record, missed_graph_share, summarize, without_graph_share
+from scheduler.analysis.comparison.loads import (
+    LOADS,
+    SLO_SHARE,
+    Loss,
+    VariantLoads,
+    losses,
+    mean_at_load,
+    variant_loads,
+)
+from scheduler.analysis.metrics import Record, summarize
 from scheduler.analysis.tuning.budgets import SizeRules
-from scheduler.analysis.tuning.choose import Load
+from scheduler.analysis.tuning.choose import Load, smoothed
+from scheduler.analysis.tuning.load_runs import LoadRun, LoadTask
 from scheduler.analysis.tuning.objectives import Objective
-from scheduler.analysis.tuning.step_loads import StepHistogram, decode_load, mixed_load, step_histogram
+from scheduler.analysis.tuning.step_loads import StepHistogram, cell_loads
 from scheduler.analysis.workers import Workers, as_completed
 from scheduler.catalog.profile.profile import Profile
-from scheduler.engine.graph_pool import GraphPool, full_limit
+from scheduler.engine.graph_pool import GraphPool
 from scheduler.engine.loop import Run
 from scheduler.errors import InputError
 from scheduler.executors.model.by_profile import cost_model
+from scheduler.executors.model.cost_model import Bound
 from scheduler.simulate import PoolCost, Variant, pool_cost, simulate
 from scheduler.workload.requests import Requests
 from scheduler.workload.schema import Workload
 
 Progress = Callable[[str, int, int], None]
-WORTH_WORKERS_S = 0.4
+WORTH_WORKERS_S = 0.1
+BOUNDS: tuple[Bound, Bound] = ("low", "high")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,44 +55,63 @@ class DrawnRequests:
 
 @dataclass(frozen=True, slots=True)
 class Detail:
-    """What a pool's runs showed: the objective per sample, steps that found no graph, the histogram."""
+    """What a pool's runs showed.
+
+    `values` are the objective of every sample at the workload's own load and the low end, the shares of
+    steps that found no graph likewise. `ends` holds the pool over the loads at each end of the host range
+    (one where both are the same), `samples` the same by sample, `histograms` each load's steps at each end.
+    """
 
     values: list[float]
     without_graph_share: float
     missed_graph_share: float
-    histogram: StepHistogram
+    ends: Mapping[Bound, VariantLoads]
+    samples: Mapping[Bound, Sequence[VariantLoads]]
+    histograms: Sequence[tuple[Bound, StepHistogram]]
+
+    def end(self, bound: Bound) -> VariantLoads:
+        """Return the pool over the loads at one end."""
+        return self.ends.get(bound, self.ends["low"])
+
+    def sample_ends(self, bound: Bound) -> Sequence[VariantLoads]:
+        """Return every sample over the loads at one end."""
+        return self.samples.get(bound, self.samples["low"])
 
 
 @dataclass(frozen=True, slots=True)
-class _Task:
-    """One pool to run on all samples; picklable."""
+class Judged:
+    """One pool against another over all loads and ends: the worst loss, the mean one, and each of them."""
 
-    workload: Workload
-    profile: Profile
-    objective: Objective
-    pool: GraphPool
-    samples: Sequence[DrawnRequests]
-    largest_total: int
+    worst: Loss
+    worst_bound: Bound
+    mean: float
+    losses: Mapping[Bound, Sequence[Loss]]
 
 
-def _detail(task: _Task) -> Detail:
-    """Run a task, in this process or another one."""
-    evaluator = Evaluator(task.workload, task.profile, task.objective)
-    results = evaluator.run(task.pool, task.samples)
-    runs = [run for run, _ in results]
-    return Detail(
-        [task.objective.value(summary) for _, summary in results],
-        float(np.mean([without_graph_share(run) for run in runs])),
-        float(np.mean([missed_graph_share(run, task.pool) for run in runs])),
-        step_histogram(runs, task.workload.engine.max_num_seqs, task.largest_total),
-    )
+def judged(own: Detail, other: Detail, *, with_rate: bool) -> Judged:
+    """Return what `other` loses against `own`, `with_rate` of the highest rate that meets the SLO, too."""
+    bounds = BOUNDS if "high" in own.ends or "high" in other.ends else BOUNDS[:1]
+    found = {
+        bound: [
+            loss
+            for loss in losses(own.end(bound), other.end(bound))
+            if with_rate or loss.of != "highest rate"
+        ]
+        for bound in bounds
+    }
+    every = [(loss, bound) for bound, several in found.items() for loss in several]
+    if not every:  # nothing could be compared: answers of one token, say
+        return Judged(Loss(0.0, 1.0, "mean TPOT"), "low", 0.0, found)
+    worst, bound = max(every, key=lambda pair: pair[0].share)
+    at_loads = [loss.share for loss, _ in every if loss.of != "highest rate"]
+    return Judged(worst, bound, float(np.mean(at_loads)) if at_loads else 0.0, found)
 
 
 @dataclass(slots=True)
 class Evaluator:
-    """Runs pools on the same requests and keeps count of the simulations.
+    """Runs pools on the same requests at every load and keeps count of the simulations.
 
-    With `workers` several pools run side by side once a simulation has turned out to take long.
+    With `workers` pools run side by side once a simulation has turned out to take long.
     """
 
     workload: Workload
@@ -88,15 +119,13 @@ class Evaluator:
     objective: Objective
     progress: Progress | None = None
     workers: Workers | None = None
+    factors: tuple[float, ...] = LOADS
     simulations: int = 0
     longest_s: float = 0.0
-
-    def values(self, pool: GraphPool, samples: Sequence[DrawnRequests]) -> list[float]:
-        """Return the objective of a pool on every sample."""
-        return [self.objective.value(summary) for _, summary in self.run(pool, samples)]
+    _costs: dict[GraphPool, PoolCost | None] = field(default_factory=dict)
 
     def run(self, pool: GraphPool, samples: Sequence[DrawnRequests]) -> list[tuple[Run, Record]]:
-        """Return the run and the flat summary of every sample; steps without a graph use the fallback."""
+        """Return the run and the flat summary of every sample at its own rate; without a graph: fallback."""
         variant = Variant("candidate", pool, "fallback")
         slo_ms = self.workload.slo.limits_ms if self.workload.slo else {}
         results = []
@@ -110,34 +139,79 @@ class Evaluator:
             results.append((run, summarize(run, slo_ms, sample.warmup_requests)))
         return results
 
+    def values(self, pool: GraphPool, samples: Sequence[DrawnRequests]) -> list[float]:
+        """Return the objective of a pool on every sample at its own rate."""
+        return [self.objective.value(summary) for _, summary in self.run(pool, samples)]
+
     def details(
-        self, pools: Sequence[GraphPool], samples: Sequence[DrawnRequests], rules: Mapping[bool, SizeRules]
+        self, pools: Sequence[GraphPool], samples: Sequence[DrawnRequests], largest_total: int
     ) -> list[Detail]:
         """Return what the runs of several pools show, in their order."""
         tasks = [
-            _Task(
+            LoadTask(
                 self.workload,
                 self.profile,
+                Variant("candidate", pool, "fallback"),
+                sample.requests,
+                sample.replication,
+                sample.warmup_requests,
+                factor,
+                largest_total,
                 self.objective,
-                pool,
-                samples,
-                rules[pool.piecewise].candidates[-1],
             )
             for pool in pools
+            for sample in samples
+            for factor in self.factors
         ]
+        found = self._results(tasks)
+        each = len(samples) * len(self.factors)
+        return [
+            self._detail([found[index] for index in range(first, first + each)], len(samples))
+            for first in range(0, len(tasks), each)
+        ]
+
+    def _results(self, tasks: Sequence[LoadTask]) -> dict[int, LoadRun]:
+        found: dict[int, LoadRun] = {}
         if self.workers is not None and len(tasks) > 1 and self.longest_s > WORTH_WORKERS_S:
-            found: dict[int, Detail] = {}
-            for index, detail in as_completed(_detail, tasks, self.workers):
-                found[index] = detail
-                self._count(len(samples))
-            return [found[index] for index in range(len(tasks))]
-        details = []
-        for task in tasks:
+            for index, result in as_completed(LoadTask.result, tasks, self.workers):
+                found[index] = result
+                self._count(len(result.at))
+            return found
+        for index, task in enumerate(tasks):
             started = time.monotonic()
-            details.append(_detail(task))
+            found[index] = task.result()
             self.longest_s = max(self.longest_s, time.monotonic() - started)
-            self._count(len(samples))
-        return details
+            self._count(len(found[index].at))
+        return found
+
+    def _detail(self, runs: Sequence[LoadRun], samples: int) -> Detail:
+        """Gather one pool's runs, sample by sample and load by load."""
+        loads = len(self.factors)
+        share = SLO_SHARE if self.workload.slo else None
+        bounds = BOUNDS if any("high" in run.at for run in runs) else BOUNDS[:1]
+        by_sample = [runs[first : first + loads] for first in range(0, len(runs), loads)]
+        own = self.factors.index(1.0)
+        here = [several[own] for several in by_sample]
+        return Detail(
+            values=[run.value for run in here if run.value is not None],
+            without_graph_share=float(np.mean([run.without_graph_share for run in here])),
+            missed_graph_share=float(np.mean([run.missed_graph_share for run in here])),
+            ends={
+                bound: variant_loads(
+                    bound,
+                    [mean_at_load([several[at].end(bound) for several in by_sample]) for at in range(loads)],
+                    share,
+                )
+                for bound in bounds
+            },
+            samples={
+                bound: [
+                    variant_loads(bound, [run.end(bound) for run in several], share) for several in by_sample
+                ]
+                for bound in bounds
+            },
+            histograms=[pair for run in runs for pair in run.histogram.items()],
+        )
 
     def _count(self, simulations: int) -> None:
         self.simulations += simulations
@@ -146,18 +220,24 @@ class Evaluator:
 
     def cost(self, pool: GraphPool) -> PoolCost | None:
         """Return start-up seconds, memory and KV blocks of a pool, or None where it leaves no KV block."""
-        try:
-            return pool_cost(self.workload.engine, self.profile, pool)
-        except InputError:
-            pool_cost(self.workload.engine, self.profile, GraphPool())  # not the pool's fault: raise
-            return None
+        if pool not in self._costs:
+            try:
+                self._costs[pool] = pool_cost(self.workload.engine, self.profile, pool)
+            except InputError:
+                pool_cost(self.workload.engine, self.profile, GraphPool())  # not the pool's fault: raise
+                self._costs[pool] = None
+        return self._costs[pool]
 
 
-def loads_of(profile: Profile, histogram: StepHistogram, pool: GraphPool, rules: SizeRules) -> list[Load]:
-    """Return the loads of a histogram: decode steps, and those with prompts where the list serves them."""
-    model = cost_model(profile, "fallback")
-    most = len(histogram.decode_count) - 1
-    loads = [decode_load(histogram, model, rules.candidates, full_limit(pool, most))]
-    if pool.piecewise:
-        loads.append(mixed_load(histogram, model, rules.candidates))
-    return loads
+def loads_of(profile: Profile, detail: Detail, pool: GraphPool, rules: SizeRules) -> list[Load]:
+    """Return the steps of every load and end as loads to choose sizes for, each load counting the same."""
+    models = {bound: cost_model(profile, "fallback", bound) for bound in BOUNDS}
+    found = []
+    places = range(1, len(rules.candidates) + 1)
+    for bound, histogram in detail.histograms:
+        loads = cell_loads(histogram, models[bound], rules.candidates, pool)
+        whole = sum(float(load.weights @ load.eager_ns[: len(load.weights)]) for load in loads)
+        found += [
+            smoothed(replace(load, weights=load.weights / whole), places) for load in loads if whole > 0
+        ]
+    return found

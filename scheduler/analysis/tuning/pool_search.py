@@ -63,10 +63,10 @@ class PoolSearch:
             self.origin[pool] = new[pool]
         return [self.tried[pool] for pool, _ in pools]
 
-    def iterate(self, start: GraphPool, chooser: Chooser, label: str) -> None:
+    def iterate(self, start: GraphPool, chooser: Chooser, label: str, most: int = MOST_ITERATIONS) -> None:
         """Follow pool → batches → pool from `start` to a fixed point or a cycle; notes how it ended."""
         path = [start]
-        for step in range(1, MOST_ITERATIONS + 1):
+        for step in range(1, most + 1):
             found = self.value(
                 path[-1], f"{label}, start" if len(path) == 1 else f"{label}, iterate {step - 1}"
             )
@@ -78,8 +78,8 @@ class PoolSearch:
                 self.endings.append(f"{label}: {ending} after {step} steps")
                 return
             path.append(pool)
-        self.value(path[-1], f"{label}, iterate {MOST_ITERATIONS}")
-        self.endings.append(f"{label}: no end within {MOST_ITERATIONS} steps")
+        self.value(path[-1], f"{label}, iterate {most}")
+        self.endings.append(f"{label}: no end within {most} steps")
 
     def best(self, allowed: Callable[[GraphPool], bool]) -> Evaluated | None:
         """Return the allowed pool with the least score; of equals the one with fewer, then smaller graphs."""

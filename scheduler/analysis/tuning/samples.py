@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
-import numpy as np
-
 from scheduler.analysis.tuning.pool_runs import DrawnRequests
 from scheduler.errors import InputError
 from scheduler.workload.draw import draw_requests
 from scheduler.workload.requests import Requests
 from scheduler.workload.schema import Workload
 
-SEARCH_REPLICATIONS = 2
-FRESH_REPLICATIONS = 6
+SEARCH_REPLICATIONS = 1
+FRESH_REPLICATIONS = 4
 WARMUP_SHARE = 0.1
 SEARCH_SHARE_OF_TRACE = 0.7
 LEAST_TRACE_REQUESTS = 20
@@ -24,7 +20,7 @@ def search_and_fresh(
 ) -> tuple[list[DrawnRequests], list[DrawnRequests], str]:
     """Return the samples to search on, those to confirm on, and the latter in words.
 
-    Drawn workloads: two replications, and `fresh` further ones with seeds of their own. A record happened
+    Drawn workloads: one replication, and `fresh` further ones with seeds of their own. A record happened
     once: its first 70 %, and the rest, from an empty engine. Raises InputError for too short a record.
     """
     if workload.happened_once:
@@ -44,16 +40,6 @@ def search_and_fresh(
     numbers = range(SEARCH_REPLICATIONS + count)
     samples = [DrawnRequests(draw_requests(workload, number), number, WARMUP_SHARE) for number in numbers]
     return samples[:SEARCH_REPLICATIONS], samples[SEARCH_REPLICATIONS:], f"{count} fresh replications"
-
-
-def at_rate(sample: DrawnRequests, factor: float) -> DrawnRequests:
-    """Return the same requests arriving `factor` times as fast (or with that many times the users)."""
-    requests = sample.requests
-    if requests.concurrency is not None:
-        users = max(1, round(requests.concurrency * factor))
-        return replace(sample, requests=replace(requests, concurrency=users))
-    arrival_ns = np.rint(requests.arrival_ns / factor).astype(np.int64)
-    return replace(sample, requests=replace(requests, arrival_ns=arrival_ns))
 
 
 def _part(requests: Requests, first: int, last: int) -> Requests:

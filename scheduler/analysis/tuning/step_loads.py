@@ -8,14 +8,15 @@ iterated, it ended up to 4.7 % above the optimum where token weights stayed with
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
-from scheduler.analysis.tuning.choose import Floats, Load
+from scheduler.analysis.tuning.choose import Floats, Load, SizeProblem, size_problem
 from scheduler.engine.executor import PrefillChunk, StepKind, StepPlan
+from scheduler.engine.graph_pool import GraphPool, full_limit
 from scheduler.engine.loop import Run
 from scheduler.engine.records import StepRecords
 from scheduler.errors import InputError
@@ -23,6 +24,7 @@ from scheduler.executors.model.cost_model import CostModel, Launch
 from scheduler.executors.model.step_lines import StepLine
 
 Integers = NDArray[np.int64]
+MOST_PADDING = 0.05  # of a step's time, between two neighbouring sizes
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,27 +67,65 @@ def _columns(steps: StepRecords, chosen: NDArray[np.bool_]) -> tuple[Integers, I
     return batch, batch + steps.prefill_tokens[chosen], steps.kv_tokens[chosen]
 
 
-def decode_load(
-    histogram: StepHistogram, model: CostModel, candidates: Sequence[int], full_up_to: int | None = None
+def cell_loads(
+    histogram: StepHistogram, model: CostModel, candidates: Sequence[int], pool: GraphPool
+) -> list[Load]:
+    """Return a histogram's loads by cell: decode steps, and those with prompts where the pool serves them.
+
+    Steps between two neighbouring candidates take the same graph in every list made of candidates, so they
+    are one cell: cell k are the steps above candidate k − 1 and up to candidate k (from 1), the cell after
+    the last those above all candidates. Graphs, too, are indexed so.
+    """
+    sizes = np.array(sorted(candidates), np.int64)
+    limit = full_limit(pool, len(histogram.decode_count) - 1)
+    loads = [_decode_cells(histogram, model, sizes, limit)]
+    if pool.piecewise:
+        loads.append(_mixed_cells(histogram, model, sizes))
+    return loads
+
+
+def cell_problem(loads: Sequence[Load], candidates: Sequence[int], forced: Sequence[int] = ()) -> SizeProblem:
+    """Return the problem that loads by cell make, in sizes."""
+    sizes = sorted(candidates)
+    places = [sizes.index(size) + 1 for size in forced]
+    problem = size_problem(loads, range(1, len(sizes) + 1), forced=places)
+    return replace(
+        problem,
+        candidates=tuple(sizes[place - 1] for place in problem.candidates),
+        forced=tuple(sorted(set(forced))),
+    )
+
+
+def _decode_cells(
+    histogram: StepHistogram, model: CostModel, sizes: Integers, full_up_to: int | None
 ) -> Load:
     """Return the token-weighted decode load, costed at each batch size's mean KV tokens.
 
-    Candidates above `full_up_to` (None: none are) serve decode batches as PIECEWISE graphs.
+    Sizes above `full_up_to` (None: none are) serve decode batches as PIECEWISE graphs.
     """
-    count, kv = histogram.decode_count, histogram.decode_kv
-    batches = np.flatnonzero(count)
-    eager = np.zeros(len(count))
-    for batch in batches.tolist():
-        eager[batch] = model.decode_line(model.without_graph, batch).ns(int(kv[batch]))
-    graph = np.zeros((len(count), max(candidates, default=0) + 1))
-    for size in candidates:
-        held = batches[batches <= size]
+    batches = np.flatnonzero(histogram.decode_count[1:]) + 1
+    kv = histogram.decode_kv[batches]
+    weights = (histogram.decode_count[batches] * batches).astype(np.float64)
+    cells = np.searchsorted(sizes, batches) + 1
+    count = len(sizes) + 2
+    total = np.bincount(cells, weights, count)
+    each = np.maximum(total, 1.0)
+    eager_ns = [
+        model.decode_line(model.without_graph, batch).ns(int(tokens))
+        for batch, tokens in zip(batches.tolist(), kv, strict=True)
+    ]
+    eager = np.bincount(cells, weights * np.array(eager_ns, np.float64), count) / each
+    graph = np.zeros((count, len(sizes) + 1))
+    for place, size in enumerate(sizes.tolist(), 1):
+        held = batches <= size
         try:
             launch: Launch = "graph" if full_up_to is None or size <= full_up_to else "piecewise"
-            graph[held, size] = _line_ns(model.decode_line(launch, size), kv[held])
+            times = _line_ns(model.decode_line(launch, size), kv[held])
         except InputError:  # the profile's table ends below this size
-            graph[:, size] = np.nan
-    return Load.of(count * np.arange(len(count), dtype=np.float64), graph, eager)
+            graph[:, place] = np.nan
+            continue
+        graph[:, place] = np.bincount(cells[held], weights[held] * times, count) / each
+    return Load.of(total, graph, eager)
 
 
 def _line_ns(line: StepLine, kv_tokens: Floats) -> Floats:
@@ -94,34 +134,67 @@ def _line_ns(line: StepLine, kv_tokens: Floats) -> Floats:
     return times
 
 
-def mixed_load(histogram: StepHistogram, model: CostModel, candidates: Sequence[int]) -> Load:
+def _mixed_cells(histogram: StepHistogram, model: CostModel, sizes: Integers) -> Load:
     """Return the load of steps with prompt tokens by total tokens, for one list that serves them, too.
 
-    A step counts once for each running decode and once for its prompts. Steps between two neighbouring
-    candidates take the same graph in any list made of candidates: they stand as one of their mean total,
-    with their mean numbers of decodes and KV tokens and one fresh prompt chunk.
+    A step counts once for each running decode and once for its prompts. The steps of a cell stand as one of
+    their mean total, with their mean numbers of decodes and KV tokens and one fresh prompt chunk.
     """
-    count = histogram.mixed_count
-    most = len(count) - 1
-    weights, eager = np.zeros(len(count)), np.zeros(len(count))
-    graph = np.zeros((len(count), max(candidates, default=0) + 1))
-    ascending = sorted(candidates)
-    edges = [0, *(size for size in ascending if size < most), most]
-    for above, upto in pairwise(edges):
-        cell = slice(above + 1, upto + 1)
-        steps = int(count[cell].sum())
-        if not steps:
-            continue
-        tokens = round(float(count[cell] @ np.arange(above + 1, upto + 1)) / steps)
-        weights[tokens] = float(count[cell] @ (histogram.mixed_batch[cell] + 1.0))
+    count, totals = histogram.mixed_count, np.flatnonzero(histogram.mixed_count)
+    cells = np.searchsorted(sizes, totals) + 1
+    weights = np.zeros(len(sizes) + 2)
+    eager, graph = np.zeros(len(sizes) + 2), np.zeros((len(sizes) + 2, len(sizes) + 1))
+    for cell in np.unique(cells).tolist():
+        inside = totals[cells == cell]
+        steps = count[inside]
+        tokens = max(round(float(np.average(inside, weights=steps))), 1)
         batch, kv = (
-            float(count[cell] @ part[cell]) / steps for part in (histogram.mixed_batch, histogram.mixed_kv)
+            float(np.average(part[inside], weights=steps))
+            for part in (histogram.mixed_batch, histogram.mixed_kv)
         )
+        weights[cell] = float(steps @ (histogram.mixed_batch[inside] + 1.0))
         rows = min(round(batch), tokens - 1)
         chunk = PrefillChunk(-1, tokens - rows, 0, is_last=True)
         kind = StepKind.MIXED if rows else StepKind.PREFILL
         plan = StepPlan(kind, rows, None, round(kv) if rows else 0, (chunk,))
-        eager[tokens] = model.run(plan)
-        held = [size for size in ascending if size >= tokens]
-        graph[tokens, held] = model.piecewise_ns(plan, held)
+        eager[cell] = model.run(plan)
+        graph[cell, cell:] = model.piecewise_ns(plan, sizes[cell - 1 :].tolist())
     return Load.of(weights, graph, eager)
+
+
+def padding_reach(
+    model: CostModel, candidates: Sequence[int], pool: GraphPool, kv_per_row: float, most: int
+) -> dict[int, int]:
+    """Return for each candidate (and 0) the largest one that may follow it in a list.
+
+    A batch just above a size runs in the next one; there it may take at most `MOST_PADDING` longer than in
+    the smallest candidate that holds it, by curves that do not fall. Decode steps decide up to `most`
+    requests, steps of one prompt above.
+    """
+    sizes = sorted(candidates)
+    reach = {}
+    decode = [size for size in sizes if size <= most]
+    prompts = [size for size in sizes if size > most] if pool.piecewise else []
+    for before, upto in pairwise([0, *decode]):
+        times = [_decode_ns(model, size, kv_per_row * (before + 1)) for size in decode if size >= upto]
+        reach[before] = _last_within(times, [size for size in decode if size >= upto])
+    last = decode[-1] if decode else 0
+    for before, upto in pairwise([last, *prompts]):
+        held = [size for size in prompts if size >= upto]
+        chunk = PrefillChunk(-1, before + 1, 0, is_last=True)
+        times = model.piecewise_ns(StepPlan(StepKind.PREFILL, 0, None, 0, (chunk,)), held)
+        reach[before] = _last_within(times, held)
+    return reach
+
+
+def _decode_ns(model: CostModel, size: int, kv_tokens: float) -> float:
+    try:
+        return model.decode_line("graph", size).ns(int(kv_tokens))
+    except InputError:
+        return float("nan")
+
+
+def _last_within(times: Sequence[float], sizes: Sequence[int]) -> int:
+    highest = np.fmax.accumulate(np.array(times))
+    within = np.flatnonzero(highest <= highest[0] * (1 + MOST_PADDING))
+    return sizes[int(within[-1])] if len(within) else sizes[-1]

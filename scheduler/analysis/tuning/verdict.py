@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
-from scheduler.analysis.statistics.difference import Verdict
+from scheduler.analysis.statistics.steady_state import offered_load
 from scheduler.analysis.tuning.answer import Advice, Reason, TuningVerdict
-from scheduler.analysis.tuning.checks import Confirmation
-from scheduler.analysis.tuning.closed_loop import Tuning
+from scheduler.analysis.tuning.checks import FreshRequests, OverLoads
+from scheduler.analysis.tuning.closed_loop import NO_LOSS, Tuning
 from scheduler.analysis.tuning.pool_runs import Detail
+from scheduler.engine.graph_pool import GraphPool
 
-NO_WORSE = 0.01  # a smaller loss than this share is worth the graphs it saves
+NO_WORSE = 0.02  # a list that loses more than this at some load is no advice
+LEAST_REQUESTS = 100  # fewer tell neither a steady state nor a difference
 
 
-def tuning_verdict(tuning: Tuning, confirmation: Confirmation) -> TuningVerdict:
-    """Judge the confirmed winner against the workload's own pool.
+def tuning_verdict(tuning: Tuning, fresh: FreshRequests, over: OverLoads | None) -> TuningVerdict:
+    """Judge the confirmed winner against the workload's own pool, over all loads and at both ends.
 
-    TRIM covers a list with fewer graphs that is no more than 1 % worse, and one with the same ceiling
-    whose finer sizes are faster: padding is trimmed, then.
+    `over` is None where the own pool leaves no KV block. TRIM covers a list with fewer graphs that is nowhere
+    more than 2 % worse, and one with the same ceiling whose sizes are faster: padding is trimmed, then.
     """
-    advice, reason = _advice(tuning, confirmation)
-    own, best = (tuning.evaluator.cost(pool) for pool in (tuning.own.pool, tuning.best.pool))
+    advice, reason = _advice(tuning, fresh, over)
+    own_pool, best_pool = tuning.own.pool, tuning.best.pool
+    own, best = (tuning.evaluator.cost(pool) for pool in (own_pool, best_pool))
+    mode = (own_pool.mode, best_pool.mode) if own_pool.mode != best_pool.mode else None
     if own is None or best is None:
-        return TuningVerdict(advice, reason)
+        return TuningVerdict(advice, reason, mode_change=mode)
     kv_tokens = None
     if own.kv_blocks is not None and best.kv_blocks is not None:
         kv_tokens = (best.kv_blocks - own.kv_blocks) * tuning.evaluator.workload.engine.block_size
@@ -28,27 +32,59 @@ def tuning_verdict(tuning: Tuning, confirmation: Confirmation) -> TuningVerdict:
     memory = None
     if own.graph_memory_bytes is not None and best.graph_memory_bytes is not None:
         memory = own.graph_memory_bytes - best.graph_memory_bytes
-    return TuningVerdict(advice, reason, kv_tokens, start_up, memory)
+    return TuningVerdict(advice, reason, kv_tokens, start_up, memory, mode)
 
 
-def _advice(tuning: Tuning, confirmation: Confirmation) -> tuple[Advice, Reason]:
+def _advice(tuning: Tuning, fresh: FreshRequests, over: OverLoads | None) -> tuple[Advice, Reason]:
     own, best = tuning.own.pool, tuning.best.pool
+    if fresh.requests < LEAST_REQUESTS:
+        return Advice.KEEP, Reason.TOO_FEW_REQUESTS
     if best == own:
         return Advice.KEEP, Reason.OWN_IS_BEST
-    if tuning.evaluator.cost(own) is None:
+    if over is None:
         return Advice.TRIM, Reason.OWN_LEAVES_NO_KV_CACHE
-    if confirmation.difference.verdict is Verdict.SLOWER and not _no_worse(tuning, confirmation):
-        return Advice.KEEP, Reason.WORSE_ON_FRESH_REQUESTS
-    is_faster = confirmation.difference.verdict is Verdict.FASTER
+    if over.judged.worst.share > NO_WORSE:
+        return Advice.KEEP, Reason.WORSE_AT_SOME_LOAD
+    loss, _, interval = over.gain
+    gains = loss.share < -NO_LOSS and (interval is None or interval.high < 0)
+    if gains and interval is None and fresh.compare(best, own).difference.interval is None:
+        gains = loss.share < -5 * NO_LOSS  # one run without an interval: only what no noise makes
     detail = tuning.search.tried[own].detail
     misses = detail.missed_graph_share if isinstance(detail, Detail) else 0.0
-    if is_faster and misses > 0 and _reaches_further(tuning):
+    if gains and misses > 0 and _reaches_further(tuning):
         return Advice.RAISE_THE_CEILING, Reason.OWN_ENDS_TOO_EARLY
-    if len(best.sizes) < len(own.sizes) and _no_worse(tuning, confirmation):
-        return Advice.TRIM, Reason.FEWER_DO_AS_WELL
-    if is_faster:
+    if gains:
         return Advice.TRIM, Reason.LESS_PADDING
+    if not is_steady(fresh, best):
+        return Advice.KEEP, Reason.NO_STEADY_STATE
+    if not _no_worse(fresh, tuning):
+        return Advice.KEEP, Reason.NOT_SHOWN
+    if len(best.sizes) < len(own.sizes):
+        return Advice.TRIM, Reason.FEWER_DO_AS_WELL
     return Advice.NO_DIFFERENCE, Reason.NO_DIFFERENCE_SHOWN
+
+
+def is_change(verdict: TuningVerdict) -> bool:
+    """Tell whether another list than the own one is advised."""
+    return verdict.advice in (Advice.RAISE_THE_CEILING, Advice.TRIM)
+
+
+def is_steady(fresh: FreshRequests, pool: GraphPool) -> bool:
+    """Tell whether a pool's runs have a steady state; a closed loop cannot pile up."""
+    if any(sample.requests.concurrency is not None for sample in fresh.samples):
+        return True
+    return all(offered_load(run.requests).steady_state for run, _ in fresh.run(pool))
+
+
+def _no_worse(fresh: FreshRequests, tuning: Tuning) -> bool:
+    """Tell whether at the workload's load even the bad end of the interval is a loss of less than 2 %."""
+    found = fresh.compare(tuning.best.pool, tuning.own.pool)
+    scale = abs(sum(found.other) / len(found.other))
+    if found.difference.interval is None:
+        return True  # the losses over all loads have been judged
+    interval = found.difference.interval
+    is_lower = tuning.evaluator.objective.metric.lower_is_better
+    return (interval.high if is_lower else -interval.low) <= NO_WORSE * scale
 
 
 def _reaches_further(tuning: Tuning) -> bool:
@@ -60,14 +96,3 @@ def _reaches_further(tuning: Tuning) -> bool:
     )
     kinds = ((own.full, best.full), (own.piecewise, best.piecewise))
     return any(max(after, default=0) > max(before, default=0) for before, after in kinds)
-
-
-def _no_worse(tuning: Tuning, confirmation: Confirmation) -> bool:
-    """Tell whether even the bad end of the interval is a loss of less than 1 % of the own pool's value."""
-    scale = abs(sum(confirmation.other) / len(confirmation.other))
-    difference, interval = confirmation.difference.difference, confirmation.difference.interval
-    if tuning.evaluator.objective.metric.lower_is_better:
-        worst = difference if interval is None else interval.high
-    else:
-        worst = -(difference if interval is None else interval.low)
-    return worst <= NO_WORSE * scale
