@@ -93,14 +93,25 @@ def reason_text(answer: TuningAnswer) -> str:
             return "the interval is wider than what the tuned list may lose; more requests would tell"
         case Reason.OWN_ENDS_TOO_EARLY:
             share = answer.own.missed_graph_share or 0.0
-            return f"{share:.1%} of the own pool's steps found no graph of their kind"
+            return f"{share:.1%} of the own pool's steps found no graph of their kind; {gain_text(answer)}"
         case Reason.FEWER_DO_AS_WELL:
             fewer = f"{answer.best.graphs} graphs do as well as {answer.own.graphs}"
             return f"{fewer}: {worst_text(answer)} at worst"
         case Reason.LESS_PADDING:
-            return "sizes that fit the traffic pad less"
+            return f"sizes that fit the traffic pad less; {gain_text(answer)}"
         case Reason.NO_DIFFERENCE_SHOWN:
             return "no difference shown on requests the pool was not tuned on"
+
+
+def gain_text(answer: TuningAnswer) -> str:
+    """Return where the winner gains most against the own list."""
+    row = min(answer.loads, key=lambda row: row.loss, default=None)
+    if row is None:
+        return "nothing known"
+    host = ", slow host" if row.host == "high" else ""
+    change = percent_text(-row.loss if row.of == "throughput" else row.loss)
+    what = "requests served" if row.of == "throughput" else answer.objective.name.replace("_", " ")
+    return f"{what} {change} at {row.rate_factor:g}× the load{host}"
 
 
 def worst_text(answer: TuningAnswer) -> str:
@@ -253,13 +264,15 @@ def _over_loads(answer: TuningAnswer) -> list[str]:
     for row in answer.loads:
         host = ", slow host" if row.host == "high" else ""
         what = "requests/s served" if row.of == "throughput" else answer.objective.unit
-        bounds = ""
+        # What is served is better when it is more: a loss is a change with the other sign.
+        sign, bounds = (-1 if row.of == "throughput" else 1), ""
         if row.low is not None and row.high is not None:
-            bounds = f" [{percent_text(row.low)}, {percent_text(row.high)}]"
+            low, high = sorted((sign * row.low, sign * row.high))
+            bounds = f" [{percent_text(low)}, {percent_text(high)}]"
         change = "no difference" if abs(row.loss) < LEAST else ("loses" if row.loss > 0 else "gains")
         lines.append(
             f"  {row.rate_factor:g}×{host}: {number_text(row.own)} → {number_text(row.best)} {what}; "
-            f"{change} {percent_text(row.loss)}{bounds}"
+            f"{change} {percent_text(sign * row.loss)}{bounds}"
         )
     for rate in answer.rates:
         host = ", slow host" if rate.host == "high" else ""

@@ -26,6 +26,8 @@ from scheduler.engine.graph_pool import GraphPool
 from scheduler.errors import InputError
 from scheduler.workload.schema import Engine
 
+GAPS_MAY_COST = 0.01
+
 
 @dataclass(frozen=True, slots=True)
 class Budgets:
@@ -81,13 +83,17 @@ class SizeRules:
     def best(self, problem: SizeProblem, graphs: int | None = None) -> Choice:
         """Return the best sizes within the budgets, at most `graphs`; gaps bounded where they can be."""
         graphs = self.graphs if graphs is None else graphs
+        free = self._best(problem, graphs)
         bounded = self._bounded(problem)
-        if bounded is not None:
-            with suppress(InputError):
-                found = self._best(bounded, graphs)
-                if np.isfinite(found.cost):
-                    return Choice(found.sizes, problem.cost(found.sizes))
-        return self._best(problem, graphs)
+        if bounded is None:
+            return free
+        with suppress(InputError):
+            found = self._best(bounded, graphs)
+            cost = problem.cost(found.sizes)
+            # Too few graphs for narrow gaps up to where the batches are: wide gaps are the lesser evil.
+            if np.isfinite(found.cost) and cost <= free.cost * (1 + GAPS_MAY_COST):
+                return Choice(found.sizes, cost)
+        return free
 
     def _bounded(self, problem: SizeProblem) -> SizeProblem | None:
         """Return the problem without the gaps that padding makes too wide."""
