@@ -286,13 +286,26 @@ def import_sglang(results: Path, /, *, options: SGLangOptions) -> int:
 
 
 @app.command
-def calibrate(*, options: CalibrateOptions) -> int:
-    """Measure this machine's step times on a real decoder and write them as a profile.
+def calibrate(*engine_arguments: str, options: CalibrateOptions) -> int:
+    """Measure this machine's step times, of the engine installed here or of a real decoder, as a profile.
 
-    An interrupted calibration goes on where it was: the raw rounds lie beside the profile.
+    An interrupted calibration goes on where it was: what was measured lies beside the profile.
+
+    Parameters
+    ----------
+    engine_arguments
+        With --engine, after `--`: arguments of the engine itself, as --tensor-parallel-size 2.
     """
+    if options.engine is not None:
+        from scheduler.commands.calibrate_engine import run_calibrate_engine
+
+        return run_calibrate_engine(options, engine_arguments)
     from scheduler.commands.calibrate import run_calibrate
 
+    if engine_arguments:
+        raise InputError(
+            f"calibrate: expected no arguments after -- without --engine, got {engine_arguments[0]!r}"
+        )
     return run_calibrate(options)
 
 

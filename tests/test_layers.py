@@ -16,14 +16,16 @@ PACKAGE = ROOT / "scheduler"
 # Each room may import from its own and from those named; everyone may import the ground floor.
 GROUND = {"errors", "files", "version"}
 ROOMS = {
+    "record": set[str](),  # runs inside a serving engine: imports nothing of ours
     "catalog": set[str](),
     "workload": {"catalog"},
+    "live": {"catalog", "workload", "record"},
     "engine": {"catalog"},
     "executors": {"catalog", "engine"},
     "simulate": {"catalog", "workload", "engine", "executors"},
     "analysis": {"catalog", "workload", "engine", "executors", "simulate"},
     "report": {"catalog", "workload", "engine", "executors", "simulate", "analysis"},
-    "commands": {"catalog", "workload", "engine", "executors", "simulate", "analysis", "report"},
+    "commands": {"catalog", "workload", "live", "engine", "executors", "simulate", "analysis", "report"},
     "cli": {"commands"},
 }
 # Inside a room: each of its folders and files may import from itself and from those named.
@@ -77,6 +79,7 @@ HEAVY = {
     "matplotlib": ("report/plots/",),
     "distributed": ("analysis/workers.py",),
     "cyclopts": ("cli.py", "commands/options.py"),
+    "vllm": ("record/hooks.py", "live/child.py"),
 }
 # What executors may know of the engine: the protocol, and the pool as a value; never the loop or its queues.
 SEAM = {"scheduler.engine.executor", "scheduler.engine.graph_pool"}

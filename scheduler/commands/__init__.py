@@ -2,6 +2,7 @@
 
 - `audit.py` `run.py audit`: which graph every batch really takes, by the engine's own rules; no profile is needed.
 - `calibrate.py` `run.py calibrate`: measure step times, write a profile, and compare it with a run executed for real.
+- `calibrate_engine.py` `run.py calibrate --engine vllm`: your own engine over a grid and traffic, its profile, and a check.
 - `inspect_file.py` `run.py inspect FILE`: what a file is, what was read and left out, and what it may be used for.
 - `options.py` What every command accepts: a dataclass per command, the options that several share inherited.
 - `plot.py` `run.py plot DIR [DIR …]`: redraw a saved run, or overlay several; nothing is simulated again.

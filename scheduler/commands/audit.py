@@ -14,6 +14,7 @@ from scheduler.catalog.dispatch.table import SPEED, GraphMode, Kind, Settings
 from scheduler.commands.options import AuditOptions
 from scheduler.errors import InputError
 from scheduler.report.audit_text import audit_text, start_up_text
+from scheduler.workload.server_logs.engine_log import EngineLog
 from scheduler.workload.server_logs.start_up import StartUpFacts
 
 FAILED = 1
@@ -160,17 +161,24 @@ def _of_workload(path: Path) -> _Known:
     )
 
 
-def _start_up(path: Path) -> StartUpFacts:
-    from scheduler.workload.server_logs.batches import read_server_log
+def _read_log(path: Path) -> EngineLog:
+    from scheduler.workload.inputs.door import read_input
 
-    return read_server_log(path).facts
+    log = read_input(path).log
+    if log is None:
+        raise InputError(
+            f"{path}: expected start-up lines with capture sizes or the CUDA graph mode; found neither"
+        )
+    return log
+
+
+def _start_up(path: Path) -> StartUpFacts:
+    return _read_log(path).facts
 
 
 def _of_log(path: Path) -> _Known:
     """Return what a server's start-up lines say; raises InputError where they say nothing of graphs."""
-    from scheduler.workload.server_logs.batches import read_server_log
-
-    log = read_server_log(path)
+    log = _read_log(path)
     facts = log.facts
     if facts.capture_sizes is None and facts.mode is None:
         raise InputError(

@@ -38,6 +38,7 @@ def command_line(options: type[T]) -> type[T]:
 
 # The panels of `--help` below a command's own options.
 SIMULATION = Parameter(group=Group("Simulation", sort_key=1))
+ENGINE = Parameter(group=Group("With --engine", sort_key=1))
 EXECUTION = Parameter(group=Group("Execution", sort_key=2))
 PROFILE = Parameter(group=Group("Profile", sort_key=2))
 RESULTS = Parameter(group=Group("Results", sort_key=3))
@@ -387,11 +388,31 @@ class SGLangOptions(ImportOptions):
 class CalibrateOptions(Printed):
     """The command line of `calibrate`. Sizes are comma-separated whole numbers; empty takes the defaults."""
 
+    engine: Literal["vllm"] | None = None
+    """Calibrate the engine that is installed here instead of the decoder: real steps, grid and traffic.
+    Arguments after `--` are the engine's own."""
+
     device: Device = "cpu"
-    """Where the steps run."""
+    """Where the decoder's steps run."""
 
     model: str = "tiny"
-    """Shape of the decoder: tiny, small, 125m, qwen3-0.6b, llama-1b or llama-8b."""
+    """Shape of the decoder: tiny, small, 125m, qwen3-0.6b, llama-1b or llama-8b; with --engine a model's path
+    or name."""
+
+    max_num_seqs: Annotated[int | None, ENGINE] = None
+    """The most requests that the engine runs at once (default: its own)."""
+
+    max_num_batched_tokens: Annotated[int | None, ENGINE] = None
+    """The token budget of a step (default: the engine's own)."""
+
+    real_weights: Annotated[Flag, ENGINE] = False
+    """Load the model's weights (default: random ones, which take the same time)."""
+
+    minutes: Annotated[float, ENGINE] = 10.0
+    """How long it may take; what there is no time for is left out and told."""
+
+    check_pools: Annotated[Flag, ENGINE] = False
+    """Execute two lists that the profile has not seen and print measured against predicted."""
 
     batches: str = ""
     """Batch sizes to measure, as 1,2,4,8."""
@@ -415,7 +436,7 @@ class CalibrateOptions(Printed):
     """A workload to run for real and by the new profile, printed side by side with the errors."""
 
     out: Annotated[Path, RESULTS]
-    """The profile to write, ending in .json."""
+    """The profile to write, ending in .json; with --engine a folder for the runs and profile.json."""
 
 
 @command_line

@@ -1,5 +1,8 @@
 """A recorded run of a real engine: `NAME.json`, `NAME_steps.csv.gz`, with traffic `NAME_requests.csv.gz`.
 
+The recorder inside vLLM (scheduler/record/) writes the first two, and, where the worker is a process of
+its own, that one's part as `NAME_worker.csv.gz`: both number the steps.
+
 `NAME.json` holds the engine's settings (`engine`), start-up facts (`start_up`), and when each grid cell
 (`cells`: batch, prompt_tokens, output_tokens), single prompt (`prefills`: prompt_tokens) and traffic
 (`traffic`: spec) ran, in microseconds of the step log's clock. The steps file has a row per engine step, in
@@ -38,6 +41,7 @@ STEP_COLUMNS = (
     "captured_tokens",
     "output_us",
 )
+WORKER_COLUMNS = ("step", "entered_us", "dispatched_us", "mode", "captured_tokens", "launched_us")
 REQUEST_COLUMNS = ("traffic", "arrival_us", "prompt_tokens", "output_tokens", "first_token_us", "gaps_us")
 _LOGGED_MODES = {"FULL": "full", "PIECEWISE": "piecewise", "NONE": "compiled"}
 _MOST_STEPS = 2_000_000
@@ -62,6 +66,8 @@ class RecordedEngine:
     prefix_caching: bool
     multiproc: bool
     utilization: float | None
+    cudagraph_mode: str = "NONE"
+    runner: Literal["v1", "v2"] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,6 +228,8 @@ def _engine(facts: Mapping[str, Any], path: Path) -> RecordedEngine:
         prefix_caching=bool(engine.get("prefix_caching", False)),
         multiproc=_is_multiproc(engine, args),
         utilization=float(share) if isinstance(share, int | float) and 0 < share <= 1 else None,
+        cudagraph_mode=mode,
+        runner=None if "v2_runner" not in engine else "v2" if engine["v2_runner"] else "v1",
     )
     if problems:
         raise InputError(problems)
@@ -327,6 +335,7 @@ def _steps(path: Path, engine: RecordedEngine) -> Steps:
     rows = read_rows(path, STEP_COLUMNS)
     if len(rows) > _MOST_STEPS:
         raise InputError(f"{path}: expected at most {_MOST_STEPS:,} steps, got {len(rows):,}")
+    rows = with_worker(path, rows)
     columns = _Columns(path, rows)
     scheduled, dispatched, output = (
         columns.times(name) for name in ("scheduled_us", "dispatched_us", "output_us")
@@ -368,6 +377,26 @@ def _steps(path: Path, engine: RecordedEngine) -> Steps:
         np.where(np.isnan(kv_logged), kv_tokens, kv_logged - cached_of_prompts),
         chunk_lists,
     )
+
+
+def with_worker(path: Path, rows: list[Row]) -> list[Row]:
+    """Return step rows with what the worker's process wrote of the same steps, where it is another one.
+
+    The last rows may lack it and are left out. Raises InputError where nothing fits.
+    """
+    if "step" not in rows[0] or all(row["dispatched_us"] for row in rows):
+        return rows
+    name = path.name.split("_steps.csv")[0]
+    worker = _beside(path.with_name(f"{name}.json"), name, "worker")
+    if worker is None:
+        raise InputError(
+            f"{path}: expected {name}_worker.csv.gz beside it, for the worker was a process of its own"
+        )
+    parts = {row["step"]: row for row in read_rows(worker, WORKER_COLUMNS)}
+    joined = [row | parts[row["step"]] for row in rows if row["step"] in parts]
+    if not joined:
+        raise InputError(f"{path}: no step of it is in {worker.name}; are both of one run?")
+    return joined
 
 
 def _mode_of(logged: str, engine: RecordedEngine) -> Mode:

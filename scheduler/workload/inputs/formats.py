@@ -10,11 +10,20 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from scheduler.catalog.importers.recorded_run import read_recorded
 from scheduler.errors import InputError
 from scheduler.workload.bench_results import aiperf, guidellm, lists_of_requests, own_run, request_logs
 from scheduler.workload.inputs.found import Found, Use
 from scheduler.workload.inputs.head import PAGE, Head
-from scheduler.workload.server_logs import batches, prometheus, sglang, step_records, tensorrt_llm, vllm
+from scheduler.workload.server_logs import (
+    batches,
+    prometheus,
+    recorded_runs,
+    sglang,
+    step_records,
+    tensorrt_llm,
+    vllm,
+)
 from scheduler.workload.server_logs.engine_log import EngineLog
 from scheduler.workload.server_logs.start_up import StartUpFacts
 from scheduler.workload.server_logs.wrappers import strings_in
@@ -84,7 +93,15 @@ def _prometheus(head: Head) -> Found:
     return _as_found(head.path, prometheus.NAME, prometheus.COMMAND, log)
 
 
+def _recorded_run(path: Path, settings: Path) -> Found:
+    log = recorded_runs.log_of(read_recorded(settings))
+    return _as_found(path, recorded_runs.NAME, recorded_runs.COMMAND, log)
+
+
 def _step_record(head: Head) -> Found:
+    settings = recorded_runs.settings_of(head.path)
+    if settings is not None:
+        return _recorded_run(head.path, settings)
     log = step_records.read_step_record(head.path, numbered_lines(head.path))
     return _as_found(head.path, step_records.NAME, step_records.COMMAND, log)
 
@@ -140,6 +157,13 @@ FORMATS = (
         (),
         _json(lambda keys: "tool_version" in keys or {"command", "executor", "profile"} <= keys),
         _refuse("graphpool summary.json or results.json", "requests.npz and steps.npz beside it have them"),
+    ),
+    Format(
+        recorded_runs.NAME,
+        recorded_runs.COMMAND,
+        (*_STEPS, Use.START_UP),
+        _json(_has("engine", "cells", "traffic")),
+        lambda head: _recorded_run(head.path, head.path),
     ),
     Format(
         f"{lists_of_requests.VLLM} or {lists_of_requests.SGLANG}",

@@ -1,0 +1,17 @@
+"""Model runner V1: another dispatcher, asked twice."""
+
+from __future__ import annotations
+
+from vllm.config import CUDAGraphMode, VllmConfig
+from vllm.v1.cudagraph_dispatcher import CudagraphDispatcher
+from vllm.v1.worker.gpu.model_runner import GPUModelRunner as RunnerV2
+
+
+class GPUModelRunner(RunnerV2):
+    def _choose(self, config: VllmConfig) -> None:
+        self.cudagraph_dispatcher = CudagraphDispatcher(config)
+
+    def _dispatch(self, requests: int, tokens: int) -> tuple[CUDAGraphMode, int]:
+        self.cudagraph_dispatcher.dispatch(tokens)
+        mode, descriptor = self.cudagraph_dispatcher.dispatch(tokens, uniform_decode=tokens == requests)
+        return mode, descriptor.num_tokens
