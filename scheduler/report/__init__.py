@@ -2,6 +2,7 @@
 
 - `answer.py` The answer in words, for card and report: overload first, mean TPOT, the highest rate, fewer graphs.
 - `audit_text.py` An audit in the terminal: which graph every batch takes, what falls off, and the list that repairs it.
+- `beside.py` Two things drawn at once: part of the work in a copy of this process, where the system has cheap ones.
 - `calibration.py` What a calibration measured, and how the new profile compares with a run executed for real.
 - `card.py` The card: at most 25 lines of 80 columns: the answer, how sure it is, and what it rests on.
 - `cautions.py` What a reader must know before believing a result: the warnings of card, report and results.json.

@@ -13,6 +13,7 @@ from scheduler.analysis.comparison.step_times import step_curves
 from scheduler.analysis.records import SCHEMA_VERSION
 from scheduler.errors import InputError
 from scheduler.files import write_json
+from scheduler.report.beside import in_a_copy
 from scheduler.report.summary import nested_results, summary_records
 from scheduler.report.tables import read_tables, write_tables
 from scheduler.report.views import View, graph_use, views_of
@@ -60,11 +61,15 @@ def _draw(comparison: Comparison, folder: Path, command: str, executor: str) -> 
     from scheduler.report import plots
     from scheduler.report.html import write_report
 
-    figures = run_figures(views_of(comparison))
     first = next((column.variant.pool.sizes for column in comparison.pools), ())
     step_time = plots.step_time(step_curves(comparison), first)
-    save_figures(figures | {"step_time": step_time}, folder)
-    write_report(comparison, folder / "report.html", step_time=step_time, command=command, executor=executor)
+
+    def pictures() -> None:
+        save_figures(run_figures(views_of(comparison)) | {"step_time": step_time}, folder)
+
+    report = folder / "report.html"
+    with in_a_copy(pictures):
+        write_report(comparison, report, step_time=step_time, command=command, executor=executor)
 
 
 def run_figures(views: Sequence[View]) -> dict[str, Figure]:
