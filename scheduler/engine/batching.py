@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from scheduler.catalog.dispatch.table import Route
 from scheduler.engine.executor import Admission, SlotWatcher, StepKind, StepPlan
 from scheduler.engine.graph_pool import GraphPool
-from scheduler.engine.kv_cache import KVCache
+from scheduler.engine.kv_cache import Found, KVCache
 from scheduler.engine.request import Running
 
 
@@ -25,6 +25,8 @@ class Limits:
     max_prefill_tokens: int = 2048
     reserve_full_prompt: bool = False
     watermark_blocks: int = 0  # kept free at admissions while anything else runs (vLLM)
+    long_prefill_token_threshold: int = 0  # most tokens of one prompt in a step beside others; 0: no such limit
+    prefill_schedule_interval: int = 1  # steps from one with prompts to the next (vLLM)
 
 
 DECODE = StepKind.DECODE  # looked up once per step
@@ -61,7 +63,7 @@ class Batching:
         self.cached_tokens = cached_tokens
         self.waiting: deque[int] = deque()
         self.running: dict[int, Running] = {}
-        self.prefilling: Running | None = None
+        self.unfinished: list[Running] = []  # prompts computed in part, in the order of the batch
         self.decoding = 0
         self.decode_steps = 0
         self.kv_tokens = 0
@@ -117,13 +119,16 @@ class Batching:
         request.has_stopped = True
         self.executor.release(request.slot)
 
-    def leave(self, request: Running, tokens_in_flight: int = 0, owner: int = -1) -> None:
+    def leave(self, request: Running, tokens_in_flight: int = 0, returns: bool = False) -> None:
         """Take a stopped request out of the batch and give its slot and blocks back.
 
         The block that `tokens_in_flight`, its newest tokens, will fill has no hash yet (vLLM's cache_blocks).
         """
         del self.running[request.index]
-        self.kv_cache.release(request.blocks, request.cached - tokens_in_flight, owner)
+        if request.blocks:
+            self.kv_cache.release(
+                request.blocks, request.cached - tokens_in_flight, request.index, returns
+            )
         self._slots.append(request.slot)
 
     def forget(self, request: Running) -> None:
@@ -139,15 +144,25 @@ class Batching:
 
     # What the policies share.
 
+    def _recorded(self, index: int) -> int:
+        """Return the prefix cache hit that a trace has recorded; the last prompt token is always computed."""
+        if self.cached_tokens is None:
+            return 0
+        return min(self.cached_tokens[index], self.prompt_tokens[index] - 1)
+
     def _may_admit(self, blocks: int) -> bool:
         """Return whether a waiting request that needs `blocks` finds them, above the watermark."""
         kept_free = self.limits.watermark_blocks if self.running else 0
         return blocks + kept_free <= self.kv_cache.free
 
-    def _admit(self, index: int) -> Running:
+    def _admit(self, index: int, found: Found, blocks: int) -> Running:
+        """Give a waiting request a slot, what was `found` for it and new blocks, `blocks` in all."""
         self._admissions += 1
         generated = self.generated.pop(index, 0)
         request = Running(index, self._slots.pop(), self.prompt_tokens[index], generated, self._admissions)
+        request.cached, request.blocks = found.tokens, blocks
+        self.kv_cache.take(index, found)
+        self.kv_cache.allocate(blocks - found.blocks)
         self.running[index] = request
         self.joined.append(request)
         self.executor.admit(request.slot, Admission(index, request.prompt_tokens, request.generated))
@@ -160,14 +175,14 @@ class Batching:
         tokens_in_flight = self.tokens_in_flight(request)
         if request.has_stopped:
             # An asynchronous scheduler does not know yet that it has ended and takes its blocks too.
-            self.kv_cache.release(request.blocks, request.cached - tokens_in_flight)
+            self.kv_cache.release(request.blocks, request.cached - tokens_in_flight, request.index, False)
             request.blocks = 0
             return
         self.generated[request.index] = self.generated_by(request)
         self.stop(request)
-        self.leave(request, tokens_in_flight, owner=request.index)
-        if request is self.prefilling:
-            self.prefilling = None
+        self.leave(request, tokens_in_flight, returns=True)
+        if request in self.unfinished:
+            self.unfinished.remove(request)
         self.waiting.appendleft(request.index)
         self.on_preempt(request)
 
@@ -178,11 +193,14 @@ class Batching:
     def _grow_decoding(self) -> None:
         """Give each decoding request the block its next token needs, preempting the newest for room."""
         phase = self.decode_steps % self.kv_cache.block_size
-        while self._border[phase] > self.kv_cache.free:
+        taken = 0
+        while self._border[phase] - taken > self.kv_cache.free:
+            # Those before have taken all that was free, cached blocks too, before somebody gives way.
+            taken += self.kv_cache.free
+            self.kv_cache.allocate(self.kv_cache.free)
             self._preempt_newest()
-        needed = self._border[phase]
-        if needed:
-            self.kv_cache.allocate(needed)
+        if self._border[phase] > taken:
+            self.kv_cache.allocate(self._border[phase] - taken)
 
     def steps_ahead(self, most_steps: int) -> int:
         """Return how many decode steps like the one just decided find free blocks and let nobody in.
