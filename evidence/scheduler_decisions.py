@@ -4,7 +4,7 @@ Without a log, those of evidence/data/scheduler_decisions (vLLM 0.33.0 and 0.19.
 this project by running the engines' scheduler on small random workloads). A row holds a workload, its
 limits, the step times in whole ns, and what the engine decided at every step: [start ns, decode rows, their
 KV tokens, free blocks, [[request, tokens, cached, last]], [preempted]], then `first_token_ns` and
-`finish_ns`. In a closed loop the recording client called the engine in its own process: the next request is
+`finish_ns`. `block_keys` name the full blocks of prompts whose tokens equal those of others. In a closed loop the recording client called the engine in its own process: the next request is
 there before the decision of the instant. Answers end as foreseen or, where a row has `max_tokens`, by
 themselves unless they reach it. Prints, per kind of workload, how many are equal step for step, and
 how many end the same with steps run ahead; exit status 1 where one is not.
@@ -27,6 +27,7 @@ from scheduler.engine.graph_pool import GraphPool
 from scheduler.engine.kv_cache import KVCache
 from scheduler.engine.loop import DecodeLoop, Run
 from scheduler.engine.policies import Mixed
+from scheduler.engine.prefix_cache import PrefixCache
 
 Row = dict[str, Any]
 LOGS = sorted((Path(__file__).parent / "data" / "scheduler_decisions").glob("*.jsonl.gz"))
@@ -103,15 +104,20 @@ def replay(row: Row, executor: StepByStep) -> Run:
     limits = row["limits"]
     prompts = array("q", row["prompt_tokens"])
     release = tuple(int(part) for part in row["version"].split(".")[:2])
-    cache = KVCache(
-        limits["blocks"],
-        limits["block_size"],
-        limits["prefix_caching"],
-        unhashed_first=release >= UNHASHED_FIRST_SINCE,
-    )
+    blocks, size, first = limits["blocks"], limits["block_size"], release >= UNHASHED_FIRST_SINCE
+    if "block_keys" in row:
+        cache: KVCache = PrefixCache(blocks, size, row["block_keys"].__getitem__, first)
+    else:
+        cache = KVCache(blocks, size, limits["prefix_caching"], first)
     budget = limits["max_num_batched_tokens"]
     bounds = Limits(
-        limits["max_num_seqs"], budget, budget, limits["reserve_full_prompt"], limits["watermark_blocks"]
+        limits["max_num_seqs"],
+        budget,
+        budget,
+        limits["reserve_full_prompt"],
+        limits["watermark_blocks"],
+        limits.get("long_prefill_token_threshold", 0),
+        limits.get("prefill_schedule_interval", 1),
     )
     batching = Noting(bounds, GraphPool(), cache, executor, prompts, None)
     executor.batching = batching

@@ -73,6 +73,7 @@ class Batching:
         self.tokens_in_flight: Callable[[Running], int] = lambda request: 0
         self.joined: list[Running] = []  # admitted in this decision
         self.preempted = False  # whether this decision preempted anyone
+        self.arrivals_matter = False  # even where they cannot join at once
         self._admissions = 0
         self._border = [0] * kv_cache.block_size
         self._slots = list(range(limits.max_num_seqs - 1, -1, -1))
@@ -95,7 +96,7 @@ class Batching:
 
     def arrival_could_join(self) -> bool:
         """Return whether the next arrival may join at the next decision: nobody waits, a slot is free."""
-        return not self.waiting and len(self.running) < self.limits.max_num_seqs
+        return self.arrivals_matter or (not self.waiting and len(self.running) < self.limits.max_num_seqs)
 
     # What happens to one request.
 
@@ -193,22 +194,31 @@ class Batching:
     def _grow_decoding(self) -> None:
         """Give each decoding request the block its next token needs, preempting the newest for room."""
         phase = self.decode_steps % self.kv_cache.block_size
+        needed = self._border[phase]
+        if needed > self.kv_cache.free:
+            needed = self._preempt_for(phase)
+        if needed:
+            self.kv_cache.allocate(needed)
+
+    def _preempt_for(self, phase: int) -> int:
+        """Preempt until those left find a block each at their border; return how many they still lack."""
         taken = 0
         while self._border[phase] - taken > self.kv_cache.free:
             # Those before have taken all that was free, cached blocks too, before somebody gives way.
             taken += self.kv_cache.free
             self.kv_cache.allocate(self.kv_cache.free)
             self._preempt_newest()
-        if self._border[phase] > taken:
-            self.kv_cache.allocate(self._border[phase] - taken)
+        return max(self._border[phase] - taken, 0)
 
     def steps_ahead(self, most_steps: int) -> int:
         """Return how many decode steps like the one just decided find free blocks and let nobody in.
 
         Up to `most_steps`, and as long as no arrival can join (`arrival_could_join`).
         """
-        if self.waiting and (self.preempted or self.kv_cache.remembers):
+        if self.waiting and (self.preempted or self.kv_cache.remembers or self.arrivals_matter):
             return 1  # admission was not tried, or what a waiting request needs may change
+        if self.unfinished:
+            return 1  # prompts are held, for a number of steps
         free = self.kv_cache.free
         size = self.kv_cache.block_size
         if self.decoding * (most_steps // size + 1) <= free:

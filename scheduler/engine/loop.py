@@ -12,6 +12,7 @@ from array import array
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 import simpy
@@ -35,6 +36,7 @@ from scheduler.engine.request import Running
 from scheduler.engine.traffic import FOREVER, Traffic
 
 Process = Generator[simpy.Event, Any, None]
+_place = attrgetter("admission")
 
 
 @dataclass(slots=True)
@@ -185,6 +187,8 @@ class DecodeLoop:
             elif in_flight:
                 next_ns = self._hand_over(in_flight.popleft(), now) + self._pause_ns()
                 self.busy_from_ns = -1
+            elif self.batching.preempted:  # all gave way; the next decision admits again
+                next_ns = now + self._pause_ns()
             elif self.ledger.ended == len(self.prompt_tokens):
                 return
             else:
@@ -268,6 +272,8 @@ class DecodeLoop:
             flight.prompts = [batching.running[chunk.request] for chunk in plan.prefill if chunk.is_last]
             for request in flight.prompts:
                 self._end_prefill(request, flight)
+        if len(flight.finished) > 1:  # they leave in the order of the batch
+            flight.finished = sorted(flight.finished, key=_place)
         return flight
 
     def _steps_ahead(self, plan: StepPlan) -> int:

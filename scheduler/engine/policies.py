@@ -100,8 +100,9 @@ class Mixed(Batching):
     def __init__(self, *what: Any) -> None:
         super().__init__(*what)
         self.interval = self.limits.prefill_schedule_interval
-        self.others_may_be_newer = self.interval > 1 or self.limits.long_prefill_token_threshold > 0
-        self.step = 0  # the newest step that computed anything
+        self.is_paced = self.interval > 1 or self.limits.long_prefill_token_threshold > 0
+        self.arrivals_matter = self.interval > 1
+        self.prompt_steps = 0  # steps without decodes
         self.last_prefill_step = -self.interval
         self.some_had_to_wait = False  # the newest step that could admit left requests in the queue
         self.holds_prompts = False
@@ -109,89 +110,88 @@ class Mixed(Batching):
     def decide(self) -> StepPlan | None:
         """Fill the budget with decodes, then with prompt chunks in arrival order."""
         self._begin_decision()
-        if self.interval > 1:
-            self.holds_prompts = self._is_time_of_decodes()
-        threshold = self._threshold()
-        chunks: list[PrefillChunk] = []
-        if self.unfinished and self.others_may_be_newer and not self.holds_prompts:
-            self._make_room(threshold)
+        if self.is_paced:
+            return self._decide_paced()
         self._grow_decoding()
-        budget = self.limits.max_num_batched_tokens - self.decoding
-        if self.unfinished and not self.holds_prompts:
-            budget = self._continue_prompts(budget, threshold, chunks)
-        begun = len(chunks)
-        if not self.preempted:
-            if self.waiting:
-                self._admit_waiting(budget, threshold, chunks)
-            if not self.holds_prompts:
-                self.some_had_to_wait = bool(self.waiting)
-        return self._plan(chunks, begun)
+        most = self.limits.max_num_batched_tokens
+        budget = most - self.decoding
+        chunks: list[PrefillChunk] = []
+        if self.unfinished and budget > 0:
+            budget = self._continue_prompt(self.unfinished[0], budget, chunks)
+        if self.waiting and not self.preempted:
+            self._admit_waiting(budget, most, chunks)
+        return self._plan(chunks)
 
-    def arrival_could_join(self) -> bool:
-        """Return whether the next arrival may join at the next decision, or changes when prompts are held."""
-        return self.interval > 1 or super().arrival_could_join()
-
-    def steps_ahead(self, most_steps: int) -> int:
-        """See Batching; while prompts are held the next step may be another."""
-        if self.interval > 1 and (self.waiting or self.unfinished):
-            return 1
-        return super().steps_ahead(most_steps)
-
-    def advance(self, steps: int) -> None:
-        """See Batching."""
-        super().advance(steps)
-        self.step += steps - 1
-
-    def _is_time_of_decodes(self) -> bool:
-        """Return whether prompts are held: too few steps ago one was computed, and somebody decodes.
-
-        Not where the newest step that could admit left requests in the queue.
-        """
-        too_early = self.step + 1 - self.last_prefill_step < self.interval
-        return too_early and not self.some_had_to_wait and len(self.running) > len(self.unfinished)
-
-    def _threshold(self) -> int:
-        """Return the most tokens of one prompt in this step; one request alone has all of them."""
+    def _decide_paced(self) -> StepPlan | None:
+        """Decide with a threshold for long prompts, or with steps in which prompts are held."""
+        step = self.decode_steps + self.prompt_steps + 1
+        # Not where the newest step that could admit left requests in the queue, nor where nobody decodes.
+        self.holds_prompts = (
+            step - self.last_prefill_step < self.interval
+            and not self.some_had_to_wait
+            and len(self.running) > len(self.unfinished)
+        )
         threshold = self.limits.long_prefill_token_threshold
         if not threshold or len(self.running) + len(self.waiting) <= 1:
-            return self.limits.max_num_batched_tokens
-        return threshold
+            threshold = self.limits.max_num_batched_tokens  # one request alone has all of them
+        chunks: list[PrefillChunk] = []
+        budget = self._go_on_in_order(threshold, chunks)
+        begun = len(chunks)
+        if not self.preempted:
+            self._admit_waiting(budget, threshold, chunks)
+            if not self.holds_prompts:
+                self.some_had_to_wait = bool(self.waiting)
+        if begun or any(not chunk.is_last or chunk.tokens > 1 for chunk in chunks):
+            self.last_prefill_step = step
+        return self._plan(chunks)
 
-    def _make_room(self, threshold: int) -> None:
-        """Preempt the newest until the blocks that decodes and unfinished prompts need are there."""
-        while self.unfinished:
-            needed = self._border[self.decode_steps % self.kv_cache.block_size]
-            budget = self.limits.max_num_batched_tokens - self.decoding
-            for request in self.unfinished:
+    def _go_on_in_order(self, threshold: int, chunks: list[PrefillChunk]) -> int:
+        """Give everyone in the batch, oldest first, blocks and tokens; return what the budget has left."""
+        budget = self.limits.max_num_batched_tokens
+        for request in [*self.running.values()]:
+            if request.index not in self.running or budget <= 0:
+                break
+            if request.has_stopped:
+                continue
+            if request.is_decoding:
+                budget -= 1
+                if (request.origin + self.decode_steps) % self.kv_cache.block_size == 0:
+                    self._make_room(request, 1)
+            elif not self.holds_prompts:
                 tokens = min(request.target - request.cached, threshold, budget)
-                needed += self.kv_cache.blocks(request.cached + tokens) - request.blocks
-                budget -= tokens
-            if needed <= self.kv_cache.free:
-                return
-            self._preempt_newest()
-
-    def _continue_prompts(self, budget: int, threshold: int, chunks: list[PrefillChunk]) -> int:
-        for request in self.unfinished[:]:
-            if budget <= 0:
-                break
-            tokens = min(request.target - request.cached, threshold, budget)
-            if not self._extend(request, tokens):
-                self._preempt_newest()
-                break
-            chunks.append(self._chunk(request, tokens))
-            budget -= tokens
+                blocks = self.kv_cache.blocks(request.cached + tokens) - request.blocks
+                if self._make_room(request, blocks):
+                    request.blocks += blocks
+                    chunks.append(self._chunk(request, tokens))
+                    budget -= tokens
         return budget
 
-    def _plan(self, chunks: list[PrefillChunk], begun: int) -> StepPlan | None:
+    def _make_room(self, request: Running, blocks: int) -> bool:
+        """Take blocks for a running request, preempting the newest for room; False where that is itself."""
+        while blocks > self.kv_cache.free:
+            self._preempt_newest()
+            if self.running.get(request.index) is not request:
+                return False
+        self.kv_cache.allocate(blocks)
+        return True
+
+    def _continue_prompt(self, request: Running, budget: int, chunks: list[PrefillChunk]) -> int:
+        """Compute more of the newest request's prompt; where no block is free for it, it gives way."""
+        tokens = min(request.target - request.cached, budget)
+        blocks = self.kv_cache.blocks(request.cached + tokens) - request.blocks
+        if not self._make_room(request, blocks):
+            return budget
+        request.blocks += blocks
+        chunks.append(self._chunk(request, tokens))
+        return budget - tokens
+
+    def _plan(self, chunks: list[PrefillChunk]) -> StepPlan | None:
         if not chunks:
-            if not self.decoding:
-                return None
-            self.step += 1
-            return self._decode_step()
-        self.step += 1
-        if begun or any(not chunk.is_last or chunk.tokens > 1 for chunk in chunks):
-            self.last_prefill_step = self.step
-        kind = StepKind.MIXED if self.decoding else StepKind.PREFILL
+            return self._decode_step() if self.decoding else None
+        kind = StepKind.MIXED
+        if not self.decoding:
+            kind = StepKind.PREFILL
+            self.prompt_steps += 1
         total_tokens = self.decoding + sum(chunk.tokens for chunk in chunks)
         size, piecewise = self._mixed_route(total_tokens)
         joined = len(self.joined)
@@ -215,22 +215,14 @@ class Mixed(Batching):
             chunks.append(self._chunk(request, tokens))
             budget -= tokens
 
-    def _extend(self, request: Running, tokens: int) -> bool:
-        blocks = self.kv_cache.blocks(request.cached + tokens) - request.blocks
-        if blocks > self.kv_cache.free:
-            return False
-        self.kv_cache.allocate(blocks)
-        request.blocks += blocks
-        return True
-
     def _chunk(self, request: Running, tokens: int) -> PrefillChunk:
         is_last = request.cached + tokens == request.target
-        was_unfinished = request in self.unfinished
         chunk = PrefillChunk(request.index, tokens, request.cached, is_last)
         request.cached += tokens
         self.kv_cache.fill(request.index, request.cached)
-        if is_last and was_unfinished:
+        if not is_last:
+            if request not in self.unfinished:
+                self.unfinished.append(request)
+        elif self.unfinished and request in self.unfinished:
             self.unfinished.remove(request)
-        elif not is_last and not was_unfinished:
-            self.unfinished.append(request)
         return chunk

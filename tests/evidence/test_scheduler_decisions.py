@@ -11,7 +11,7 @@ ROWS = [(path.name, row) for path in LOGS for row in rows_of(path)]
 
 def test_the_logs_hold_every_kind_of_workload():
     kinds = {(name, row["kind"]) for name, row in ROWS}
-    assert len(kinds) == 15
+    assert len(kinds) == 22
     assert any(row["concurrency"] for _, row in ROWS)
     assert any(any(step[5] for step in row["steps"]) for _, row in ROWS), "somebody is preempted"
 
@@ -45,3 +45,9 @@ def test_another_release_s_rule_for_freed_blocks_would_show():
     new = [row for name, row in ROWS if name == "vllm_0.33.0.jsonl.gz"]
     kinds = {row["kind"] for row in new if decisions({**row, "version": "0.19.0"}) != row["steps"]}
     assert kinds == {"prefix", "async_prefix"}
+
+
+def test_prompts_that_share_nothing_would_show():
+    rows = [row for _, row in ROWS if "block_keys" in row]
+    assert len(rows) == 42
+    assert all(decisions({**row, "block_keys": [[]] * len(row["prompt_tokens"])}) != row["steps"] for row in rows)
