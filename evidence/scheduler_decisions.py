@@ -4,10 +4,11 @@ Without a log, those of evidence/data/scheduler_decisions (vLLM 0.33.0 and 0.19.
 this project by running the engines' scheduler on small random workloads). A row holds a workload, its
 limits, the step times in whole ns, and what the engine decided at every step: [start ns, decode rows, their
 KV tokens, free blocks, [[request, tokens, cached, last]], [preempted]], then `first_token_ns` and
-`finish_ns`. `block_keys` name the full blocks of prompts whose tokens equal those of others. In a closed loop the recording client called the engine in its own process: the next request is
-there before the decision of the instant. Answers end as foreseen or, where a row has `max_tokens`, by
-themselves unless they reach it. Prints, per kind of workload, how many are equal step for step, and
-how many end the same with steps run ahead; exit status 1 where one is not.
+`finish_ns`. `block_keys` name the full blocks of prompts whose tokens equal those of others. In a closed loop
+the recording client called the engine in its own process: the next request is there before the decision of
+the instant. Answers end as foreseen or, where a row has `max_tokens`, by themselves unless they reach it.
+Prints, per kind of workload, how many are equal step for step, and how many end the same with steps run
+ahead; exit status 1 where one is not. The rules of a release are those of its preset (`engine_preset`).
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -18,6 +19,7 @@ from scheduler.engine.graph_pool import GraphPool
 from scheduler.engine.kv_cache import KVCache
 from scheduler.engine.loop import DecodeLoop, Run
 from scheduler.engine.policies import DecodeOnly, Mixed, PrefillFirst
+from scheduler.engine.prefix_cache import PrefixCache
 from scheduler.engine.records import StepRecords
 from scheduler.errors import InputError
 from scheduler.executors.model.by_profile import cost_model
@@ -131,7 +133,19 @@ def limits_of(engine: Engine, kv_blocks: int | None) -> Limits:
         engine.prefill_tokens_per_step,
         engine.reserve_full_prompt,
         int(engine.kv_watermark * (kv_blocks or 0)),
+        engine.long_prefill_token_threshold,
+        engine.prefill_schedule_interval,
     )
+
+
+def _kv_cache(workload: Workload, requests: Requests, blocks: int | None) -> KVCache:
+    """Return a cache that counts blocks, or one that knows what they hold where that is of use."""
+    engine = workload.engine
+    unhashed_first = engine.unhashed_blocks == "first"
+    if requests.prefixes is None or not workload.shares_prefixes:
+        return KVCache(blocks, engine.block_size, engine.prefix_caching, unhashed_first)
+    keys_of = partial(requests.prefixes.keys, block_size=engine.block_size)
+    return PrefixCache(blocks, engine.block_size, keys_of, unhashed_first)
 
 
 def simulate(
@@ -157,7 +171,7 @@ def simulate(
     batching = POLICIES[engine.policy](
         limits_of(engine, cost.kv_blocks),
         variant.pool,
-        KVCache(cost.kv_blocks, engine.block_size, engine.prefix_caching, engine.unhashed_blocks == "first"),
+        _kv_cache(workload, requests, cost.kv_blocks),
         executor,
         _column(requests.prompt_tokens),
         None if requests.cached_tokens is None else _column(requests.cached_tokens),

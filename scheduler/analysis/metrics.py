@@ -139,6 +139,14 @@ def summarize(run: Run, slo_ms: Mapping[str, float], warmup_requests: int = 0) -
 def _counts(requests: RequestRecords, run: Run) -> Record:
     status = requests.status
     completed = status == Status.COMPLETED
+    prefixes = run.prefix_use
+    shared: Record = {}
+    if prefixes is not None and prefixes.asked_tokens:
+        shared = {
+            "prefix_hit_rate": prefixes.hit_tokens / prefixes.asked_tokens,
+            "prefix_cached_tokens": prefixes.hit_tokens,
+            "prefix_evicted_blocks": prefixes.evicted_blocks,
+        }
     return {
         "num_prompts": len(status),
         "completed": int(completed.sum()),
@@ -150,6 +158,7 @@ def _counts(requests: RequestRecords, run: Run) -> Record:
         "total_input_tokens": int(requests.prompt_tokens[completed].sum()),
         "total_output_tokens": int(requests.output_tokens[completed].sum()),
         "peak_kv_blocks": run.peak_kv_blocks,
+        **shared,
     }
 
 

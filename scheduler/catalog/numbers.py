@@ -101,6 +101,7 @@ Blocks = Annotated[int, Field(ge=1, le=MOST_BLOCKS), BeforeValidator(whole(1, MO
 Seed = Annotated[int, Field(ge=0), BeforeValidator(whole(0, 2**63 - 1))]
 Seconds = Annotated[float, Field(gt=0, le=MOST_SECONDS), BeforeValidator(number(MOST_SECONDS, above=0))]
 Rate = Annotated[float, Field(gt=0, le=MOST_RATE_PER_S), BeforeValidator(number(MOST_RATE_PER_S, above=0))]
+TokensOrZero = Annotated[int, Field(ge=0, le=MOST_TOKENS), BeforeValidator(whole(0, MOST_TOKENS))]
 RateOrZero = Annotated[
     float, Field(ge=0, le=MOST_RATE_PER_S), BeforeValidator(number(MOST_RATE_PER_S, least=0))
 ]

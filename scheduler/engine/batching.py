@@ -25,7 +25,7 @@ class Limits:
     max_prefill_tokens: int = 2048
     reserve_full_prompt: bool = False
     watermark_blocks: int = 0  # kept free at admissions while anything else runs (vLLM)
-    long_prefill_token_threshold: int = 0  # most tokens of one prompt in a step beside others; 0: no such limit
+    long_prefill_token_threshold: int = 0  # most of one prompt in a step beside others; 0: no such limit
     prefill_schedule_interval: int = 1  # steps from one with prompts to the next (vLLM)
 
 
@@ -74,6 +74,8 @@ class Batching:
         self.joined: list[Running] = []  # admitted in this decision
         self.preempted = False  # whether this decision preempted anyone
         self.arrivals_matter = False  # even where they cannot join at once
+        # Prompt tokens of requests when they were first admitted, and how many of them were cached.
+        self.asked_tokens = self.hit_tokens = 0
         self._admissions = 0
         self._border = [0] * kv_cache.block_size
         self._slots = list(range(limits.max_num_seqs - 1, -1, -1))
@@ -127,9 +129,7 @@ class Batching:
         """
         del self.running[request.index]
         if request.blocks:
-            self.kv_cache.release(
-                request.blocks, request.cached - tokens_in_flight, request.index, returns
-            )
+            self.kv_cache.release(request.blocks, request.cached - tokens_in_flight, request.index, returns)
         self._slots.append(request.slot)
 
     def forget(self, request: Running) -> None:
@@ -159,6 +159,9 @@ class Batching:
     def _admit(self, index: int, found: Found, blocks: int) -> Running:
         """Give a waiting request a slot, what was `found` for it and new blocks, `blocks` in all."""
         self._admissions += 1
+        if index not in self.generated:
+            self.asked_tokens += self.prompt_tokens[index]
+            self.hit_tokens += found.tokens
         generated = self.generated.pop(index, 0)
         request = Running(index, self._slots.pop(), self.prompt_tokens[index], generated, self._admissions)
         request.cached, request.blocks = found.tokens, blocks

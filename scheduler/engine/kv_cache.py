@@ -38,6 +38,7 @@ class KVCache:
     tokens are taken to share one prefix, whose full blocks are held once however many of them run.
     """
 
+    knows_contents = False
     evicted = 0
     """Cached blocks overwritten so far, where the cache knows what its blocks hold."""
 
@@ -90,7 +91,7 @@ class KVCache:
             self._part(owner)
 
     def _queue_up(self, unhashed: int, hashed: int, owner: int) -> None:
-        """Put freed blocks into the free queue, those without a hash first; `owner` may return for the rest."""
+        """Put freed blocks into the free queue, without a hash first; `owner` may return for the rest."""
         if unhashed:
             if self.unhashed_first:
                 self._queue.appendleft([-1, unhashed])

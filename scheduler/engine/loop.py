@@ -1,8 +1,8 @@
 """The decode loop on the virtual clock: traffic arrives, the engine steps, answers end.
 
 One SimPy process: the engine sleeps until its next decision or, with nothing to do, until it sees the next
-request. The clock is integer nanoseconds. At one instant, in this order: tokens are handed over (completions),
-every arrival of that instant is received, then one scheduling decision is made.
+request. The clock is integer nanoseconds. At one instant, in this order: tokens are handed over
+(completions), every arrival of that instant is received, then one scheduling decision is made.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from scheduler.engine.pipeline import DECODE, Clock, Flight, HostAndGpu, WholeSt
 from scheduler.engine.records import (
     HostAndGpuTimes,
     KVUse,
+    PrefixUse,
     RequestRecords,
     StepRecords,
     StepRuns,
@@ -45,8 +46,8 @@ class Run:
 
     `failure` says why a partial run stopped early; `remarks` are what the executor has to say about its
     step times, such as having read them beyond the measured range. `host_and_gpu` is there where an
-    executor told the two apart and the loop was asked to keep it. `steps` and `gaps` are made anew when they
-    are asked for.
+    executor told the two apart and the loop was asked to keep it, `prefix_use` where it is known what prompts
+    share. `steps` and `gaps` are made anew when they are asked for.
     """
 
     requests: RequestRecords
@@ -55,6 +56,7 @@ class Run:
     failure: str | None = None
     remarks: tuple[str, ...] = ()
     host_and_gpu: HostAndGpuTimes | None = None
+    prefix_use: PrefixUse | None = None
 
     @property
     def steps(self) -> StepRecords:
@@ -159,7 +161,14 @@ class DecodeLoop:
             self.batching.kv_cache.total - self.least_free_blocks,
             failure,
             host_and_gpu=steps.host_and_gpu() if self.front and self.records_host_and_gpu else None,
+            prefix_use=self._prefix_use(),
         )
+
+    def _prefix_use(self) -> PrefixUse | None:
+        batching = self.batching
+        if batching.cached_tokens is None and not batching.kv_cache.knows_contents:
+            return None
+        return PrefixUse(batching.asked_tokens, batching.hit_tokens, batching.kv_cache.evicted)
 
     @property
     def now(self) -> int:

@@ -1,10 +1,10 @@
 """The KV cache that knows what its blocks hold, so that requests share the blocks of equal prefixes.
 
-Rules of vLLM (v1/core/block_pool.py, kv_cache_manager.py, single_type_kv_cache_manager.py of 0.33.0): only full
-blocks have a hash, which covers all tokens before them; a request takes the longest leading run of cached
-blocks, never its last token; a prompt's block is cached when the step that fills it is scheduled; equal blocks
-are not merged; a request's blocks are freed from its tail; free blocks with a hash are overwritten in the
-order in which they were freed.
+Rules of vLLM (v1/core/block_pool.py, kv_cache_manager.py, single_type_kv_cache_manager.py of 0.33.0): only
+full blocks have a hash, which covers all tokens before them; a request takes the longest leading run of
+cached blocks, never its last token; a prompt's block is cached when the step that fills it is scheduled;
+equal blocks are not merged; a request's blocks are freed from its tail; free blocks with a hash are overwritten in
+the order in which they were freed.
 """
 
 from __future__ import annotations
@@ -21,9 +21,11 @@ class PrefixCache(KVCache):
     """Keeps a key per full block; blocks without one are counted, because nobody can find them.
 
     `keys_of(request)` names the leading full blocks whose tokens are known to be like those of others:
-    blocks with equal keys hold equal tokens after equal prefixes. All further blocks are the request's own. An
-    answer's blocks get their keys when it ends or is preempted: nobody asks for them before.
+    blocks with equal keys hold equal tokens after equal prefixes. All further blocks are the request's own.
+    An answer's blocks get their keys when it ends or is preempted: nobody asks for them before.
     """
+
+    knows_contents = True
 
     def __init__(
         self,

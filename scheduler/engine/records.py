@@ -86,6 +86,15 @@ class HostAndGpuTimes:
     gpu_end_ns: Int64
 
 
+@dataclass(frozen=True, slots=True)
+class PrefixUse:
+    """What a prefix cache did: prompt tokens of first admissions, those found cached, blocks overwritten."""
+
+    asked_tokens: int
+    hit_tokens: int
+    evicted_blocks: int
+
+
 @dataclass(slots=True)
 class KVUse:
     """KV blocks in use and requests that hold a slot from the start of each run of equal steps on.

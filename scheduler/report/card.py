@@ -205,8 +205,19 @@ def _setting(comparison: Comparison) -> list[tuple[str, str]]:
         ("workload", f"{workload.name}: {runs}, {asked}"),
         *(("", note) for note in comparison.requests[0].notes[:1]),
         ("engine", ", ".join(limits)),
+        *(("prefixes", text) for text in [_prefixes_text(comparison)] if text),
         *(("pool" if i == 0 else "", pool_text(pool)) for i, pool in enumerate(comparison.pools[:2])),
     ]
+
+
+def _prefixes_text(comparison: Comparison) -> str:
+    """Return how much of the prompts was cached, where it is known what they share; else nothing."""
+    texts = []
+    for column in (*comparison.pools[:2], comparison.eager):
+        rate, evicted = column.mean("prefix_hit_rate"), column.mean("prefix_evicted_blocks")
+        if rate is not None and evicted is not None:
+            texts.append(f"{column.name} {100 * rate:.1f} % ({evicted:,.0f} blocks overwritten)")
+    return f"prompt tokens cached: {', '.join(texts)}" if texts else ""
 
 
 def _requests_text(comparison: Comparison) -> str:

@@ -62,6 +62,13 @@ def _table(comparison: Comparison) -> list[str]:
     if any(pool.variant.pool.piecewise for pool in comparison.pools):
         rows.append(_row(comparison, "Replay share, steps with prompts", "mixed_replay_share", columns))
     rows.append(_row(comparison, "Padding share", "padding_share", columns))
+    for label, key in (
+        ("Prefix cache hit rate", "prefix_hit_rate"),
+        ("Cached prompt tokens", "prefix_cached_tokens"),
+        ("Cached blocks overwritten", "prefix_evicted_blocks"),
+    ):
+        if comparison.eager.mean(key) is not None:
+            rows.append(_row(comparison, label, key, columns))
     return aligned(rows)
 
 

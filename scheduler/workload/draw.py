@@ -16,11 +16,11 @@ from scheduler.workload.requests import Int64, Requests
 from scheduler.workload.schema import LENGTH_KEYS, LengthKey, Workload
 from scheduler.workload.traces.read import Trace
 
-PURPOSES = ("arrivals", "prompt_tokens", "output_tokens", "jitter")
+PURPOSES = ("arrivals", "prompt_tokens", "output_tokens", "jitter", "prefixes")
 
 
 def generators(seed: int, replication: int = 0) -> dict[str, np.random.Generator]:
-    """Return one independent generator per purpose: SeedSequence(seed).spawn(R)[replication].spawn(4).
+    """Return one independent generator per purpose: SeedSequence(seed).spawn(R)[replication].spawn(5).
 
     The spawn key is given directly, so replication r does not depend on how many there are.
     """
@@ -59,6 +59,13 @@ def draw_requests(workload: Workload, replication: int = 0) -> Requests:
             concurrency=arrivals.concurrency if isinstance(arrivals, ClosedLoopArrivals) else None,
         )
     notes = (*requests.notes, *recorded.notes(len(requests)), *filter(None, [workload.assumed]))
+    if workload.prefixes is not None:
+        if requests.prefixes is not None:
+            raise InputError("prefixes: expected without a trace whose hash_ids say what prompts share")
+        prompt_tokens, prefixes = workload.prefixes.draw(
+            streams["prefixes"], requests.prompt_tokens, requests.output_tokens
+        )
+        requests = replace(requests, prompt_tokens=prompt_tokens, prefixes=prefixes)
     return replace(requests, notes=notes)
 
 
@@ -119,12 +126,22 @@ def _from_trace(
     if cached is not None:
         # Drawn prompts may be shorter than the recorded ones, and a prompt cannot be cached beyond its end.
         cached = np.minimum(cached[:count], columns["prompt_tokens"])
+    lines, prefixes = list(trace.lines), None
+    if trace.prefixes is not None and from_trace["prompt_tokens"] and workload.shares_prefixes:
+        prefixes, cached = trace.prefixes.part(0, count), None
+        if trace.overstated is not None:
+            lines.remove(trace.overstated)
+        lines.append(
+            f"prompts share prefixes as the trace's hash_ids say, {prefixes.block_tokens} tokens each; that "
+            "prompts hold earlier answers is not known"
+        )
     return Requests(
         arrival_ns=trace.arrival_ns[:count],
         prompt_tokens=columns["prompt_tokens"],
         output_tokens=columns["output_tokens"],
         cached_tokens=cached,
-        notes=(*trace.lines, *notes),
+        prefixes=prefixes,
+        notes=(*lines, *notes),
     )
 
 

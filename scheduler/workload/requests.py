@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
+from scheduler.workload.prefixes import Int64, Prefixes
 
-Int64 = NDArray[np.int64]
+__all__ = ["Int64", "Requests"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,8 +15,8 @@ class Requests:
 
     `arrival_ns` ascends and starts at any value ≥ 0. With `concurrency` set the workload is a closed
     loop: arrivals are released by completions and `arrival_ns` is all zeros. `cached_tokens` (or None)
-    are prompt tokens already in a prefix cache when the request arrives. `notes` are lines for the card
-    on what was read or assumed.
+    are prompt tokens already in a prefix cache when the request arrives; `prefixes` (or None) say which
+    prompts begin alike. `notes` are lines for the card on what was read or assumed.
     """
 
     arrival_ns: Int64
@@ -25,6 +24,7 @@ class Requests:
     output_tokens: Int64
     cached_tokens: Int64 | None = None
     concurrency: int | None = None
+    prefixes: Prefixes | None = None
     notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:

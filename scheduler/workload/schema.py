@@ -22,6 +22,7 @@ from scheduler.catalog.numbers import (
     Seed,
     Strict,
     Tokens,
+    TokensOrZero,
     as_tuple,
     branch,
     expectation,
@@ -33,6 +34,7 @@ from scheduler.catalog.profile.inline import InlineProfile
 from scheduler.catalog.slo_presets import SLO_PRESETS, SloPreset
 from scheduler.errors import InputError
 from scheduler.workload.arrivals import Arrivals, ClosedLoopArrivals, TraceArrivals
+from scheduler.workload.conversations import SharedPrefixes
 from scheduler.workload.lengths import Length, TraceLength
 
 NAME_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789_.-")
@@ -115,6 +117,8 @@ class Engine(Strict):
     block_size: Count = 16
     kv_blocks: Annotated[Literal["auto", "unlimited"] | Blocks, BeforeValidator(_kv_blocks)] = "auto"
     prefix_caching: bool = False
+    long_prefill_token_threshold: TokensOrZero = 0
+    prefill_schedule_interval: Count = 1
     reserve_full_prompt: bool = False
     kv_watermark: Annotated[float, Field(ge=0, le=0.5), BeforeValidator(number(0.5, least=0))] = 0.0
     async_scheduling: bool = False
@@ -138,6 +142,10 @@ class Engine(Strict):
             raise expectation(expected, "max_num_batched_tokens")
         if self.max_prefill_tokens is not None and self.policy != "prefill_first":
             raise expectation(f"no max_prefill_tokens with policy {self.policy}", "max_prefill_tokens")
+        if self.policy != "mixed":
+            for key, off in (("long_prefill_token_threshold", 0), ("prefill_schedule_interval", 1)):
+                if getattr(self, key) != off:
+                    raise expectation(f"no {key} with policy {self.policy}", key)
         return self
 
     @property
@@ -213,6 +221,7 @@ class Workload(Strict):
     arrivals: Arrivals
     prompt_tokens: Length | None = None
     output_tokens: Length | None = None
+    prefixes: SharedPrefixes | None = None
     engine: Engine
     pool: Pool = Pool(preset="vllm")
     slo: Slo | None = None
@@ -253,6 +262,11 @@ class Workload(Strict):
     def assumed(self) -> str | None:
         """What nobody stated and was assumed, in words, or None."""
         return self._assumed
+
+    @property
+    def shares_prefixes(self) -> bool:
+        """Whether requests share the KV blocks of equal prefixes, where any are known."""
+        return self.engine.prefix_caching and self.engine.policy != "decode_only"
 
     @property
     def trace_path(self) -> Path | None:

@@ -78,3 +78,31 @@ def test_the_work_saved_is_exactly_the_tokens_that_were_cached(tmp_path):
 def test_a_decode_instance_has_nothing_to_save(tmp_path):
     runs = [run_trace(tmp_path, rows, "engine.policy=decode_only") for rows in (TWO, without_cache(TWO))]
     assert runs[0].requests.finish_ns.tolist() == runs[1].requests.finish_ns.tolist()
+
+
+def test_requests_with_as_many_cached_tokens_share_their_blocks(tmp_path):
+    """Four prompts of 100 tokens, 96 of them cached: 6 blocks for all, one each for the rest."""
+    run = run_trace(tmp_path, [(0, 100, 2, 96)] * 4)
+    assert run.peak_kv_blocks == 6 + 4
+    assert run.steps.prefill_tokens.tolist() == [16, 0]
+    assert (run.requests.preemptions == 0).all()
+
+
+def test_a_shared_prefix_is_given_back_with_the_last_request_that_holds_it(tmp_path):
+    """Two at 0 s, one much later: the first two are gone, and the third finds its prefix all the same."""
+    run = run_trace(tmp_path, [(0, 100, 2, 96), (0, 100, 5, 96), (60, 100, 2, 96)])
+    assert run.peak_kv_blocks == 6 + 2
+    assert run.prefix_use.hit_tokens == 3 * 96
+    assert run.kv_use.blocks.tolist()[-1] == 7
+
+
+@pytest.mark.parametrize("policy", ["mixed", "prefill_first"])
+def test_shared_prefixes_and_preemption_lose_no_block(tmp_path, policy):
+    """Nine blocks: 6 shared, and answers that outgrow the other three."""
+    rows = [(0, 100, 30, 96), (0, 98, 30, 96), (0, 97, 9, 96), (1, 90, 3, 10)]
+    run = run_trace(
+        tmp_path, rows, "engine.kv_blocks=9", f"engine.policy={policy}", "engine.prefix_caching=true"
+    )
+    assert run.requests.preemptions.sum() > 0
+    assert (run.requests.status == 1).all()
+    assert run.peak_kv_blocks <= 9

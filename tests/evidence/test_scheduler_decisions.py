@@ -50,4 +50,6 @@ def test_another_release_s_rule_for_freed_blocks_would_show():
 def test_prompts_that_share_nothing_would_show():
     rows = [row for _, row in ROWS if "block_keys" in row]
     assert len(rows) == 42
-    assert all(decisions({**row, "block_keys": [[]] * len(row["prompt_tokens"])}) != row["steps"] for row in rows)
+    assert all(
+        decisions({**row, "block_keys": [[]] * len(row["prompt_tokens"])}) != row["steps"] for row in rows
+    )

@@ -50,4 +50,5 @@ def _part(requests: Requests, first: int, last: int) -> Requests:
         output_tokens=requests.output_tokens[first:last],
         cached_tokens=None if requests.cached_tokens is None else requests.cached_tokens[first:last],
         concurrency=requests.concurrency,
+        prefixes=None if requests.prefixes is None else requests.prefixes.part(first, last),
     )

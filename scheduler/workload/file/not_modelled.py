@@ -17,7 +17,7 @@ _ROWS = tuple(
         (r"disagg|replica|router|load_balanc|kv_connector|kv_transfer|prefill_instances", "several servers"),
         (r"specul|draft|eagle|medusa|mtp|ngram|lookahead|num_nextn", "speculative decoding"),
         (r"lora|adapter|multimodal|mm_|encoder|guided|structured|grammar", "LoRA adapters"),
-        (r"prefix_(cache|hit)|radix|session|conversation|turns", "prefix caches shared"),
+        (r"prefix_(cache|hit)|radix|session|conversation|turns", "prefixes that nobody tells of"),
         (r"swap|offload|cpu_cache|hicache|host_cache", "swapping KV blocks"),
         (r"priorit|fair|cancel|abort|timeout|deadline", "priorities"),
         (r"tokeniz|detokeniz|http|api_server|front_?end", "tokenizer"),

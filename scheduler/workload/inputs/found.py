@@ -56,7 +56,9 @@ class RequestRows:
     latencies. `served_ns` is when the server queued the request, on the clock of its token times, where
     that is another one than the arrivals'. `shares_prefixes` says that the file names prefix blocks;
     `reusable_tokens` counts the prompt tokens in leading blocks that came up before, None where the size
-    of a block is not known. `sending` is how the client was told to send, where the file says so.
+    of a block is not known. Row i's prefix blocks of `block_tokens` tokens are `block_ids` up to
+    `block_ends[i]`, each also standing for those before it. `sending` is how the client was told to send,
+    where the file says so.
     """
 
     format_name: str = ""
@@ -72,6 +74,9 @@ class RequestRows:
     e2el_ms: array[float] = field(default_factory=reals)
     shares_prefixes: bool = False
     reusable_tokens: int | None = None
+    block_tokens: int | None = None
+    block_ids: array[int] = field(default_factory=integers)
+    block_ends: array[int] = field(default_factory=integers)
     sending: Sending | None = None
 
     def __len__(self) -> int:

@@ -69,9 +69,9 @@ def read_jsonl(feed: LineFeed, rows: RequestRows, problems: Problems) -> tuple[s
             read_time, rows.time_unit = form.reader_of_times(cells[0])
             reader = RowReader([form.time, form.prompt, form.output, CACHED_COLUMN], read_time)
         is_read = reader.read_or_explain(cells, feed.number, rows, problems)
-        if is_read and form.block_tokens and isinstance(found.get("hash_ids"), list):
-            rows.shares_prefixes = True
-            blocks.add(found["hash_ids"], form.block_tokens, rows.prompt_tokens[-1])
+        if is_read and form.block_tokens:
+            ids = found.get("hash_ids")
+            blocks.add(ids if isinstance(ids, list) else [], form.block_tokens, rows)
         feed.check_rows(rows)
     if rows.shares_prefixes:
         rows.reusable_tokens = blocks.reusable_tokens
@@ -127,19 +127,26 @@ def _cells(found: dict[str, Any], form: TraceFormat, feed: LineFeed, problems: P
 
 
 class _PrefixBlocks:
-    """Counts the prompt tokens an unlimited prefix cache would have held already."""
+    """Numbers the prefix blocks of prompts, and counts the tokens an unlimited prefix cache would have held.
+
+    A block's number stands for all before it, too, whether or not the trace's own name of it does.
+    """
 
     def __init__(self) -> None:
         self.reusable_tokens = 0
-        self._seen: set[str] = set()
+        self._numbers: dict[tuple[int, str], int] = {}
 
-    def add(self, blocks: list[Any], block_tokens: int, prompt_tokens: int) -> None:
-        """Count the leading blocks seen before, then remember all blocks of the prompt."""
-        names = [block for block in blocks if type(block) is _JsonNumber]
-        leading = 0
-        for name in names:
-            if name not in self._seen:
+    def add(self, names: list[Any], block_tokens: int, rows: RequestRows) -> None:
+        """Give numbers to the blocks of the newest row's prompt; count its leading ones seen before."""
+        prompt_tokens = rows.prompt_tokens[-1]
+        rows.block_tokens = block_tokens
+        numbers, known, before, leading = self._numbers, len(self._numbers), -1, 0
+        for name in names[: -(-prompt_tokens // block_tokens)]:
+            if type(name) is not _JsonNumber:
                 break
-            leading += 1
+            before = numbers.setdefault((before, name), len(numbers))
+            rows.block_ids.append(before)
+            leading += before < known
+        rows.block_ends.append(len(rows.block_ids))
+        rows.shares_prefixes = rows.shares_prefixes or before >= 0
         self.reusable_tokens += min(leading * block_tokens, prompt_tokens)
-        self._seen.update(names)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from scheduler.errors import InputError
 from scheduler.workload.inputs.found import Found, RequestRows, Use
+from scheduler.workload.prefixes import RecordedPrefixes
 from scheduler.workload.requests import Int64
 from scheduler.workload.traces.csv import read_csv
 from scheduler.workload.traces.jsonl import read_jsonl
@@ -25,7 +26,8 @@ LATEST_NS = 2**62
 class Trace:
     """A trace as the simulator sees it: arrivals ascend from 0, ties in file order, all lengths ≥ 1.
 
-    `lines` tell people what was read and what was done: rows, span, rate, variation, rows dropped.
+    `lines` tell people what was read and what was done: rows, span, rate, variation, rows dropped. `prefixes`
+    say which prompts begin alike, where the trace does; `overstated` is the line on what ignoring that means.
     """
 
     arrival_ns: Int64
@@ -34,6 +36,8 @@ class Trace:
     cached_tokens: Int64 | None
     format_name: str
     lines: tuple[str, ...]
+    prefixes: RecordedPrefixes | None = None
+    overstated: str | None = None
 
     def __len__(self) -> int:
         return len(self.arrival_ns)
@@ -82,9 +86,18 @@ def trace_of(found: Found, time_scale: float = 1.0) -> Trace:
         *dropped,
         *_order_lines(rows, time_ns, kept, arrival_ns),
         *found.left_out,
-        *_prefix_lines(rows, cached),
     )
-    return Trace(arrival_ns, prompt[order], output[order], cached, rows.format_name, lines)
+    prefixes, overstated = _prefixes(rows, prompt), _overstated(rows, cached)
+    return Trace(
+        arrival_ns,
+        prompt[order],
+        output[order],
+        cached,
+        rows.format_name,
+        lines if overstated is None else (*lines, overstated),
+        None if prefixes is None else prefixes.chosen(order),
+        overstated,
+    )
 
 
 def inter_arrival_cv(arrival_ns: Int64) -> float | None:
@@ -180,14 +193,22 @@ def _order_lines(rows: RequestRows, time_ns: Int64, kept: NDArray[np.intp], arri
     return lines
 
 
-def _prefix_lines(rows: RequestRows, cached: Int64 | None) -> list[str]:
+def _prefixes(rows: RequestRows, prompt: Int64) -> RecordedPrefixes | None:
+    """Return which prompts begin alike, by rows of the file."""
+    if rows.block_tokens is None or not rows.shares_prefixes:
+        return None
+    ids, ends = (np.array(column, dtype=np.int64) for column in (rows.block_ids, rows.block_ends))
+    return RecordedPrefixes(rows.block_tokens, ids, np.concatenate([np.zeros(1, np.int64), ends]), prompt)
+
+
+def _overstated(rows: RequestRows, cached: Int64 | None) -> str | None:
     if not rows.shares_prefixes or cached is not None:
-        return []
+        return None
     line = "prompts share prefixes (hash_ids) that a prefix cache would hit: prefill is overstated"
     if rows.reusable_tokens is not None:
         share = rows.reusable_tokens / max(1, sum(rows.prompt_tokens))
         line += f" by up to {share:.0%} of the prompt tokens"
-    return [line]
+    return line
 
 
 def _rows(count: int) -> str:
