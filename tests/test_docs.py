@@ -17,6 +17,7 @@ from command_line import ROOT
 from scheduler.catalog.profile.inline import InlineProfile
 from scheduler.report.tables import TABLES
 from scheduler.workload import arrivals
+from scheduler.workload.conversations import SharedPrefixes
 from scheduler.workload.file.loader import load_workload
 from scheduler.workload.schema import Engine, Pool, Slo, Workload
 
@@ -31,6 +32,7 @@ ARRIVALS = (
 SECTIONS = {
     "Keys of the file": (Workload,),
     "`arrivals`": ARRIVALS,
+    "`prefixes`": (SharedPrefixes,),
     "`engine`": (Engine,),
     "`pool`": (Pool,),
     "`slo`": (Slo,),

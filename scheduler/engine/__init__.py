@@ -9,6 +9,7 @@
 - `loop.py` The decode loop on the virtual clock: traffic arrives, the engine steps, answers end.
 - `pipeline.py` When the steps of an engine begin and end: whole durations one after the other, or host and GPU apart.
 - `policies.py` The step policies: who decodes and who prefills in the next step.
+- `prefix_cache.py` The KV cache that knows what its blocks hold, so that requests share the blocks of equal prefixes.
 - `records.py` What a run leaves behind: compact arrays per request and per step, and the gaps between tokens.
 - `request.py` A request while it is in the batch.
 - `traffic.py` Which request the scheduler can see when: arrivals of an open loop, or the users of a closed one.

@@ -3,8 +3,8 @@
 Rules of vLLM (v1/core/block_pool.py, kv_cache_manager.py, single_type_kv_cache_manager.py of 0.33.0): only
 full blocks have a hash, which covers all tokens before them; a request takes the longest leading run of
 cached blocks, never its last token; a prompt's block is cached when the step that fills it is scheduled;
-equal blocks are not merged; a request's blocks are freed from its tail; free blocks with a hash are overwritten in
-the order in which they were freed.
+equal blocks are not merged; a request's blocks are freed from its tail; free blocks with a hash are
+overwritten in the order in which they were freed.
 """
 
 from __future__ import annotations

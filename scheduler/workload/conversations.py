@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Field
 
 from scheduler.catalog.numbers import MOST_TOKENS, Count, Strict, number
 from scheduler.errors import InputError
-from scheduler.workload.lengths import FixedLength, Length, TraceLength
+from scheduler.workload.lengths import Length, TraceLength
 from scheduler.workload.prefixes import DrawnPrefixes
 from scheduler.workload.requests import Int64
 
@@ -22,21 +22,16 @@ class SharedPrefixes(Strict):
 
     A conversation begins with one of `system_prompts` system prompts (a `share` of them does; the k-th is
     chosen with weight k^−`zipf`). Each arrival is the next turn of one of `conversations` open
-    conversations, all equally likely; one that has had its `turns` is followed by a new one. A turn's prompt
-    is everything before it, earlier answers included, and `prompt_tokens` new tokens.
+    conversations, all equally likely; one that has had its `turns` (None: one) is followed by a new one. A
+    turn's prompt is everything before it, earlier answers included, and `prompt_tokens` new tokens.
     """
 
     system_prompts: Count = 1
     system_tokens: Length
     share: Share = 1.0
     zipf: Exponent = 0.0
-    turns: Length = FixedLength(distribution="fixed", value=1)
+    turns: Length | None = None
     conversations: Count = 1
-
-    @property
-    def lengths(self) -> tuple[tuple[str, Length], ...]:
-        """The two distributions, with their keys."""
-        return (("system_tokens", self.system_tokens), ("turns", self.turns))
 
     def draw(
         self, generator: np.random.Generator, new_tokens: Int64, output_tokens: Int64
@@ -45,13 +40,13 @@ class SharedPrefixes(Strict):
 
         A larger number of requests begins with the same ones.
         """
-        for key, length in self.lengths:
+        for key, length in (("system_tokens", self.system_tokens), ("turns", self.turns)):
             if isinstance(length, TraceLength):
                 raise InputError(f"prefixes.{key}: expected a length distribution to draw from, got a trace")
         count = len(new_tokens)
         of_pool, of_turns, of_choice, of_slot = generator.spawn(4)
         pool = self.system_tokens.draw(of_pool, self.system_prompts)
-        turns = self.turns.draw(of_turns, count)
+        turns = np.ones(count, np.int64) if self.turns is None else self.turns.draw(of_turns, count)
         weights = np.arange(1, self.system_prompts + 1, dtype=float) ** -self.zipf
         has_system, which = of_choice.random((count, 2)).T
         system = np.searchsorted(np.cumsum(weights / weights.sum()), which).clip(max=self.system_prompts - 1)
