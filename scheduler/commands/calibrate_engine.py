@@ -26,9 +26,8 @@ from scheduler.commands.run import chosen_pools
 from scheduler.errors import InputError
 from scheduler.files import check_folder, write_json
 from scheduler.live.calibration import EAGER, NONE, OWN, Engines, traffic_specs, unseen_lists
-from scheduler.report.card import aligned
 from scheduler.report.progress import progress_bar
-from scheduler.report.wording import percent_text
+from scheduler.report.wording import aligned, percent_text
 
 PROFILE, RESULT = "profile.json", "calibration.json"
 _REPLICATIONS = 3
