@@ -14,7 +14,6 @@ from scheduler.catalog.dispatch.table import SPEED, GraphMode, Kind, Settings
 from scheduler.commands.options import AuditOptions
 from scheduler.errors import InputError
 from scheduler.report.audit_text import audit_text, start_up_text
-from scheduler.workload.server_logs.engine_log import EngineLog
 from scheduler.workload.server_logs.start_up import StartUpFacts
 
 FAILED = 1
@@ -35,17 +34,20 @@ class _Known:
     draft_tokens: int | None = None
     padding: bool | None = None
     source: str = "the command line"
+    start_up: StartUpFacts | None = None
 
 
 def run_audit(workload_file: Path | None, options: AuditOptions) -> int:
     """Print the audit as text or JSON; return 1 where `--fail-on` says so, else 0. Raises InputError."""
-    found = audited(workload_file, options)
+    known = _known(workload_file, options)
+    rules = _rules(known, options)
+    found = audit(rules, _settings(rules, known, options))
     if options.json:
         sys.stdout.write(json.dumps(routes_of(found), separators=(",", ":")) + "\n")
     else:
         sys.stdout.write(audit_text(found))
-        if options.from_log is not None:
-            sys.stdout.write(start_up_text(found, _start_up(options.from_log)))
+        if known.start_up is not None:
+            sys.stdout.write(start_up_text(found, known.start_up))
     limits: dict[str, Kind] = {"none": "NONE", "piecewise": "PIECEWISE"}
     if options.fail_on is None:
         return 0
@@ -61,17 +63,13 @@ def routes_of(found: Audit) -> dict[str, object]:
     }
 
 
-def audited(workload_file: Path | None, options: AuditOptions) -> Audit:
-    """Return the audit that the options ask for; raises InputError for what is missing or makes no sense."""
+def _known(workload_file: Path | None, options: AuditOptions) -> _Known:
+    """Return what is known without the options; raises InputError."""
     if workload_file is not None and options.from_log is not None:
         raise InputError("audit: expected a workload file or --from-log FILE, not both")
-    known = _Known()
     if workload_file is not None:
-        known = _of_workload(workload_file)
-    elif options.from_log is not None:
-        known = _of_log(options.from_log)
-    rules = _rules(known, options)
-    return audit(rules, _settings(rules, known, options))
+        return _of_workload(workload_file)
+    return _Known() if options.from_log is None else _of_log(options.from_log)
 
 
 def _rules(known: _Known, options: AuditOptions) -> EngineRules:
@@ -161,29 +159,18 @@ def _of_workload(path: Path) -> _Known:
     )
 
 
-def _read_log(path: Path) -> EngineLog:
-    from scheduler.workload.inputs.door import read_input
-
-    log = read_input(path).log
-    if log is None:
-        raise InputError(
-            f"{path}: expected start-up lines with capture sizes or the CUDA graph mode; found neither"
-        )
-    return log
-
-
-def _start_up(path: Path) -> StartUpFacts:
-    return _read_log(path).facts
-
-
 def _of_log(path: Path) -> _Known:
     """Return what a server's start-up lines say; raises InputError where they say nothing of graphs."""
-    log = _read_log(path)
-    facts = log.facts
-    if facts.capture_sizes is None and facts.mode is None:
+    from scheduler.workload.inputs.door import read_input
+
+    found = read_input(path)
+    log = found.log
+    if log is None or (log.facts.capture_sizes is None and log.facts.mode is None):
         raise InputError(
-            f"{path}: expected start-up lines with capture sizes or the CUDA graph mode; found neither"
+            f"{path}: {found.title}: expected start-up lines with capture sizes or the CUDA graph mode; "
+            "found neither"
         )
+    facts = log.facts
     name = facts.engine or {"sglang": "sglang", "tensorrt-llm": "trtllm"}.get(log.format, "vllm")
     mode = None if facts.mode is None else facts.mode.lower()
     return _Known(
@@ -195,4 +182,5 @@ def _of_log(path: Path) -> _Known:
         next((known for known in get_args(GraphMode) if known == mode), None),
         facts.draft_tokens if log.tokens_per_request in (None, 1) else log.tokens_per_request - 1,
         source=str(path),
+        start_up=facts,
     )

@@ -161,7 +161,7 @@ BAD = {
     ),
     "binary": (bytes(range(256)) * 4, 1, "expected a text file, got a NUL byte"),
     "Latin-1": (AZURE.encode() + b"0,1,1\n1,\xe9,1\n", 3, "expected UTF-8 text, got byte 0xe9"),
-    "UTF-16": (AZURE.encode("utf-16"), 1, "expected a text file"),
+    "UTF-16": (AZURE.encode("utf-16"), 1, "expected a text file in UTF-8, got UTF-16"),
     "old line ends": (VIDUR.replace("\n", "\r") + "0,1,1\r", 1, "expected comma-separated values"),
     "damaged gzip": (b"\x1f\x8b\x08\x00" + b"\xff" * 50, 1, "damaged gzip data"),
     "gzip with a bad sum": (

@@ -302,3 +302,67 @@ def test_recorded_steps_have_the_time_in_which_nothing_else_ran(tmp_path):
     bad = path.read_text().replace("16000,3", "16000,x")
     with pytest.raises(InputError, match=r"server\.log:3: requests: expected a whole number"):
         read_found_log(written(tmp_path, bad))
+
+
+def test_json_behind_a_collectors_prefix_loses_no_row(tmp_path):
+    parts = (VLLM_START, "\n".join(VLLM_TABLE))
+    objects = [json.dumps({"level": "INFO", "message": part}) for part in parts]
+    for prefix in ("vllm-1  | ", "2026-11-20T09:11:00.1Z stderr F ", "2026-11-20T09:11:00.1Z ", ""):
+        log = read_engine_log(written(tmp_path, "".join(f"{prefix}{line}\n" for line in objects)))
+        assert (log.decode_steps, log.mixed_steps) == ({7: 30, 40: 5}, {12: 1, 20: 2, 500: 3})
+        assert log.facts.max_num_seqs == 64
+
+
+def test_escaped_line_ends_of_a_message_part_its_rows(tmp_path):
+    escaped = "level=info msg=" + '"' + "\\n".join([*VLLM_START.splitlines(), *VLLM_TABLE]) + '"'
+    log = read_engine_log(written(tmp_path, escaped))
+    assert (log.decode_steps, log.mixed_steps) == ({7: 30, 40: 5}, {12: 1, 20: 2, 500: 3})
+
+
+def test_a_request_that_a_server_logs_as_json_is_no_wrapper(tmp_path):
+    said = 'INFO api: --speculative-config {"method": "eagle", "num_speculative_tokens": 3}'
+    assert read_engine_log(written(tmp_path, "\n".join((said, *VLLM_TABLE)))).facts.draft_tokens == 3
+
+
+def test_of_a_server_that_starts_twice_in_one_log_the_last_is_read_and_the_rest_counted(tmp_path):
+    starts = "INFO [core.py:93] Initializing a V1 LLM engine (v0.33.0) with config: max_num_seqs={}\n"
+    table = "\n".join(VLLM_TABLE) + "\n"
+    smaller = table.replace("[1, 2, 4, 8, 16, 24, 32]", "[1, 2, 4, 9]").replace("| 8  ", "| 9  ")
+    smaller = smaller.replace("| 1            | FULL", "| 2            | FULL").replace("| 30 ", "| 31 ")
+    text = starts.format(64) + table + starts.format(48) + smaller
+    log = read_engine_log(written(tmp_path, text))
+    assert log.decode_steps == {7: 31, 12: 1, 40: 5}
+    assert (log.facts.capture_sizes, log.facts.max_num_seqs) == ((1, 2, 4, 9), 48)
+    assert log.tokens_per_request == 1  # 8, padded by the first server, is no size of the last one's
+    assert log.left_out[0].startswith("41 steps left out: a server starts 2 times in this log, and start 2")
+    crashed = read_engine_log(written(tmp_path, text + starts.format(8)))
+    assert crashed.decode_steps == log.decode_steps
+    assert "a server starts 3 times in this log, and start 2 is read" in crashed.left_out[0]
+
+
+@pytest.mark.parametrize(
+    ("printed", "mode"),
+    [("0", "NONE"), ("1", "PIECEWISE"), ("[2,1]", "FULL_AND_PIECEWISE"), ("(2, 0)", "FULL_DECODE_ONLY")],
+)
+def test_old_releases_print_the_number_of_a_mode(tmp_path, printed, mode):
+    config = f'compilation_config={{"level":3,"cudagraph_mode":{printed},"use_cudagraph":true}}\n'
+    assert read_engine_log(written(tmp_path, config + "\n".join(VLLM_TABLE[6:]))).facts.mode == mode
+
+
+def test_sglang_counts_the_verified_token_among_its_draft_tokens(tmp_path):
+    text = SGLANG.replace("page_size=1)", "page_size=1, speculative_num_draft_tokens=4)")
+    assert read_engine_log(written(tmp_path, text)).facts.draft_tokens == 3
+
+
+def test_a_log_that_is_cut_in_its_gzip_says_so_at_the_door(tmp_path):
+    path = tmp_path / "server.log.gz"
+    path.write_bytes(gzip.compress((VLLM_START + "\n".join(VLLM_TABLE) * 50).encode())[:-100])
+    with pytest.raises(InputError, match="the gzip data ends early"):
+        read_input(path)
+
+
+def test_a_log_in_utf_16_says_how_to_turn_it(tmp_path):
+    path = tmp_path / "server.log"
+    path.write_text(VLLM_START, encoding="utf-16")
+    with pytest.raises(InputError, match="in UTF-8, got UTF-16, as PowerShell"):
+        read_input(path)

@@ -145,5 +145,5 @@ def count_of(value: object, most: int = 1_000_000) -> int | None:
 def failure(error: object) -> str:
     """Return a request's error in few words."""
     text = json.dumps(error, default=str) if isinstance(error, dict | list) else str(error)
-    line = " ".join(text.split())
+    line = " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
     return line if len(line) <= 60 else f"{line[:57]}…"

@@ -16,7 +16,7 @@ from scheduler.errors import InputError
 from scheduler.workload.server_logs import sglang, tensorrt_llm, vllm
 from scheduler.workload.server_logs.engine_log import MOST_SEQUENCES, MOST_STEPS, EngineLog
 from scheduler.workload.server_logs.start_up import StartUpFacts, StartUpReader
-from scheduler.workload.server_logs.wrappers import Unwrapper
+from scheduler.workload.server_logs.wrappers import LogLine, Unwrapper
 from scheduler.workload.traces.lines import Problems, numbered_lines
 
 FIXES = (
@@ -64,18 +64,56 @@ def read_server_log(
         raise InputError(f"{path}: expected a server log or a CSV with batch_size,steps; the file is empty")
     if _columns(first[1]) == ["batch_size", "steps"]:
         return _read_csv(path, lines)
-    unwrapper, start_up = Unwrapper(), StartUpReader()
-    readers = (vllm.VllmReader(), sglang.SglangReader(), tensorrt_llm.TensorrtReader())
+    unwrapper, servers = Unwrapper(), [_Server()]
     for message in unwrapper.messages(chain([first], lines)):
-        start_up.read(message.text)
-        for reader in readers:
+        if StartUpReader.is_start(message.text) and servers[-1].has_steps:
+            servers.append(_Server())
+        servers[-1].read(message)
+    log = _last_with_steps([server.log(max_num_seqs, draft_tokens) for server in servers])
+    return replace(log, left_out=(*unwrapper.notes, *log.left_out))
+
+
+class _Server:
+    """What a server said from its start to the next one's."""
+
+    def __init__(self) -> None:
+        self._start_up = StartUpReader()
+        self._readers = (vllm.VllmReader(), sglang.SglangReader(), tensorrt_llm.TensorrtReader())
+
+    @property
+    def has_steps(self) -> bool:
+        return any(reader.has_steps for reader in self._readers)
+
+    def read(self, message: LogLine) -> None:
+        self._start_up.read(message.text)
+        for reader in self._readers:
             reader.read(message)
-    facts = start_up.facts()
-    if draft_tokens is not None:
-        facts = replace(facts, draft_tokens=draft_tokens)
-    found = [(reader, reader.log(facts, max_num_seqs)) for reader in readers]
-    logs = [log for _, log in found if log is not None]
-    lost = [line for reader, log in found if log is None for line in reader.not_understood.lines]
+
+    def log(self, max_num_seqs: int | None, draft_tokens: int | None) -> EngineLog:
+        facts = self._start_up.facts()
+        if draft_tokens is not None:
+            facts = replace(facts, draft_tokens=draft_tokens)
+        found = [(reader, reader.log(facts, max_num_seqs)) for reader in self._readers]
+        logs = [log for _, log in found if log is not None]
+        lost = [line for reader, log in found if log is None for line in reader.not_understood.lines]
+        return _with_most_steps(logs, lost, facts)
+
+
+def _last_with_steps(logs: list[EngineLog]) -> EngineLog:
+    """Return the log of the last server that logged a step; it says what was left out of the others."""
+    chosen = max((number for number, log in enumerate(logs) if log.has_steps), default=len(logs) - 1)
+    if len(logs) == 1:
+        return logs[0]
+    others = sum(_steps_of(log) for log in logs) - _steps_of(logs[chosen])
+    note = (
+        f"{others:,} steps left out: a server starts {len(logs)} times in this log, and start {chosen + 1} "
+        "is read; cut the file to read another"
+    )
+    return replace(logs[chosen], left_out=(note, *logs[chosen].left_out))
+
+
+def _with_most_steps(logs: list[EngineLog], lost: list[str], facts: StartUpFacts) -> EngineLog:
+    """Return the log with the most steps; it says what was left out of those in other formats."""
     if not logs:
         return EngineLog("vllm", {}, {}, facts, left_out=tuple(lost), lacks=FIXES)
     log = max(logs, key=_steps_of)
@@ -85,7 +123,7 @@ def read_server_log(
         if other is not log
     ]
     lacks = log.lacks if log.has_steps else FIXES
-    return replace(log, left_out=(*unwrapper.notes, *log.left_out, *others, *lost), lacks=lacks)
+    return replace(log, left_out=(*log.left_out, *others, *lost), lacks=lacks)
 
 
 def _steps_of(log: EngineLog) -> int:

@@ -42,6 +42,11 @@ class SglangReader:
         self._had_prefill: set[str] = set()
         self._together = 0
 
+    @property
+    def has_steps(self) -> bool:
+        """Whether a step was read."""
+        return bool(self._samples)
+
     def read(self, line: LogLine) -> None:
         """Take what a line says; one that looks like data and is not understood is kept for the notes."""
         # Two marks for each kind: a damaged line that has lost one is still told from other lines.

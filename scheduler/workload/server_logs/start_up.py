@@ -51,6 +51,16 @@ _SIZES = re.compile(
     r"|Capture target decode CUDA graph begin\b.*?\bbs=)\s*\[([0-9,\s]*)\]"
 )
 _MODE = re.compile(r"(?:- Mode:|cudagraph_mode['\"]?\s*[:=])\s*['\"<]?(?:CUDAGraphMode\.)?([A-Z_]{3,30})\b")
+# Releases before 0.12 print the number of a mode, or those of its decode and mixed steps.
+_OLD_MODE = re.compile(r"cudagraph_mode['\"]?\s*[:=]\s*(\d|[\[(]\d, ?\d[\])])(?=[,}\s)]|$)")
+_OLD_MODES = {
+    "0": "NONE",
+    "1": "PIECEWISE",
+    "2": "FULL",
+    "20": "FULL_DECODE_ONLY",
+    "21": "FULL_AND_PIECEWISE",
+}
+_STARTS = ("vLLM API server version", "LLM engine (v", "server_args=ServerArgs(")
 _VLLM_CAPTURE = re.compile(r"Graph capturing finished in ([0-9.]{1,15}) secs?, took ([0-9.]{1,15}) GiB")
 _VLLM_KV = re.compile(r"GPU KV cache size: ([0-9,]{1,20}) tokens")
 _SGLANG_CAPTURE = re.compile(
@@ -65,6 +75,8 @@ _LIMITS = {
     "draft_tokens": re.compile(r"\b(?:num_speculative_tokens|num_spec_tokens)" + _WHOLE),
     "decode_log_interval": re.compile(r"\bdecode_log_interval" + _WHOLE),
 }
+# SGLang counts the token that is verified beside the drafted ones.
+_SGLANG_WIDTH = re.compile(r"\bspeculative_num_draft_tokens" + _WHOLE)
 _VERSION = re.compile(
     r"(?:vLLM (?:API )?server version|LLM engine \(|TensorRT[- ]LLM version:?)\s*v?(\d[\w.+-]{0,40})",
     re.IGNORECASE,
@@ -79,8 +91,8 @@ _ESTIMATE = re.compile(r"Estimated CUDA graph memory: ([0-9.]{1,15}) GiB|([0-9.]
 _KV_BYTES = re.compile(r"Available KV cache memory: ([0-9.]{1,15}) GiB")
 _MARKS = (
     "apture", "apturing", "KV ", "max_num", "max_running", "cudagraph", "cuda_graph", "Mode:", "max_total",
-    "page_size", "block_size", "num_speculative", "num_spec_tokens", "version", "LLM engine (",
-    "Model Runner", "model_runner.py", "CUDA graph",
+    "page_size", "block_size", "num_speculative", "num_spec_tokens", "num_draft_tokens", "version",
+    "LLM engine (", "Model Runner", "model_runner.py", "CUDA graph",
 )  # fmt: skip
 
 
@@ -100,6 +112,11 @@ class StartUpReader:
         self._estimates: list[int] = []
         self._kv_bytes: list[int] = []
 
+    @staticmethod
+    def is_start(line: str) -> bool:
+        """Whether a server says here that it starts."""
+        return any(mark in line for mark in _STARTS)
+
     def read(self, line: str) -> None:
         """Take what a line says; a number that makes no sense is passed over."""
         if not any(mark in line for mark in _MARKS):
@@ -112,6 +129,12 @@ class StartUpReader:
         mode = _MODE.search(line)
         if mode:
             self._mode = mode[1]
+        old_mode = _OLD_MODE.search(line)
+        if old_mode:
+            self._mode = _OLD_MODES.get(re.sub(r"\D", "", old_mode[1]), self._mode)
+        width = _SGLANG_WIDTH.search(line)
+        if width and int(width[1]) > 0:
+            self._limits["draft_tokens"] = int(width[1]) - 1
         for name, pattern in _LIMITS.items():
             limit = pattern.search(line)
             if limit and int(limit[1]) > 0:

@@ -55,6 +55,11 @@ class TensorrtReader:
         self._accepted_length = Times()
         self._source = "TensorRT-LLM iteration lines"
 
+    @property
+    def has_steps(self) -> bool:
+        """Whether a step was read."""
+        return bool(self._steps)
+
     def read(self, line: LogLine) -> None:
         """Take what a line says; one that looks like data and is not understood is kept for the notes."""
         # Two marks: a damaged line that has lost one is still told from other lines.

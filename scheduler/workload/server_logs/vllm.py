@@ -64,6 +64,11 @@ class VllmReader:
         self._drafts = self._accepted = 0.0
         self._positions = 0
 
+    @property
+    def has_steps(self) -> bool:
+        """Whether a step was read."""
+        return bool(self._rows or self._iterations or self._samples)
+
     def read(self, line: LogLine) -> None:
         """Take what a line says; one that looks like data and is not understood is kept for the notes."""
         text = line.text

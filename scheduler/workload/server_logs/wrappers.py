@@ -13,6 +13,9 @@ _RAY = re.compile(r"\s*\[repeated (\d{1,9})x across cluster\].*$")
 _RSYSLOG = re.compile(r"message repeated (\d{1,9}) times: \[\s?(.*)\]\s*$")
 _SYSLOG = re.compile(r"\blast message repeated (\d{1,9}) times?\b")
 _DEEPEST = 6  # Loki: streams, values, pairs
+# What compose, CRI and `docker logs -t` put before a JSON object; a server's lines have brackets before one.
+_BEFORE_JSON = re.compile(r"[^{\[\]]{1,100}(?=\{\")")
+_MESSAGE_KEYS = frozenset(("log", "message", "msg", "MESSAGE", "text", "event", "body"))
 
 
 class LogLine(NamedTuple):
@@ -27,9 +30,10 @@ class Unwrapper:
     """Turns the lines of a file into messages; counts what was folded, for the notes.
 
     JSON objects (Docker's json-file, CRI, journald, cloud collectors) give every text they hold, once; a
-    text of several lines gives each. Suffixes and lines that say how often a message came are taken as that
-    many messages: Ray's `[repeated Nx across cluster]`, rsyslog's `message repeated N times: [ … ]` and
-    syslogd's `last message repeated N times`.
+    text of several lines gives each. So do objects behind a prefix, as compose and CRI write them. Suffixes
+    and lines that say how often a message came are taken as that many messages: Ray's
+    `[repeated Nx across cluster]`, rsyslog's `message repeated N times: [ … ]` and syslogd's
+    `last message repeated N times`.
     """
 
     def __init__(self) -> None:
@@ -47,12 +51,9 @@ class Unwrapper:
 
     def _texts(self, line: str, depth: int = 0) -> Iterable[str]:
         line = _COLOUR.sub("", line) if "\x1b" in line else line
-        if not line.startswith(("{", "[{")) or depth == _DEEPEST:
-            return (line,)
-        try:
-            value = json.loads(line)
-        except (ValueError, RecursionError):
-            return (line,)
+        value = _json_in(line) if depth < _DEEPEST else None
+        if value is None:
+            return line.split("\\n")  # a text of several lines, escaped: msg="…\n…"
         self.json_lines += depth == 0
         texts = dict.fromkeys(strings_in(value))  # some collectors keep the raw message beside the parsed one
         parts = [part.strip() for text in texts for part in text.splitlines()]
@@ -82,6 +83,21 @@ class Unwrapper:
             f"Ray folded {self.folded_by_ray:,} lines into others, which count as often; it also folds lines "
             "that differ in numbers alone (RAY_DEDUP_LOGS=0 keeps every line)",
         )
+
+
+def _json_in(line: str) -> Any:
+    """Return the JSON that a collector wrapped a message in, None where a line is a message itself."""
+    start = 0
+    if not line.startswith(("{", "[{")):
+        before = _BEFORE_JSON.match(line) if line.endswith("}") else None
+        if before is None:
+            return None
+        start = before.end()
+    try:
+        value = json.loads(line[start:])
+    except (ValueError, RecursionError):
+        return None
+    return None if start and not _MESSAGE_KEYS & value.keys() else value
 
 
 def strings_in(value: Any, depth: int = 0) -> list[str]:

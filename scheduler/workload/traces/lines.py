@@ -19,6 +19,7 @@ MAX_LINE_BYTES = 4 * 1024**2
 MAX_DOCUMENT_BYTES = 512 * 1024**2
 _GZIP_MAGIC = b"\x1f\x8b"
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 
 
 class Problems:
@@ -73,6 +74,11 @@ def numbered_lines(
                 max_text_bytes -= len(line)
                 if max_text_bytes < 0:
                     raise InputError(f"{path}:{number}: expected at most {limit:,} bytes of text, unpacked")
+                if number == 1 and line.startswith(_UTF_16):
+                    raise InputError(
+                        f"{path}:1: expected a text file in UTF-8, got UTF-16, as PowerShell writes it; "
+                        f"iconv -f UTF-16 -t UTF-8 {path.name} > utf8.log turns it"
+                    )
                 if number == 1 and line.startswith(_BYTE_ORDER_MARK):
                     line = line[len(_BYTE_ORDER_MARK) :]
                 if b"\0" in line and not any_bytes:
@@ -113,11 +119,15 @@ def whole_text(path: Path, max_bytes: int = MAX_DOCUMENT_BYTES) -> str:
 
 def first_bytes(path: Path, count: int) -> bytes:
     """Return the first bytes of a file, unpacked; raises InputError where it cannot be read."""
+    start = bytearray()
     try:
         with path.open("rb") as file:
-            return _unpacked(file).read(count)
+            unpacked = _unpacked(file)
+            while len(start) < count and (piece := unpacked.read1(count - len(start))):
+                start += piece
+            return bytes(start)
     except EOFError:
-        return b""  # the reader of the format says on which line it ends
+        return bytes(start)  # the reader of the format says on which line it ends
     except (gzip.BadGzipFile, zlib.error) as error:
         raise InputError(f"{path}: damaged gzip data: {error}") from error
     except OSError as error:
