@@ -177,10 +177,11 @@ def test_the_rows_of_all_steps_are_the_tokens_they_decoded(files):
 
 
 def test_the_server_is_busy_exactly_while_a_request_is_in_the_system(files):
-    assert not files.results["workload"]["engine"]["async_scheduling"]
     for _, requests, steps in requests_and_steps(files):
         start, end = steps["start_ns"], steps["start_ns"] + steps["duration_ns"]
         assert (start[1:] >= end[:-1]).all()
+        if files.results["workload"]["engine"]["async_scheduling"]:
+            continue  # the front end has a request before the server does, and after it
         busy = int(steps["duration_ns"].sum())
         idle = int((start[1:] - end[:-1]).sum())
         assert busy + idle == int(end[-1] - start[0])
