@@ -148,7 +148,7 @@ def test_faster_needs_both_ends_of_the_range_and_one_percent() -> None:
 
 def test_the_error_of_a_profile_is_called_interpolation_error(tmp_path: Any) -> None:
     few = ("--replications", "1", "--set", "requests=120", "--no-plots")
-    outcome = call(ROOT / "workloads" / "code.yaml", *few, "--out", tmp_path)
+    outcome = call(ROOT / "workloads" / "reasoning.yaml", *few, "--out", tmp_path)
     assert "interpolation error" in outcome.stdout
     assert "its error" not in outcome.stdout
     assert "NOT of vLLM itself" in outcome.stdout
