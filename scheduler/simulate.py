@@ -13,6 +13,7 @@ import numpy as np
 from scheduler.catalog.dispatch.engines import engine_rules
 from scheduler.catalog.numbers import MOST_TOKENS
 from scheduler.catalog.profile.profile import Profile
+from scheduler.engine.acceptance import Acceptance
 from scheduler.engine.batching import Batching, Limits
 from scheduler.engine.executor import Executor, PipelinedExecutor, StepKind
 from scheduler.engine.graph_pool import GraphPool
@@ -21,13 +22,17 @@ from scheduler.engine.loop import DecodeLoop, Run
 from scheduler.engine.policies import DecodeOnly, Mixed, PrefillFirst
 from scheduler.engine.prefix_cache import PrefixCache
 from scheduler.engine.records import StepRecords
+from scheduler.engine.speculation import Speculation, SpeculativeLoop, speculative
 from scheduler.errors import InputError
 from scheduler.executors.model.by_profile import cost_model
 from scheduler.executors.model.cost_model import CostModel
+from scheduler.executors.model.draft_cost import DraftCost
 from scheduler.workload.arrivals import ClosedLoopArrivals
-from scheduler.workload.draw import jitter_generator
+from scheduler.workload.draw import acceptance_generator, jitter_generator
 from scheduler.workload.requests import Requests
 from scheduler.workload.schema import Engine, Workload
+from scheduler.workload.speculation import DraftCost as DraftSettings
+from scheduler.workload.speculation import SpeculationSettings
 
 HIGH = "_high"
 _BOUNDS: tuple[Literal["low"], Literal["high"]] = ("low", "high")
@@ -168,7 +173,9 @@ def simulate(
     cost = pool_cost(engine, profile, variant.pool, variant.name)
     if executor is None:
         executor = variant_model(workload, profile, variant, replication)
-    batching = POLICIES[engine.policy](
+    policy = POLICIES[engine.policy]
+    speculation = _speculation(workload, profile, variant, replication, len(requests))
+    batching = (policy if speculation is None else speculative(policy))(
         limits_of(engine, cost.kv_blocks),
         variant.pool,
         _kv_cache(workload, requests, cost.kv_blocks),
@@ -177,7 +184,8 @@ def simulate(
         None if requests.cached_tokens is None else _column(requests.cached_tokens),
     )
     start_ns = round((cost.capture_s or 0) * 1e9) if engine.delay_start_by_capture else 0
-    run = DecodeLoop(
+    make_loop = DecodeLoop if speculation is None else partial(SpeculativeLoop, speculation=speculation)
+    run = make_loop(
         batching,
         executor,
         _column(requests.arrival_ns),
@@ -225,11 +233,49 @@ def _ends_differ(steps: StepRecords, low: CostModel, high: CostModel) -> bool:
 def variant_model(workload: Workload, profile: Profile, variant: Variant, replication: int) -> CostModel:
     """Return the modelled executor of a variant; where `engine.jitter` draws, all meet the same noise."""
     model = cost_model(profile, variant.without_graph, variant.bound)
+    model.verifies_drafts = workload.engine.draft_tokens > 0
     jitter = workload.engine.jitter
     if jitter is True or (jitter == "auto" and model.draws_by_itself):
         noise = jitter_generator(workload, replication)
         model.vary(profile, noise, has_graphs=bool(variant.pool.sizes))
     return model
+
+
+def _speculation(
+    workload: Workload, profile: Profile, variant: Variant, replication: int, requests: int
+) -> Speculation | None:
+    """Return how the engine drafts, None where it does not; the same luck for every variant."""
+    settings = workload.engine.speculation
+    if settings is None or not settings.draft_tokens:
+        return None
+    drawn = settings.acceptance.draw(acceptance_generator(workload, replication), requests)
+    acceptance = Acceptance(
+        settings.draft_tokens, drawn.key, rates=drawn.rates, by_place=drawn.by_place, matches=drawn.matches
+    )
+    work = draft_cost(settings, profile, variant)
+    return Speculation(settings.draft_tokens, settings.lookahead_tokens, acceptance, work)
+
+
+def draft_cost(settings: SpeculationSettings, profile: Profile, variant: Variant) -> DraftCost:
+    """Return what drafting takes.
+
+    A pass is launched as one graph; without graphs, launching takes its share of a step's kernels.
+    """
+    model = cost_model(profile, variant.without_graph, variant.bound)
+    model.verifies_drafts = True
+    draft, share = settings.draft or DraftSettings(), settings.share
+    launch_ms = draft.launch_ms
+    if launch_ms is None:
+        has_graphs = bool(variant.pool.sizes)
+        launch_ms = model.launch_ms("graph") if has_graphs else (share or 0.0) * model.launch_ms("eager")
+    return DraftCost(
+        model,
+        settings.passes,
+        share=share,
+        pass_ms=draft.pass_ms or 0.0,
+        token_ms=draft.token_ms,
+        launch_ms=launch_ms if settings.passes else 0.0,
+    )
 
 
 def _round_trip_ns(workload: Workload) -> int:

@@ -119,6 +119,7 @@ class Flight:
     launched: int
     gpu_end: int
     update: int
+    ready: int = 0  # its tokens are there no earlier
     over: list[Live] = field(default_factory=list)  # end with this step's token
     decoding: list[Live] = field(default_factory=list)
 
@@ -197,7 +198,7 @@ class ReferenceSimulator:
                 self.advance(host_free)
                 continue
             oldest = self.flights.pop(0)
-            self.advance(max(oldest.gpu_end, oldest.launched, host_free))
+            self.advance(max(oldest.ready, host_free))
             assert busy_since is not None
             p = oldest.plan
             self.steps.append(
@@ -232,7 +233,8 @@ class ReferenceSimulator:
         gpu_end = max(gpu_free, launching + parts.gpu_after) + parts.gpu
         if parts.tail >= 0:
             gpu_end = max(gpu_end, launched + parts.tail)
-        flight = Flight(plan, [], self.now, dispatched, launched, gpu_end, parts.update)
+        ready = max(gpu_end, launched)
+        flight = Flight(plan, [], self.now, dispatched, launched, gpu_end, parts.update, ready)
         for sequence, tokens in rows:
             sequence.computed += tokens or 1
             if tokens:

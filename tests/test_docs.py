@@ -20,6 +20,7 @@ from scheduler.workload import arrivals
 from scheduler.workload.conversations import SharedPrefixes
 from scheduler.workload.file.loader import load_workload
 from scheduler.workload.schema import Engine, Pool, Slo, Workload
+from scheduler.workload.speculation import AcceptanceRates, DraftCost, SpeculationSettings
 
 DOCS = ROOT / "docs"
 BEGIN, END = "<!-- rooms", "<!-- end of rooms -->"
@@ -34,6 +35,9 @@ SECTIONS = {
     "`arrivals`": ARRIVALS,
     "`prefixes`": (SharedPrefixes,),
     "`engine`": (Engine,),
+    "`engine.speculation`": (SpeculationSettings,),
+    "`engine.speculation.acceptance`": (AcceptanceRates,),
+    "`engine.speculation.draft`": (DraftCost,),
     "`pool`": (Pool,),
     "`slo`": (Slo,),
     "An inline profile": (InlineProfile,),

@@ -46,7 +46,8 @@ INSIDE = {
         "lengths": {"requests"},
         "arrivals": {"requests", "rates"},
         "conversations": {"requests", "prefixes", "lengths"},
-        "schema": {"arrivals", "lengths", "conversations"},
+        "speculation": set[str](),
+        "schema": {"arrivals", "lengths", "conversations", "speculation"},
         "file": {"schema", "inputs"},
         # Readers fill in what inputs/found.py names; the door in inputs/ then chooses among them.
         "traces": {"requests", "prefixes", "inputs"},

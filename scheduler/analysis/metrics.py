@@ -289,13 +289,26 @@ def pool_use(run: Run, start_ns: int = 0) -> Record:
         record["mean_batch_size"] = float(batch[decode].mean())
         record["max_batch_size"] = int(batch[decode].max())
     if captured_slots:
-        record["padding_share"] = 1 - int(batch[replayed].sum(dtype=np.int64)) / captured_slots
+        record["padding_share"] = (
+            1 - int(batch[replayed].sum(dtype=np.int64)) * run.tokens_per_row / captured_slots
+        )
     if len(capture) > int(decode.sum()):
         record["mixed_replay_share"] = float((capture[~decode] > 0).mean())
+    if run.tokens_per_row > 1:
+        record |= _accepted(run, start_ns)
     if busy_ns:
         record["time_mean_batch_size"] = float((batch * duration).sum() / busy_ns)
         record["decode_time_share"] = float(duration[decode].sum() / busy_ns)
     return record
+
+
+def _accepted(run: Run, start_ns: int) -> Record:
+    """Return how many tokens a request got per decode step, the target model's own included."""
+    steps, gaps = run.steps, run.gaps
+    decode = (steps.kind == StepKind.DECODE) & (steps.start_ns >= start_ns)
+    rows = int(steps.batch_size[decode].sum(dtype=np.int64))
+    tokens = int(gaps.count[decode[gaps.step]].sum(dtype=np.int64))
+    return {"spec_decode_acceptance_length": tokens / rows} if rows else {}
 
 
 def without_graph_share(run: Run) -> float:

@@ -55,6 +55,7 @@ class _Limits:
     max_num_batched_tokens: int
     gpu_memory_bytes: int | None
     tensor_parallel: int
+    draft_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +77,7 @@ def _settings(limits: _Limits, *, padding: bool = True, blackwell: bool = False)
         gpu_memory_bytes=limits.gpu_memory_bytes,
         tensor_parallel=limits.tensor_parallel,
         blackwell=blackwell,
+        draft_tokens=limits.draft_tokens,
     )
 
 
@@ -200,16 +202,20 @@ def pool_preset(
     max_num_batched_tokens: int,
     gpu_memory_bytes: int | None = None,
     tensor_parallel: int = 1,
+    draft_tokens: int = 0,
 ) -> PoolPreset:
     """Return the pool that the named engine would capture under these limits.
 
     `name` is a preset, or a preset and its largest size (`sglang-160`, `trtllm-nopad-256`). GPU memory
-    (total, bytes) decides the maximum of `sglang` and `mini-sglang` only; None is their "unknown". Raises
-    InputError for an unknown name, with close ones.
+    (total, bytes) decides the maximum of `sglang` and `mini-sglang` only; None is their "unknown". An
+    engine with rules of its own makes its list for `draft_tokens` per request, in its own unit; others
+    count requests. Raises InputError for an unknown name, with close ones.
     """
     rule_name, maximum = _split(name)
     rule = _RULES[rule_name]
-    limits = _Limits(maximum, max_num_seqs, max_num_batched_tokens, gpu_memory_bytes, tensor_parallel)
+    limits = _Limits(
+        maximum, max_num_seqs, max_num_batched_tokens, gpu_memory_bytes, tensor_parallel, draft_tokens
+    )
     sizes = tuple(sorted(rule.sizes(limits)))
     return PoolPreset(name, sizes, rule.padding, rule.piecewise, rule.engine, rule.release, rule.source)
 

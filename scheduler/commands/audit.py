@@ -154,6 +154,7 @@ def _of_workload(path: Path) -> _Known:
         engine.prefill_tokens_per_step,
         pool.sizes,
         pool.mode,
+        pool.draft_tokens,
         padding=pool.padding,
         source=str(path),
     )

@@ -156,9 +156,11 @@ def execution_opener(
         return lambda requests: logged_execution(path)
     if options.executor == "model":
         return None
+    engine = workload.engine
+    if engine.draft_tokens:
+        raise InputError("--executor torch: expected no engine.speculation; drafts are not executed for real")
     device = options.device or "cpu"
     require_device(device)
-    engine = workload.engine
     model = options.model or ("tiny" if device == "cpu" else "qwen3-0.6b")
     return lambda requests: torch_execution(
         model=model,

@@ -1,5 +1,6 @@
 """The decode loop: requests, batching, KV cache, graph pool, records.
 
+- `acceptance.py` Which drafted tokens are accepted: request and place alone decide, so every run meets the same luck.
 - `batching.py` The waiting queue, the running batch, and what every step policy does with them.
 - `executor.py` The one seam between the loop and what a step takes: modelled, measured or read from a log.
 - `graph_pool.py` The graph pool: which sizes were captured, by whose rules, and so which graph each step takes.
@@ -12,5 +13,6 @@
 - `prefix_cache.py` The KV cache that knows what its blocks hold, so that requests share the blocks of equal prefixes.
 - `records.py` What a run leaves behind: compact arrays per request and per step, and the gaps between tokens.
 - `request.py` A request while it is in the batch.
+- `speculation.py` Speculative decoding: a decode step verifies drafts, and requests advance by the accepted ones and one.
 - `traffic.py` Which request the scheduler can see when: arrivals of an open loop, or the users of a closed one.
 """

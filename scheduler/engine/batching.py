@@ -45,6 +45,10 @@ class Batching:
     """
 
     cached_after_prefill = 1  # tokens a resumed answer's newest token is ahead of the KV cache
+    # Of engines that draft (speculation.py): tokens verified per row and step, and KV slots written ahead.
+    draft_tokens = 0
+    lookahead_tokens = 0
+    request_type: type[Running] = Running
 
     def __init__(
         self,
@@ -163,7 +167,9 @@ class Batching:
             self.asked_tokens += self.prompt_tokens[index]
             self.hit_tokens += found.tokens
         generated = self.generated.pop(index, 0)
-        request = Running(index, self._slots.pop(), self.prompt_tokens[index], generated, self._admissions)
+        request = self.request_type(
+            index, self._slots.pop(), self.prompt_tokens[index], generated, self._admissions
+        )
         request.cached, request.blocks = found.tokens, blocks
         self.kv_cache.take(index, found)
         self.kv_cache.allocate(blocks - found.blocks)
@@ -213,6 +219,20 @@ class Batching:
             self._preempt_newest()
         return max(self._border[phase] - taken, 0)
 
+    def _make_room(self, request: Running, blocks: int) -> bool:
+        """Take blocks for a running request, preempting the newest for room; False where that is itself."""
+        while blocks > self.kv_cache.free:
+            self._preempt_newest()
+            if self.running.get(request.index) is not request:
+                return False
+        self.kv_cache.allocate(blocks)
+        return True
+
+    def _make_room_to_decode(self, request: Running) -> bool:
+        """Take what a request's next decode step needs; False where it gave way itself."""
+        crosses = (request.origin + self.decode_steps) % self.kv_cache.block_size == 0
+        return not crosses or self._make_room(request, 1)
+
     def steps_ahead(self, most_steps: int) -> int:
         """Return how many decode steps like the one just decided find free blocks and let nobody in.
 
@@ -251,4 +271,5 @@ class Batching:
 
     def _decode_step(self) -> StepPlan:
         size, piecewise = self._decode_routes[self.decoding]
-        return StepPlan(DECODE, self.decoding, size, self.kv_tokens, (), len(self.joined), piecewise)
+        drafts = self.decoding * self.draft_tokens
+        return StepPlan(DECODE, self.decoding, size, self.kv_tokens, (), len(self.joined), piecewise, drafts)

@@ -31,7 +31,8 @@ class StepPlan(NamedTuple):
     (rows for a decode step, total tokens for a piecewise mixed step) or None; `kv_tokens` is the number
     of tokens in the KV cache of the decoded sequences when the step starts. `new_requests` joined the batch
     in this decision, for the first time or again. `piecewise`: the graph is a PIECEWISE one, launched piece
-    by piece with attention between; its size counts tokens.
+    by piece with attention between; its size counts tokens. `draft_tokens` are verified beside the one token
+    of each decoded sequence, all of the step together.
     """
 
     kind: StepKind
@@ -41,6 +42,7 @@ class StepPlan(NamedTuple):
     prefill: tuple[PrefillChunk, ...] = ()
     new_requests: int = 0
     piecewise: bool = False
+    draft_tokens: int = 0
 
     @property
     def prefill_tokens(self) -> int:

@@ -47,7 +47,8 @@ class Run:
     `failure` says why a partial run stopped early; `remarks` are what the executor has to say about its
     step times, such as having read them beyond the measured range. `host_and_gpu` is there where an
     executor told the two apart and the loop was asked to keep it, `prefix_use` where it is known what prompts
-    share. `steps` and `gaps` are made anew when they are asked for.
+    share. `tokens_per_row` are computed for each decoding request in a step, 1 + the draft tokens that it
+    verifies. `steps` and `gaps` are made anew when they are asked for.
     """
 
     requests: RequestRecords
@@ -57,6 +58,7 @@ class Run:
     remarks: tuple[str, ...] = ()
     host_and_gpu: HostAndGpuTimes | None = None
     prefix_use: PrefixUse | None = None
+    tokens_per_row: int = 1
 
     @property
     def steps(self) -> StepRecords:

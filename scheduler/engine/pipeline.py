@@ -113,6 +113,10 @@ class WholeSteps:
         steps, first_ready_ns = len(durations) - before, start_ns + durations[before]
         return Flight(plan, now_ns, end_ns, now_ns, end_ns - durations[-1], steps, first_ready_ns)
 
+    def delay(self, by_ns: int) -> None:
+        """Let the step after those launched start so much later."""
+        self._free_ns += by_ns
+
 
 class HostAndGpu:
     """The pipeline: the host schedules, launches and updates while the GPU works on what was launched."""

@@ -35,7 +35,7 @@ class DecodeOnly(Batching):
         while self.waiting and len(self.running) < self.limits.max_num_seqs:
             index = self.waiting[0]
             cached = self.prompt_tokens[index] + self.generated.get(index, 0)
-            blocks = self.kv_cache.blocks(cached + 1)
+            blocks = self.kv_cache.blocks(cached + 1 + self.draft_tokens + self.lookahead_tokens)
             if not self._may_admit(blocks):
                 return
             self.waiting.popleft()
@@ -68,7 +68,7 @@ class PrefillFirst(Batching):
         while self.waiting and budget > 0 and len(self.running) < self.limits.max_num_seqs:
             index = self.waiting[0]
             target = self.prompt_tokens[index] + self.generated.get(index, 0)
-            blocks = self.kv_cache.blocks(target)
+            blocks = self.kv_cache.blocks(target + self.lookahead_tokens)
             found = self.kv_cache.find(index, target, self._recorded(index))
             if not self._may_admit(blocks - found.blocks + found.free):
                 break
@@ -114,7 +114,7 @@ class Mixed(Batching):
             return self._decide_paced()
         self._grow_decoding()
         most = self.limits.max_num_batched_tokens
-        budget = most - self.decoding
+        budget = most - self.decoding * (1 + self.draft_tokens)
         chunks: list[PrefillChunk] = []
         if self.unfinished and budget > 0:
             budget = self._continue_prompt(self.unfinished[0], budget, chunks)
@@ -154,31 +154,23 @@ class Mixed(Batching):
             if request.has_stopped:
                 continue
             if request.is_decoding:
-                budget -= 1
-                if (request.origin + self.decode_steps) % self.kv_cache.block_size == 0:
-                    self._make_room(request, 1)
+                budget -= 1 + self.draft_tokens
+                self._make_room_to_decode(request)
             elif not self.holds_prompts:
                 tokens = min(request.target - request.cached, threshold, budget)
-                blocks = self.kv_cache.blocks(request.cached + tokens) - request.blocks
+                blocks = (
+                    self.kv_cache.blocks(request.cached + tokens + self.lookahead_tokens) - request.blocks
+                )
                 if self._make_room(request, blocks):
                     request.blocks += blocks
                     chunks.append(self._chunk(request, tokens))
                     budget -= tokens
         return budget
 
-    def _make_room(self, request: Running, blocks: int) -> bool:
-        """Take blocks for a running request, preempting the newest for room; False where that is itself."""
-        while blocks > self.kv_cache.free:
-            self._preempt_newest()
-            if self.running.get(request.index) is not request:
-                return False
-        self.kv_cache.allocate(blocks)
-        return True
-
     def _continue_prompt(self, request: Running, budget: int, chunks: list[PrefillChunk]) -> int:
         """Compute more of the newest request's prompt; where no block is free for it, it gives way."""
         tokens = min(request.target - request.cached, budget)
-        blocks = self.kv_cache.blocks(request.cached + tokens) - request.blocks
+        blocks = self.kv_cache.blocks(request.cached + tokens + self.lookahead_tokens) - request.blocks
         if not self._make_room(request, blocks):
             return budget
         request.blocks += blocks
@@ -192,10 +184,11 @@ class Mixed(Batching):
         if not self.decoding:
             kind = StepKind.PREFILL
             self.prompt_steps += 1
-        total_tokens = self.decoding + sum(chunk.tokens for chunk in chunks)
+        drafts = self.decoding * self.draft_tokens
+        total_tokens = self.decoding + drafts + sum(chunk.tokens for chunk in chunks)
         size, piecewise = self._mixed_route(total_tokens)
         joined = len(self.joined)
-        return StepPlan(kind, self.decoding, size, self.kv_tokens, tuple(chunks), joined, piecewise)
+        return StepPlan(kind, self.decoding, size, self.kv_tokens, tuple(chunks), joined, piecewise, drafts)
 
     def _admit_waiting(self, budget: int, threshold: int, chunks: list[PrefillChunk]) -> None:
         kv_cache = self.kv_cache
@@ -206,8 +199,8 @@ class Mixed(Batching):
             if self.holds_prompts and found.tokens < target - 1:
                 return
             tokens = min(target - found.tokens, threshold, budget)
-            blocks = kv_cache.blocks(found.tokens + tokens)
-            needed = kv_cache.blocks(target) if self.limits.reserve_full_prompt else blocks
+            blocks = kv_cache.blocks(found.tokens + tokens + self.lookahead_tokens)
+            needed = max(kv_cache.blocks(target), blocks) if self.limits.reserve_full_prompt else blocks
             if not self._may_admit(needed - found.blocks + found.free):
                 return
             self.waiting.popleft()

@@ -33,6 +33,7 @@ from scheduler.report.wording import (
     wrapped,
 )
 from scheduler.workload.schema import Workload
+from scheduler.workload.speculation import SpeculationSettings
 
 WIDTH, HEIGHT = 80, 25
 _LABEL = 10
@@ -206,6 +207,7 @@ def _setting(comparison: Comparison) -> list[tuple[str, str]]:
         *(("", note) for note in comparison.requests[0].notes[:1]),
         ("engine", ", ".join(limits)),
         *(("prefixes", text) for text in [_prefixes_text(comparison)] if text),
+        *((("drafts", drafting_text(engine.speculation)),) if engine.speculation else ()),
         *(("pool" if i == 0 else "", pool_text(pool)) for i, pool in enumerate(comparison.pools[:2])),
     ]
 
@@ -218,6 +220,22 @@ def _prefixes_text(comparison: Comparison) -> str:
         if rate is not None and evicted is not None:
             texts.append(f"{column.name} {100 * rate:.1f} % ({evicted:,.0f} blocks overwritten)")
     return f"prompt tokens cached: {', '.join(texts)}" if texts else ""
+
+
+def drafting_text(settings: SpeculationSettings) -> str:
+    """Return who drafts how much, and how much of it is accepted."""
+    if not settings.draft_tokens:
+        return f"{settings.method}, off"
+    rates = settings.acceptance
+    if rates.per_position is not None:
+        accepted = (
+            f"accepted {', '.join(f'{share:.0%}' for share in rates.per_position[: settings.draft_tokens])}"
+        )
+    else:
+        varied = f" ± {rates.spread:g} among requests" if rates.spread else ""
+        match = "" if rates.match is None else f" where an n-gram matches, {rates.match:g}"
+        accepted = f"acceptance rate {rates.rate:g}{match}{varied}"
+    return f"{settings.method}, {settings.draft_tokens} tokens per request and step, {accepted}"
 
 
 def _requests_text(comparison: Comparison) -> str:

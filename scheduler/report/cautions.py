@@ -40,6 +40,7 @@ def warnings_of(comparison: Comparison, *, overload: bool = True) -> list[str]:
         reasons = [difference.why_no_interval for difference in found if difference.why_no_interval]
         warnings += [f"{pool.name}: no interval: {reason}." for reason in reasons[:1]]
     warnings += _fallback_warnings(comparison)
+    warnings += _drafting_warnings(comparison)
     for column in (*comparison.pools, comparison.eager):
         # Replications differ in the figures alone: one of each kind is enough.
         remarks = {re.sub(r"[0-9,]+", "", remark): remark for run in column.runs for remark in run.remarks}
@@ -96,6 +97,13 @@ def _warmup_warnings(comparison: Comparison, column: Column) -> list[str]:
     ]
 
 
+def _drafting_warnings(comparison: Comparison) -> list[str]:
+    """Say what was assumed of the drafter."""
+    settings = comparison.workload.engine.speculation
+    assumed = None if settings is None else settings.assumed_cost
+    return [] if assumed is None else [f"ASSUMED: {assumed} (engine.speculation.draft)."]
+
+
 def _fallback_warnings(comparison: Comparison) -> list[str]:
     """Say whose times steps without a graph take, where a pool had any and the profile knows no better."""
     if comparison.execution is not None or comparison.profile.curve("fallback") is not None:
@@ -141,8 +149,8 @@ def _pool_warnings(comparison: Comparison, column: Column) -> list[str]:
 def _decode_warnings(comparison: Comparison, column: Column) -> list[str]:
     """Name the decode batches that the engine admits and no FULL graph serves, and how often they ran."""
     pool, engine = column.variant.pool, comparison.workload.engine
-    largest = engine.max_num_seqs
-    ranges = pool.table(largest, engine.prefill_tokens_per_step).decode_ranges()
+    largest = engine.max_num_seqs * pool.tokens_per_size
+    ranges = pool.table(engine.max_num_seqs, engine.prefill_tokens_per_step).decode_ranges()
     without = [(first, last) for first, last, kind in ranges if kind == "NONE"]
     piecewise = [(first, last) for first, last, kind in ranges if kind == "PIECEWISE"]
     warnings = []

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from scheduler.catalog.dispatch.audit import audit
 from scheduler.catalog.dispatch.engines import VLLM_RULES, engine_rules
@@ -34,6 +34,7 @@ class PastedPool:
 
     `piecewise`: it serves mixed steps, too (vLLM's FULL_AND_PIECEWISE, or PIECEWISE where `full` is False).
     `draft_tokens` is the number of speculative tokens per request and step, 0 without speculative decoding.
+    With `in_tokens` the sizes are tokens of a step, as vLLM counts them; otherwise requests.
     `slower` are the decode batches, as inclusive ranges, that take a slower kind of graph than before.
     """
 
@@ -45,6 +46,7 @@ class PastedPool:
     draft_tokens: int = 0
     full: bool = True
     slower: tuple[tuple[int, int, Kind], ...] = ()
+    in_tokens: bool = False
 
     @property
     def mode(self) -> str:
@@ -59,14 +61,25 @@ class PastedPool:
 
         Those above max_num_seqs serve steps with prompts alone: they are tokens already.
         """
+        if self.in_tokens:
+            return self.sizes
         width = 1 + self.draft_tokens
         most = self.max_num_seqs or max(self.sizes, default=0)
         return tuple(sorted({n * width if n <= most else -(-n // width) * width for n in self.sizes}))
 
+    @property
+    def of_requests(self) -> PastedPool:
+        """The same pool in requests, as engines other than vLLM count; less than one request is left out."""
+        if not self.in_tokens:
+            return self
+        width = 1 + self.draft_tokens
+        sizes = tuple(sorted({size // width for size in self.sizes if size >= width}))
+        return replace(self, sizes=sizes, in_tokens=False)
+
 
 def engine_flags(pool: PastedPool) -> list[EngineFlags]:
     """Return the flags of every engine that lets its users choose the sizes."""
-    return [_vllm(pool), _sglang(pool), _trtllm(pool), _lmdeploy(pool), _tgi(pool)]
+    return [_vllm(pool), *(maker(pool.of_requests) for maker in (_sglang, _trtllm, _lmdeploy, _tgi))]
 
 
 def paste_line(pool: PastedPool, preset: str | None) -> str:
@@ -74,7 +87,9 @@ def paste_line(pool: PastedPool, preset: str | None) -> str:
     name = (preset or "").split("-")[0]
     makers = {"sglang": _sglang, "lmdeploy": _lmdeploy, "tgi": _tgi}
     maker = makers.get(name, _vllm)
-    return maker(pool).commands[0] + ("" if maker is _vllm else _slower_text(pool))
+    return maker(pool if maker is _vllm else pool.of_requests).commands[0] + (
+        "" if maker is _vllm else _slower_text(pool)
+    )
 
 
 def _slower_text(pool: PastedPool) -> str:

@@ -26,6 +26,8 @@ def pool_flag(comparison: Comparison, pool: GraphPool, instead_of: GraphPool | N
         full=pool.full,
         max_num_seqs=limit,
         slower=tuple(slower),
+        draft_tokens=pool.draft_tokens,
+        in_tokens=pool.draft_tokens > 0 and pool.tokens_per_size > 1,
     )
     return paste_line(pasted, comparison.workload.pool.preset)
 

@@ -58,6 +58,8 @@ def _table(comparison: Comparison) -> list[str]:
         rows.append(_row(comparison, "Request goodput (req/s)", "request_goodput", columns))
         rows.append(_row(comparison, "SLO attainment", "slo_attainment", columns))
     rows.append(_row(comparison, "Mean decode batch size", "mean_batch_size", columns))
+    if comparison.workload.engine.draft_tokens:
+        rows.append(_row(comparison, "Tokens per request and step", "spec_decode_acceptance_length", columns))
     rows.append(_row(comparison, "Replay share", "replay_share", columns))
     if any(pool.variant.pool.piecewise for pool in comparison.pools):
         rows.append(_row(comparison, "Replay share, steps with prompts", "mixed_replay_share", columns))
@@ -95,7 +97,7 @@ def _row(comparison: Comparison, label: str, key: str, columns: Sequence[tuple[C
 
 def _change(comparison: Comparison, pool: Column, key: str) -> str:
     """Return a pool's relative change against eager with half its interval; shares have none."""
-    if _is_share(key) or key == "mean_batch_size":
+    if _is_share(key) or key in ("mean_batch_size", "spec_decode_acceptance_length"):
         return ""
     shown = [found for found in differences(comparison, pool, key) if found.relative is not None]
     if not shown:

@@ -128,6 +128,7 @@ def _read_folder(folder: Path) -> list[View]:
     results = _read_json(path)
     runs = read_tables(folder)
     try:
+        width = 1 + int((results["workload"]["engine"].get("speculation") or {}).get("draft_tokens", 0))
         if results["schema_version"] != SCHEMA_VERSION:
             raise InputError(f"{path}: schema_version {results['schema_version']} is not {SCHEMA_VERSION}")
         return [
@@ -135,7 +136,7 @@ def _read_folder(folder: Path) -> list[View]:
                 name=str(variant["name"]),
                 sizes=tuple(int(size) for size in variant["capture_sizes"]),
                 padding=bool(variant["padding"]),
-                runs=tuple(runs[variant["name"]]),
+                runs=tuple(replace(run, tokens_per_row=width) for run in runs[variant["name"]]),
                 slo_ms={str(key): float(limit) for key, limit in results["slo_ms"].items()},
                 warmup_requests=int(results["warmup_requests"]),
                 max_num_seqs=int(results["workload"]["engine"]["max_num_seqs"]),

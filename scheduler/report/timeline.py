@@ -124,7 +124,7 @@ def _steps(run: Run, process: int, window_ns: tuple[int, int]) -> Iterator[Event
         if capture:
             arguments["capture_size"] = capture
         if capture and kind == StepKind.DECODE:
-            arguments["padding"] = capture - batch
+            arguments["padding"] = capture - batch * run.tokens_per_row
         if prefill_tokens:
             arguments["prefill_tokens"] = prefill_tokens
         yield {

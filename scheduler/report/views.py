@@ -122,18 +122,24 @@ class BatchTime:
         return float(self.in_graph.sum() + self.without_graph.sum())
 
 
+def tokens_per_row(view: View) -> int:
+    """Return the tokens that a decode step computes for each request."""
+    return max((run.tokens_per_row for run in view.runs), default=1)
+
+
 def batch_time(view: View) -> BatchTime:
     """Return where the time of decode steps went, over all replications."""
     most = max((int(steps.batch_size.max(initial=0)) for steps in measured_steps(view)), default=0)
     totals = np.zeros((3, most + 1))
     other_ns = 0
+    width = tokens_per_row(view)
     for steps in measured_steps(view):
         decode = steps.kind == StepKind.DECODE
         batch, capture = steps.batch_size[decode], steps.capture_size[decode]
         duration = steps.duration_ns[decode].astype(float)
         other_ns += int(steps.duration_ns[~decode].sum())
         graph = capture > 0
-        padded = duration[graph] * (1 - batch[graph] / capture[graph])
+        padded = duration[graph] * (1 - width * batch[graph] / capture[graph])
         for row, (index, weights) in enumerate(
             ((batch[graph], duration[graph]), (batch[graph], padded), (batch[~graph], duration[~graph]))
         ):
@@ -172,7 +178,7 @@ def graph_use(view: View) -> list[GraphUse]:
         chosen = (steps.kind == StepKind.DECODE) & (steps.capture_size > 0)
         capture = steps.capture_size[chosen]
         count += np.bincount(capture, minlength=most + 1)
-        rows += np.bincount(capture, steps.batch_size[chosen], minlength=most + 1)
+        rows += np.bincount(capture, steps.batch_size[chosen] * tokens_per_row(view), minlength=most + 1)
         time_ns += np.bincount(capture, steps.duration_ns[chosen], minlength=most + 1)
     return [
         GraphUse(

@@ -8,4 +8,5 @@
 - `rates.py` An arrival rate over time: stages that repeat, their integral and its inverse.
 - `requests.py` The requests that arrive, as arrays: drawn or read once, before the loop, so every pool meets the same.
 - `schema.py` The workload file as typed, frozen models: every key, its default, and what must hold between keys.
+- `speculation.py` Speculative decoding as a workload file says it: who drafts, how many tokens, and how many are accepted.
 """

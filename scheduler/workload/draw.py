@@ -16,11 +16,11 @@ from scheduler.workload.requests import Int64, Requests
 from scheduler.workload.schema import LENGTH_KEYS, LengthKey, Workload
 from scheduler.workload.traces.read import Trace
 
-PURPOSES = ("arrivals", "prompt_tokens", "output_tokens", "jitter", "prefixes")
+PURPOSES = ("arrivals", "prompt_tokens", "output_tokens", "jitter", "prefixes", "acceptance")
 
 
 def generators(seed: int, replication: int = 0) -> dict[str, np.random.Generator]:
-    """Return one independent generator per purpose: SeedSequence(seed).spawn(R)[replication].spawn(5).
+    """Return one independent generator per purpose: SeedSequence(seed).spawn(R)[replication].spawn(6).
 
     The spawn key is given directly, so replication r does not depend on how many there are.
     """
@@ -34,6 +34,11 @@ def generators(seed: int, replication: int = 0) -> dict[str, np.random.Generator
 def jitter_generator(workload: Workload, replication: int = 0) -> np.random.Generator:
     """Return the generator of step-time factors: step k takes the k-th draw."""
     return generators(workload.seed, replication)["jitter"]
+
+
+def acceptance_generator(workload: Workload, replication: int = 0) -> np.random.Generator:
+    """Return the generator of what decides which drafted tokens are accepted."""
+    return generators(workload.seed, replication)["acceptance"]
 
 
 def draw_requests(workload: Workload, replication: int = 0) -> Requests:

@@ -36,6 +36,7 @@ from scheduler.errors import InputError
 from scheduler.workload.arrivals import Arrivals, ClosedLoopArrivals, TraceArrivals
 from scheduler.workload.conversations import SharedPrefixes
 from scheduler.workload.lengths import Length, TraceLength
+from scheduler.workload.speculation import SpeculationSettings
 
 NAME_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789_.-")
 LengthKey = Literal["prompt_tokens", "output_tokens"]
@@ -127,6 +128,7 @@ class Engine(Strict):
     unhashed_blocks: Literal["first", "last"] = "first"
     null_block: bool = False
     max_model_len: Tokens | None = None
+    speculation: SpeculationSettings | None = None
     delay_start_by_capture: bool = False
     jitter: Annotated[Literal["auto", "none"] | bool, BeforeValidator(_jitter)] = "auto"
     preset: EnginePresetName | None = None
@@ -140,6 +142,15 @@ class Engine(Strict):
         if self.policy == "mixed" and self.max_num_batched_tokens < self.max_num_seqs:
             expected = f"at least max_num_seqs, {self.max_num_seqs}, so that every running request can decode"
             raise expectation(expected, "max_num_batched_tokens")
+        if self.policy == "mixed" and self.max_num_batched_tokens < self.max_num_seqs * (
+            1 + self.draft_tokens
+        ):
+            least = self.max_num_seqs * (1 + self.draft_tokens)
+            expected = (
+                f"at least max_num_seqs × (1 + draft_tokens), {least}, so that every running request can "
+                "verify its drafts"
+            )
+            raise expectation(expected, "max_num_batched_tokens")
         if self.max_prefill_tokens is not None and self.policy != "prefill_first":
             raise expectation(f"no max_prefill_tokens with policy {self.policy}", "max_prefill_tokens")
         if self.policy != "mixed":
@@ -147,6 +158,11 @@ class Engine(Strict):
                 if getattr(self, key) != off:
                     raise expectation(f"no {key} with policy {self.policy}", key)
         return self
+
+    @property
+    def draft_tokens(self) -> int:
+        """Drafts verified per request and decode step; 0 without speculative decoding."""
+        return 0 if self.speculation is None else self.speculation.draft_tokens
 
     @property
     def prefill_tokens_per_step(self) -> int:

@@ -39,9 +39,9 @@ def columns(requests):
 @pytest.mark.parametrize("replication", [0, 3])
 def test_streams_are_spawned_by_replication_and_then_by_purpose(replication):
     """SeedSequence(seed).spawn(R)[r].spawn(purposes), whatever R is."""
-    children = np.random.SeedSequence(17).spawn(5)[replication].spawn(5)
+    children = np.random.SeedSequence(17).spawn(5)[replication].spawn(6)
     made = generators(17, replication)
-    assert list(made) == ["arrivals", "prompt_tokens", "output_tokens", "jitter", "prefixes"]
+    assert list(made) == ["arrivals", "prompt_tokens", "output_tokens", "jitter", "prefixes", "acceptance"]
     for generator, child in zip(made.values(), children, strict=True):
         assert generator.random() == np.random.default_rng(child).random()
 

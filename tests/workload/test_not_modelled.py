@@ -21,7 +21,7 @@ def test_every_row_that_a_message_names_is_on_the_page():
         ("tp", "several GPUs"),
         ("max_loras", "LoRA adapters"),
         ("cudagraph_specialize_lora", "LoRA adapters"),
-        ("num_speculative_tokens", "speculative decoding"),
+        ("medusa_heads", "speculative decoding"),
         ("disaggregation_mode", "several servers"),
         ("cpu_offload_gb", "swapping KV blocks"),
         ("piecewise", "graph modes"),
@@ -34,3 +34,8 @@ def test_words_of_engines_lead_to_their_row(word, row):
 @pytest.mark.parametrize("word", ["max_num_seq", "ratee_per_s", "sizes", "templates", "stop", 5, None])
 def test_other_words_lead_nowhere(word):
     assert not_modelled(word) == ""
+
+
+@pytest.mark.parametrize("word", ["num_speculative_tokens", "eagle", "speculative_config"])
+def test_words_of_drafting_lead_to_its_section(word):
+    assert "engine.speculation" in not_modelled(word)

@@ -47,14 +47,24 @@ def workload_pool(spec: Pool, engine: Engine, profile: Profile, name: str = "gra
             mode = "decode_only"
         pool, origin = GraphPool(preset.sizes, preset.padding), f"{preset.name} ({preset.release})"
         if spec.engine is not None and preset.name == "vllm":
-            settings = Settings(engine.max_num_seqs, engine.max_num_batched_tokens)
+            settings = Settings(
+                engine.max_num_seqs, engine.max_num_batched_tokens, draft_tokens=engine.draft_tokens
+            )
             pool = GraphPool(engine_rules(rules).default_sizes(settings))
             origin = f"default list of {engine_rules(rules).title}"
     else:
         mode = spec.mode or "decode_only"
         rules = spec.engine or _rules_of(mode, engine, spec.padding)
         pool, origin = GraphPool(tuple(sorted(spec.sizes or ())), spec.padding), "sizes of the workload file"
-    pool = replace(pool, piecewise=_is_piecewise(mode, engine, rules), full=mode != "piecewise", rules=rules)
+    pool = replace(
+        pool,
+        piecewise=_is_piecewise(mode, engine, rules),
+        full=mode != "piecewise",
+        rules=rules,
+        draft_tokens=engine.draft_tokens,
+    )
+    if spec.preset is not None:
+        pool = _in_tokens(pool)
     if engine_rules(rules).engine == "vllm" and not pool.padding:
         raise InputError("pool.padding: expected true; vLLM always pads to the next size")
     try:
@@ -62,8 +72,17 @@ def workload_pool(spec: Pool, engine: Engine, profile: Profile, name: str = "gra
     except InputError as error:
         raise InputError(f"pool.{line}" for line in error.lines) from None
     if spec.preset is not None and pool.mode == "full_decode_only":
-        pool = replace(pool, sizes=table.full)  # of the list, what an engine captures for decode steps alone
+        # Of the list, what an engine captures for decode steps alone, in the engine's own unit.
+        unit = (1 + pool.draft_tokens) // pool.tokens_per_size
+        pool = replace(pool, sizes=tuple(tokens // unit for tokens in table.full))
     return NamedPool(name, pool, origin)
+
+
+def _in_tokens(pool: GraphPool) -> GraphPool:
+    """Return a preset's pool in tokens where its engine, without rules of its own here, counts requests."""
+    if engine_rules(pool.rules).engine != PLAIN_RULES:
+        return pool
+    return replace(pool, sizes=tuple(size * (1 + pool.draft_tokens) for size in pool.sizes))
 
 
 def _rules_of(mode: str, engine: Engine, padding: bool) -> str:
@@ -106,12 +125,19 @@ def named_pool(text: str, engine: Engine, profile: Profile, like: GraphPool = NO
         preset.padding,
         preset.piecewise and engine.policy == "mixed",
         rules=_PRESET_RULES.get(preset.engine, PLAIN_RULES),
+        draft_tokens=engine.draft_tokens,
     )
-    return NamedPool(text, pool, f"{preset.name} ({preset.release})")
+    return NamedPool(text, _in_tokens(pool), f"{preset.name} ({preset.release})")
 
 
 def _preset(name: str, engine: Engine, profile: Profile) -> PoolPreset:
-    return pool_preset(name, engine.max_num_seqs, engine.max_num_batched_tokens, profile.gpu_bytes)
+    return pool_preset(
+        name,
+        engine.max_num_seqs,
+        engine.max_num_batched_tokens,
+        profile.gpu_bytes,
+        draft_tokens=engine.draft_tokens,
+    )
 
 
 def _is_file(path: Path) -> bool:

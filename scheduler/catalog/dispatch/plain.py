@@ -9,13 +9,14 @@ def compile_table(settings: Settings) -> DispatchTable:
     """Return which graph every batch takes: the next larger size, or its own alone without padding.
 
     In mode full_and_piecewise a decode graph holds at most max_num_seqs rows, as vLLM's, and larger sizes
-    are PIECEWISE only; in the other modes a graph may have more rows than the engine admits requests.
+    are PIECEWISE only; in the other modes a graph may have more rows than the engine admits requests. With
+    drafts, sizes count tokens: 1 + k rows per request.
     """
     sizes = settings.sizes or ()
     both = settings.mode == "full_and_piecewise"
     full = sizes if settings.mode in ("full", "full_decode_only") else ()
     if both:
-        full = tuple(size for size in sizes if size <= settings.max_num_seqs)
+        full = tuple(size for size in sizes if size <= settings.max_num_seqs * settings.width)
     mixed = sizes if settings.mode in ("full", "full_and_piecewise", "piecewise") else ()
     kind: Kind = "FULL" if settings.mode == "full" else "PIECEWISE"
     smallest_full, smallest_mixed = smallest_holding(full), smallest_holding(mixed)

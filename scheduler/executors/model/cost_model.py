@@ -25,10 +25,11 @@ class CostModel(ABC):
     """A `PredictableExecutor` that reads step times from a profile; a subclass for each kind of profile.
 
     A decode step in a graph costs what the *captured* size costs with the live rows' KV tokens; without a
-    graph, what the actual size costs on the `without_graph` curve. In a PIECEWISE graph it computes as in a
-    FULL one and is launched as a step with prompts in piecewise graphs. `bound` picks the end of every time
-    that the profile knows as a range. `extrapolated` collects, in words, what was read beyond the measured
-    range.
+    graph, what the actual size costs on the `without_graph` curve. A step that verifies drafts costs what
+    one of as many rows as it has tokens costs, its KV tokens being read once. In a PIECEWISE graph it
+    computes as in a FULL one and is launched as a step with prompts in piecewise graphs. `bound` picks the
+    end of every time that the profile knows as a range. `extrapolated` collects, in words, what was read
+    beyond the measured range.
     """
 
     padding_attends = True
@@ -36,6 +37,9 @@ class CostModel(ABC):
 
     draws_by_itself = False
     """Whether steps vary as the profile says unless the workload forbids it (`engine.jitter: none`)."""
+
+    verifies_drafts = False
+    """Whether decode steps verify drafts, so that they may have more tokens than any batch has requests."""
 
     def __init__(self, without_graph: WithoutGraph, bound: Bound = "low") -> None:
         self.without_graph: WithoutGraph = without_graph
@@ -59,6 +63,14 @@ class CostModel(ABC):
     @abstractmethod
     def prompt_step_ns(self, plan: StepPlan) -> float:
         """Return the unrounded nanoseconds of a step that computes prompt tokens; raises InputError."""
+
+    @abstractmethod
+    def token_work_ms(self, tokens: int) -> float:
+        """Return the milliseconds the GPU computes a step of so many tokens with nothing in the KV cache."""
+
+    def launch_ms(self, mode: Mode) -> float:
+        """Return the milliseconds of launching a decode step in a mode, 0 where the profile is silent."""
+        return 0.0
 
     def piecewise_ns(self, plan: StepPlan, sizes: Sequence[int]) -> list[float]:
         """Return the unrounded nanoseconds of a step with prompt tokens in a piecewise graph of each size."""
@@ -187,8 +199,8 @@ class CostModel(ABC):
         """Return what the step's line depends on: the rows, and the live ones where padding attends not."""
         size = plan.capture_size
         if size is None:
-            return plan.batch_size
-        return size if self.padding_attends else size << 32 | plan.batch_size
+            return plan.batch_size + plan.draft_tokens
+        return size if self.padding_attends else size << 32 | plan.batch_size + plan.draft_tokens
 
     def _lines(self, plan: StepPlan) -> dict[int, StepLine]:
         if plan.capture_size is None:
@@ -205,13 +217,12 @@ class CostModel(ABC):
         key = self._key(plan)
         line = lines.get(key)
         if line is None:
-            live = None if self.padding_attends else plan.batch_size
-            line = lines[key] = self.decode_line(
-                self._launch(plan), plan.capture_size or plan.batch_size, live
-            )
+            rows = plan.batch_size + plan.draft_tokens
+            live = None if self.padding_attends else rows
+            line = lines[key] = self.decode_line(self._launch(plan), plan.capture_size or rows, live)
         return line
 
     def _note_kv(self, plan: StepPlan, kv_tokens: int) -> None:
-        rows = plan.capture_size or plan.batch_size
+        rows = plan.capture_size or plan.batch_size + plan.draft_tokens
         mode = self._launch(plan)
         self._kv_beyond[mode, rows] = max(kv_tokens, self._kv_beyond.get((mode, rows), 0))

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from scheduler.catalog.profile.curves import CurveProfile, Prefill
-from scheduler.catalog.profile.profile import ZERO, LowHigh
-from scheduler.catalog.profile.tables import Points, decode_points, read_curve, read_points
+from scheduler.catalog.profile.profile import ZERO, LowHigh, Mode
+from scheduler.catalog.profile.tables import DecodeTable, Points, decode_points, read_curve, read_points
 from scheduler.engine.executor import StepPlan
 from scheduler.errors import InputError
 from scheduler.executors.model.cost_model import Bound, CostModel, Launch, WithoutGraph
@@ -34,14 +34,11 @@ class CurveCostModel(CostModel):
             raise InputError(
                 f"profile {profile.name}: a decode step needs the {mode} curve, which the profile lacks"
             )
-        if size > table.sizes[-1] or size < table.sizes[0]:
-            side = f"above {table.sizes[-1]}" if size > table.sizes[-1] else f"below {table.sizes[0]}"
-            self.extrapolated.add(f"decode steps of {side} rows ({mode})")
-        points = decode_points(table, size)
+        points = self._points(table, size, mode)
         if live_rows is not None and live_rows < size:
             # At the first knot the KV tokens hardly count: what is left is the rows' own work.
             without_kv_ms = points[0][1]
-            points = decode_points(table, live_rows)
+            points = self._points(table, live_rows, mode)
             rows_ms = without_kv_ms - points[0][1]
             points = [(kv, ms + rows_ms) for kv, ms in points]
         points = [(kv, ms + data.gpu_extra_ms) for kv, ms in points]
@@ -51,6 +48,41 @@ class CurveCostModel(CostModel):
         if profile.host.overlap:
             return step_line(points, issue_ms + host_ms, 0.0)
         return step_line(points, issue_ms, host_ms)
+
+    def _points(self, table: DecodeTable, size: int, mode: Mode) -> Points:
+        """Return the GPU's time of `size` rows over their KV tokens.
+
+        Steps of more tokens than any measured batch, as verifying drafts makes them, go on as the curve of
+        steps with prompts does, which reaches further.
+        """
+        largest = table.sizes[-1]
+        if self.verifies_drafts and self._prefill is not None and size > largest:
+            curve = self._prefill.prefill.tokens
+            if curve.at[-1] > largest:
+                if size > curve.at[-1]:
+                    self.extrapolated.add(f"steps of more than {curve.at[-1]:,.0f} tokens")
+                more_ms = max(read_curve(curve, size) - read_curve(curve, largest), 0.0)
+                return [(kv, ms + more_ms) for kv, ms in decode_points(table, largest)]
+        if size > largest or size < table.sizes[0]:
+            side = f"above {largest}" if size > largest else f"below {table.sizes[0]}"
+            self.extrapolated.add(f"decode steps of {side} rows ({mode})")
+        return decode_points(table, size)
+
+    def token_work_ms(self, tokens: int) -> float:
+        """See CostModel; by the curve of graphs, else that of steps without one."""
+        decode = self._profile.decode
+        mode: Mode = "graph" if decode.table("graph") is not None else self.without_graph
+        table = decode.table(mode)
+        if table is None:
+            raise InputError(
+                f"profile {self._profile.name}: drafting needs a decode curve, the profile has none"
+            )
+        return self._points(table, max(tokens, 1), mode)[0][1]
+
+    def launch_ms(self, mode: Mode) -> float:
+        """See CostModel."""
+        data = self._profile.decode.mode(mode)
+        return 0.0 if data is None else data.issue_ms.at(self.bound)
 
     def prompt_step_ns(self, plan: StepPlan) -> float:
         """See CostModel."""
@@ -63,7 +95,8 @@ class CurveCostModel(CostModel):
     def piecewise_ns(self, plan: StepPlan, sizes: Sequence[int]) -> list[float]:
         """See CostModel; attention is read once, for a size only pads what the token curve sees."""
         prefill = self._prefill_cost()
-        curve, computed = prefill.prefill.tokens, plan.batch_size + plan.prefill_tokens
+        curve = prefill.prefill.tokens
+        computed = plan.batch_size + plan.draft_tokens + plan.prefill_tokens
         plan = plan._replace(capture_size=computed)
         gpu_ms, _ = prefill.gpu_ms(plan, self._decode_kv_ms(plan))
         gpu_ms -= read_curve(curve, computed)

@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from scheduler.catalog.profile.engine import LAUNCHINGS, OF_MODE, EngineProfile, Launching
-from scheduler.catalog.profile.profile import Profile
+from scheduler.catalog.profile.profile import Mode, Profile
 from scheduler.catalog.profile.tables import read_curve
 from scheduler.engine.executor import StepKind, StepParts, StepPlan, Topology
 from scheduler.executors.model.cost_model import Bound, CostModel, Launch, WithoutGraph
@@ -59,6 +59,15 @@ class EngineCostModel(CostModel):
             points, (self._host_ms(live, 0, 0) + launch.ms + launch.request_ms * live) * self._speed, 0.0
         )
 
+    def token_work_ms(self, tokens: int) -> float:
+        """See CostModel."""
+        return self._curve_ms(tokens) + self._profile.gpu.row_ms * tokens
+
+    def launch_ms(self, mode: Mode) -> float:
+        """See CostModel; the mean of a launch by the run's host."""
+        launch, _ = self._launches[OF_MODE[mode]]
+        return launch.ms * self._speed
+
     def prompt_step_ns(self, plan: StepPlan) -> float:
         """See CostModel."""
         launch, _ = self._launches[self._launching(plan)]
@@ -98,9 +107,10 @@ class EngineCostModel(CostModel):
     def gpu_ms(self, plan: StepPlan) -> float:
         """Return the milliseconds the GPU works on a step; padded rows count in the graph's tokens alone."""
         gpu = self._profile.gpu
-        tokens = plan.batch_size + (plan.prefill_tokens if plan.prefill else 0)
+        rows = plan.batch_size + plan.draft_tokens  # head and sampler run on every token that is verified
+        tokens = rows + (plan.prefill_tokens if plan.prefill else 0)
         ms = self._curve_ms(max(plan.capture_size or 0, tokens))
-        ms += gpu.row_ms * (plan.batch_size + len(plan.prefill)) + gpu.kv_token_ms * plan.kv_tokens
+        ms += gpu.row_ms * (rows + len(plan.prefill)) + gpu.kv_token_ms * plan.kv_tokens
         for chunk in plan.prefill:
             ms += gpu.prompt_ms + gpu.pair_ms * chunk.tokens * (chunk.cached_tokens + chunk.tokens / 2)
         return ms

@@ -35,6 +35,10 @@ class InlineCostModel(CostModel):
             ms = (curve.base or 0.0) + (curve.per_request or 0.0) * size
         return StepLine((0,), (ms * NS_PER_MS,), (curve.per_kv_token * NS_PER_MS,), float("inf"))
 
+    def token_work_ms(self, tokens: int) -> float:
+        """Return the whole step's time, as the file knows no other."""
+        return self.decode_ms("graph", tokens, 0)
+
     def prompt_step_ns(self, plan: StepPlan) -> float:
         """Return the sum of the prefill line and, in a mixed step, of the decodes' own step time.
 
@@ -49,5 +53,5 @@ class InlineCostModel(CostModel):
         ns = (line.base + line.per_token * plan.prefill_tokens) * NS_PER_MS
         if plan.batch_size:
             mode: Mode = self.without_graph if plan.capture_size is None else "graph"
-            ns += self.decode_line(mode, plan.batch_size).ns(plan.kv_tokens)
+            ns += self.decode_line(mode, plan.batch_size + plan.draft_tokens).ns(plan.kv_tokens)
         return ns

@@ -115,7 +115,7 @@ class PrefillCost:
         `decode_kv_ms` is the KV part of a decode step of the plan's decodes (used without a joint table).
         """
         prefill = self.prefill
-        computed = plan.batch_size + plan.prefill_tokens
+        computed = plan.batch_size + plan.draft_tokens + plan.prefill_tokens
         tokens = max(computed, plan.capture_size or 0)
         beyond = tokens > prefill.tokens.at[-1]
         total = read_curve(prefill.tokens, tokens)

@@ -15,7 +15,7 @@ _ROWS = tuple(
             "several GPUs",
         ),
         (r"disagg|replica|router|load_balanc|kv_connector|kv_transfer|prefill_instances", "several servers"),
-        (r"specul|draft|eagle|medusa|mtp|ngram|lookahead|num_nextn", "speculative decoding"),
+        (r"medusa|lookahead|dspark|dflash|suffix|per_batch_size", "speculative decoding"),
         (r"lora|adapter|multimodal|mm_|encoder|guided|structured|grammar", "LoRA adapters"),
         (r"prefix_(cache|hit)|radix|session|conversation|turns", "prefixes that nobody tells of"),
         (r"swap|offload|cpu_cache|hicache|host_cache", "swapping KV blocks"),
@@ -26,11 +26,19 @@ _ROWS = tuple(
 )
 
 
+_SPECULATION = re.compile(r"specul|draft|eagle|mtp|ngram|num_nextn|acceptance")
+
+
 def not_modelled(word: object) -> str:
-    """Return `; … is not modelled (page)` for a word of such a feature, else nothing."""
+    """Return `; … is not modelled (page)` for a word of such a feature, else nothing.
+
+    What has a section of its own in the file is pointed to there.
+    """
     if not isinstance(word, str):
         return ""
     for pattern, row in _ROWS:
         if pattern.search(word.casefold().replace("-", "_")):
             return f"; not modelled: see {PAGE}, {row!r}"
+    if _SPECULATION.search(word.casefold().replace("-", "_")):
+        return "; drafting is written in its own section, engine.speculation: see docs/workloads.md"
     return ""
