@@ -1,10 +1,11 @@
-"""What the recorder costs a step: one vLLM engine, its hooks put in and taken out by turns.
+"""What the recorder costs a step: one vLLM engine, its hooks in and out by turns; the hooks alone.
 
-    python -m evidence.gpu.record_cost MODEL OUT.json [BATCH …]
+    python -m evidence.gpu.record_cost MODEL OUT.json BATCH:SECONDS …
 
-BATCH requests decode for a while; the recorder is on and off in turns of a second. The time between
-deliveries, seen by the client, is taken to the turn it falls into. Each turn is held against the mean of
-those before and after it, so that a drift of the host drops out. With no BATCH: 1, 64, 256.
+BATCH requests decode for so many seconds; the recorder is on and off in turns of half a second, each with one
+writing of rows at its end. The time between deliveries, seen by the client, is taken to the turn it falls
+into, and each turn is held against the mean of those before and after it, so that a drift of the host drops
+out. The hooks alone: the same hooks around a scheduler and a runner that do nothing, in this process.
 """
 
 from __future__ import annotations
@@ -17,16 +18,19 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from statistics import fmean, median, stdev
+from types import SimpleNamespace
 from typing import Any
 
 from scheduler.live.engine_process import environment
+from scheduler.record.hooks import Recorder
 
-TURN_S = 1.0
-TURNS = 20
-_EDGE_S = 0.05  # around a switch, left out
+TURN_S = 0.5
+_EDGE_S = 0.005  # around a switch, left out
+_STEPS_ALONE = 20_000
 
 
 def main() -> None:
@@ -37,14 +41,21 @@ def main() -> None:
         own = environment(folder, "cost") | {"GRAPHPOOL_RECORD_TOGGLE_S": str(TURN_S)}
         command = [sys.executable, "-m", "evidence.gpu.record_cost", *sys.argv[1:]]
         sys.exit(subprocess.run(command, env=own, check=False).returncode)
-    found = asyncio.run(measure(model, [int(batch) for batch in batches] or [1, 64, 256]))
-    Path(out).write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    for row in found["batches"]:
-        print(json.dumps(row), flush=True)
+    plan = [(int(batch), float(seconds)) for batch, seconds in (word.split(":") for word in batches)]
+    found: dict[str, Any] = {"turn_s": TURN_S, "hooks_alone": [], "batches": []}
+
+    def keep(part: str, row: dict[str, Any]) -> None:
+        found[part].append(row)
+        Path(out).write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        print(part, json.dumps(row), flush=True)
+
+    for batch, _ in plan:
+        keep("hooks_alone", hooks_alone(batch))
+    asyncio.run(measure(model, plan, keep))
 
 
-async def measure(model: str, batches: list[int]) -> dict[str, Any]:
-    """Return the cost of a step by batch."""
+async def measure(model: str, plan: list[tuple[int, float]], keep: Callable[..., None]) -> None:
+    """Run the engine and hand the cost of a step to `keep`, batch by batch."""
     from vllm import SamplingParams
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.sampling_params import RequestOutputKind
@@ -55,13 +66,13 @@ async def measure(model: str, batches: list[int]) -> dict[str, Any]:
             model=model,
             load_format="dummy",
             skip_tokenizer_init=True,
-            max_num_seqs=max(batches),
+            max_num_seqs=256,
             max_num_batched_tokens=2_048,
+            max_model_len=8_192,
             disable_log_stats=True,
         )
     )
     facts = Path(os.environ["GRAPHPOOL_RECORD"] + ".json")
-    result: dict[str, Any] = {"turn_s": TURN_S, "batches": []}
 
     async def stream(name: str, tokens: int, seen: list[int] | None) -> None:
         sampling = SamplingParams(
@@ -78,24 +89,23 @@ async def measure(model: str, batches: list[int]) -> dict[str, Any]:
                 seen.append(time.monotonic_ns() // 1_000)
 
     await asyncio.gather(*(stream(f"warm-{i}", 16, None) for i in range(8)))
-    for batch in batches:
+    for batch, seconds in plan:
         seen: list[int] = []
         tasks = [
-            asyncio.create_task(stream(f"b{batch}-{i}", 30_000, seen if i == 0 else None))
+            asyncio.create_task(stream(f"b{batch}-{i}", 8_000, seen if i == 0 else None))
             for i in range(batch)
         ]
-        await asyncio.sleep(TURN_S * TURNS + 1.5)
+        await asyncio.sleep(seconds + 1.0)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await asyncio.sleep(2 * TURN_S)
         spans = json.loads(facts.read_text(encoding="utf-8"))["recorder"]["on_us"]
-        result["batches"].append({"batch": batch, **compared(seen, spans)})
+        keep("batches", {"batch": batch, **compared(seen, spans)})
     engine.shutdown()
-    return result
 
 
-def compared(seen: list[int], spans: list[list[int]]) -> dict[str, float]:
+def compared(seen: list[int], spans: list[list[int]]) -> dict[str, float | None]:
     """Return mean time between deliveries with and without the recorder, and the paired difference.
 
     Times and spans are µs; a span that has not ended lasts. The first half second is left out.
@@ -118,7 +128,7 @@ def compared(seen: list[int], spans: list[list[int]]) -> dict[str, float]:
             sign = 1 if here[0] else -1
             differences.append(sign * (here[1] - (before[1] + after[1]) / 2))
     on, off = ([ms for is_on, ms, _ in turns if is_on == which] for which in (True, False))
-    error = stdev(differences) / math.sqrt(len(differences)) if len(differences) > 1 else float("nan")
+    error = stdev(differences) / math.sqrt(len(differences)) if len(differences) > 1 else None
     return {
         "turns": len(turns),
         "steps": sum(count for _, _, count in turns),
@@ -126,8 +136,78 @@ def compared(seen: list[int], spans: list[list[int]]) -> dict[str, float]:
         "off_us": round(fmean(off), 2),
         "cost_us": round(fmean(differences), 2),
         "median_cost_us": round(median(differences), 2),
-        "standard_error_us": round(error, 2),
+        "standard_error_us": None if error is None else round(error, 2),
         "cost_share": round(fmean(differences) / fmean(off), 5),
+    }
+
+
+def hooks_alone(batch: int) -> dict[str, float]:
+    """Return what a step costs the engine's thread, and all threads, around objects that do nothing."""
+    names = [f"request-{index}" for index in range(batch)]
+    cached = SimpleNamespace(req_ids=names, num_computed_tokens=[500 + index for index in range(batch)])
+    counts = dict.fromkeys(names, 1)
+    found = SimpleNamespace(cg_mode="CUDAGraphMode.FULL", num_tokens=batch)
+
+    class Manager:
+        def dispatch(self) -> Any:
+            return found
+
+    class Runner:
+        def __init__(self) -> None:
+            self.cudagraph_manager = Manager()
+
+        def execute_model(self, decision: Any) -> None:
+            self.cudagraph_manager.dispatch()
+
+        def sample_tokens(self, grammar: Any) -> None:
+            return None
+
+    class Scheduler:
+        vllm_config = SimpleNamespace()
+        waiting = ()
+        kv_cache_manager = SimpleNamespace(block_pool=SimpleNamespace(get_num_free_blocks=lambda: 10_000))
+
+        def schedule(self) -> Any:
+            return SimpleNamespace(
+                num_scheduled_tokens=counts,
+                total_num_scheduled_tokens=batch,
+                scheduled_new_reqs=[],
+                scheduled_cached_reqs=cached,
+                preempted_req_ids=None,
+            )
+
+        def update_from_output(self, decision: Any, output: Any) -> None:
+            return None
+
+    def steps() -> tuple[float, float]:
+        scheduler, runner = Scheduler(), Runner()
+        cpu = time.process_time()
+        spent = 0.0
+        for index in range(_STEPS_ALONE):
+            begun = time.thread_time()
+            decision = scheduler.schedule()
+            runner.execute_model(decision)
+            runner.sample_tokens(None)
+            scheduler.update_from_output(decision, None)
+            spent += time.thread_time() - begun
+            if index % 8 == 7:
+                time.sleep(0.001)  # as an engine waits for its GPU
+        time.sleep(1.0)
+        return spent / _STEPS_ALONE * 1e6, (time.process_time() - cpu) / _STEPS_ALONE * 1e6
+
+    without = steps()
+    with tempfile.TemporaryDirectory() as folder:
+        recorder = Recorder(str(Path(folder) / "alone"))
+        recorder._toggle_s = 0.0
+        recorder.is_on = True
+        recorder._hook_scheduler(Scheduler)
+        recorder._hook_runner(Runner())
+        hooked = steps()
+        recorder.fail("done", RuntimeError("measured"))
+    return {
+        "batch": batch,
+        "engine_thread_us": round(hooked[0] - without[0], 2),
+        "all_threads_us": round(hooked[1] - without[1], 2),
     }
 
 

@@ -22,7 +22,7 @@ from scheduler.record.files import (
     RowFile,
     most_steps_asked,
 )
-from scheduler.record.writer import Row, Writer
+from scheduler.record.writer import PERIOD_S, Row, Writer
 
 MARK = "graphpool_step"
 _MOST_OPEN = 1_024  # steps decided and not handed over
@@ -98,6 +98,9 @@ class Recorder:
                 self._switch(False)
             self.is_on = False
             _LOG.warning("graphpool stops recording (%s): %r", where, error)
+
+    def _period_s(self) -> float:
+        return min(PERIOD_S, self._toggle_s) if self._toggle_s else PERIOD_S
 
     def _toggle(self) -> None:
         """Where the recorder itself is measured: on and off in turns."""
@@ -185,7 +188,7 @@ class Recorder:
             self.version,
             told,
         )
-        return Writer(_step_line, write, self.fail, self._toggle)
+        return Writer(_step_line, write, self.fail, self._toggle, self._period_s())
 
     # -- the worker's side -----------------------------------------------------------------------------
 
@@ -282,7 +285,7 @@ class Recorder:
         def write(first: int, lines: Sequence[str]) -> None:
             table.append(first, lines)
 
-        return Writer(_part_line, write, self.fail, self._toggle)
+        return Writer(_part_line, write, self.fail, self._toggle, self._period_s())
 
 
 def _owner(kind: type, name: str) -> type:

@@ -28,11 +28,12 @@ class Writer:
         write: Callable[[int, Sequence[str]], None],
         failed: Callable[[str, Exception], None],
         each_period: Callable[[], None] | None = None,
+        period_s: float = PERIOD_S,
     ) -> None:
         self.rows: deque[Row] = deque()
         self.dropped = 0
         self._as_text, self._write, self._failed = as_text, write, failed
-        self._each_period = each_period
+        self._each_period, self._period_s = each_period, period_s
         self._writing = threading.Lock()
         self._stop = threading.Event()
         self._process = os.getpid()
@@ -57,7 +58,7 @@ class Writer:
         self._drain()
 
     def _run(self) -> None:
-        while not self._stop.wait(PERIOD_S):
+        while not self._stop.wait(self._period_s):
             self._drain()
             if self._each_period is not None:
                 self._each_period()
