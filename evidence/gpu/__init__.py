@@ -2,6 +2,6 @@
 
 - `loops.py` Closed-loop steps of the GPU run: predicted against executed, the pool's ceiling, and what pools cost.
 - `questions.py` Ten questions about CUDA graphs that only a GPU answers; each is asked alone and may fail alone.
-- `record_cost.py` What the recorder costs a step: one vLLM engine, its hooks put in and taken out by turns.
+- `record_cost.py` What the recorder costs a step: one vLLM engine, its hooks in and out by turns; the hooks alone.
 - `run_all.py` Everything a GPU has to answer, in one or two calls: run as `python3 -m evidence.gpu.run_all --out DIR`.
 """
