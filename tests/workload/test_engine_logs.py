@@ -366,3 +366,18 @@ def test_a_log_in_utf_16_says_how_to_turn_it(tmp_path):
     path.write_text(VLLM_START, encoding="utf-16")
     with pytest.raises(InputError, match="in UTF-8, got UTF-16, as PowerShell"):
         read_input(path)
+
+
+def test_tables_of_collectors_are_logs_although_they_have_times(tmp_path):
+    lines = [*VLLM_START.splitlines(), *VLLM_TABLE]
+    for head in ("timestamp,message", "@timestamp,@message", "timestamp,_raw,host"):
+        rows = "\n".join(f'1700000000,"{line}"' for line in lines)
+        log = read_found_log(written(tmp_path, f"{head}\n{rows}\n", "insights.csv"))
+        assert (log.decode_steps, log.mixed_steps) == ({7: 30, 40: 5}, {12: 1, 20: 2, 500: 3})
+
+
+def test_journald_writes_coloured_messages_as_bytes(tmp_path):
+    lines = [f"\x1b[36m(Worker pid=1)\x1b[0m {line}" for line in (*VLLM_START.splitlines(), *VLLM_TABLE)]
+    text = "\n".join(json.dumps({"_PID": "1", "MESSAGE": list(line.encode())}) for line in lines)
+    log = read_found_log(written(tmp_path, text))
+    assert (log.decode_steps, log.mixed_steps) == ({7: 30, 40: 5}, {12: 1, 20: 2, 500: 3})

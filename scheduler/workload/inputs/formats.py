@@ -134,6 +134,7 @@ def _refuse_aggregate(head: Head) -> Found:
 
 _COLUMN = re.compile(r"[\w./%() -]{1,80}")  # a line of a log has colons, hashes or brackets
 _TIME_COLUMNS = ("timestamp", "arrived_at", "arrival_s", "arrival_ms", "arrival_us", "arrival_ns")
+_MESSAGE_COLUMNS = frozenset(("message", "@message", "msg", "log", "line", "body", "textpayload", "_raw"))
 _REQUESTS = (Use.ARRIVALS, Use.LENGTHS, Use.LATENCIES)
 _STEPS = (Use.BATCHES, Use.STEP_TIMES)
 FORMATS = (
@@ -249,7 +250,10 @@ FORMATS = (
 def _is_trace_header(columns: frozenset[str]) -> bool:
     if len(columns) < 2 or not all(_COLUMN.fullmatch(column) for column in columns if column):
         return False
-    return any("token" in column or column in _TIME_COLUMNS for column in columns)
+    if any("token" in column for column in columns):
+        return True
+    # A time beside messages is a log that a collector wrote as a table.
+    return not columns & _MESSAGE_COLUMNS and any(column in _TIME_COLUMNS for column in columns)
 
 
 def _is_trace_object(head: Head) -> bool:

@@ -106,6 +106,8 @@ def strings_in(value: Any, depth: int = 0) -> list[str]:
         return [value]
     if not isinstance(value, dict | list) or depth == _DEEPEST:
         return []
+    if isinstance(value, list) and value and all(type(byte) is int and 0 <= byte < 256 for byte in value):
+        return [bytes(value).decode("utf-8", "replace")]  # as journald writes a message with colours in it
     inner = value.values() if isinstance(value, dict) else value
     return [text for part in inner for text in strings_in(part, depth + 1)]
 
