@@ -24,6 +24,16 @@ def _folder(_: object, tokens: Sequence[Token]) -> Path:
     return Path(tokens[0].value)
 
 
+def _whole(_: object, tokens: Sequence[Token]) -> int:
+    """Return a whole number; cyclopts' own conversion takes 1.5 for 2."""
+    text = tokens[0].value
+    try:
+        return int(text)
+    except ValueError:
+        name = tokens[0].keyword or "number"
+        raise InputError(f"{name}: expected a whole number, got {text[:60]!r}") from None
+
+
 def _require_seed(_: object, seed: int | None) -> None:
     if seed is not None and not 0 <= seed < 2**63:
         raise InputError(f"--seed: expected 0 to 2^63 − 1, got {seed}")
@@ -43,6 +53,7 @@ EXECUTION = Parameter(group=Group("Execution", sort_key=2))
 PROFILE = Parameter(group=Group("Profile", sort_key=2))
 RESULTS = Parameter(group=Group("Results", sort_key=3))
 
+WHOLE = Parameter(converter=_whole)
 Repeated = Annotated[tuple[str, ...], Parameter(negative=(), consume_multiple=False, show_default=False)]
 Settings = Annotated[Repeated, Parameter(name="--set")]
 Flag = Annotated[bool, Parameter(negative=())]
@@ -69,7 +80,7 @@ class Requests(Changes):
     trace: Annotated[Path | None, SIMULATION] = None
     """The same, with the arrivals as recorded in any case."""
 
-    seed: Annotated[int | None, SIMULATION, Parameter(validator=_require_seed)] = None
+    seed: Annotated[int | None, WHOLE, SIMULATION, Parameter(validator=_require_seed)] = None
     """Seed of every random draw, instead of the file's."""
 
     @property
@@ -85,7 +96,7 @@ class Compared(Requests):
     pools: Annotated[Repeated, SIMULATION, Parameter(name="--pool")] = ()
     """One more pool to compare: sizes 1,2,4,8, an engine's preset, or a JSON file; may be repeated."""
 
-    replications: Annotated[int | None, SIMULATION] = None
+    replications: Annotated[int | None, WHOLE, SIMULATION] = None
     """Independent repetitions with spawned seeds (default 5; 1 for traces and real execution)."""
 
     warmup: Annotated[float | None, SIMULATION] = None
@@ -96,7 +107,7 @@ class Compared(Requests):
 class Parallel:
     """How many processes share the work."""
 
-    workers: Annotated[int | None, SIMULATION] = None
+    workers: Annotated[int | None, WHOLE, SIMULATION] = None
     """Processes that simulate, where there is enough to do (default: one per CPU; 1 simulates in this
     one)."""
 
@@ -154,10 +165,10 @@ class AuditOptions:
     engine: str | None = None
     """The engine and its release, as vllm==0.33.0, sglang==0.5.23 or trtllm."""
 
-    max_num_seqs: int | None = None
+    max_num_seqs: Annotated[int | None, WHOLE] = None
     """The most requests that the engine runs at once."""
 
-    max_num_batched_tokens: int | None = None
+    max_num_batched_tokens: Annotated[int | None, WHOLE] = None
     """The token budget of a step."""
 
     capture_sizes: str | None = None
@@ -166,7 +177,7 @@ class AuditOptions:
     mode: Literal["full_and_piecewise", "full_decode_only", "piecewise", "full", "none"] | None = None
     """Which graphs are captured (default: the engine's own)."""
 
-    draft_tokens: int | None = None
+    draft_tokens: Annotated[int | None, WHOLE] = None
     """Speculative tokens per request and step (default 0)."""
 
     runner: Literal["v1", "v2"] | None = None
@@ -175,13 +186,13 @@ class AuditOptions:
     padding: Annotated[bool | None, Parameter(negative="--no-padding")] = None
     """Whether a batch may take the next larger graph (default: as the engine; TensorRT-LLM: no)."""
 
-    mixed_requests: int = 4
+    mixed_requests: Annotated[int, WHOLE] = 4
     """How many requests a step with prompts holds."""
 
     gpu_memory_gib: float | None = None
     """GPU memory, which decides SGLang's default list."""
 
-    tensor_parallel: int = 1
+    tensor_parallel: Annotated[int, WHOLE] = 1
     """Ranks of tensor parallelism, which decide SGLang's default list, too."""
 
     blackwell: Flag = False
@@ -207,7 +218,7 @@ class ValidateOptions(Printed, Drawn, Changes):
     run: Path | None = None
     """A recorded run, RUN.json: engine, pool and requests come from its files, no workload file is needed."""
 
-    traffic: int = 0
+    traffic: Annotated[int, WHOLE] = 0
     """With --run: which of its traffics, from 0."""
 
     profile: str | None = None
@@ -216,7 +227,7 @@ class ValidateOptions(Printed, Drawn, Changes):
     pool: Repeated = ()
     """With --run: another pool than the run's own, as for a run."""
 
-    replications: int = 4
+    replications: Annotated[int, WHOLE] = 4
     """With --run: simulations with host speeds drawn anew, where the profile draws them."""
 
     teacher: Flag = False
@@ -233,7 +244,7 @@ class ValidateOptions(Printed, Drawn, Changes):
 class InspectOptions(Printed):
     """The command line of `inspect`."""
 
-    max_num_seqs: int | None = None
+    max_num_seqs: Annotated[int | None, WHOLE] = None
     """Tells decode from mixed steps where a server's log does not."""
 
 
@@ -249,7 +260,7 @@ class PlotOptions:
 class TuneOptions(Printed, Drawn, Parallel, Requests):
     """The command line of `tune`."""
 
-    graphs: int = 64
+    graphs: Annotated[int, WHOLE] = 64
     """The most graphs to capture, 1 and max_num_seqs among them."""
 
     loads: str = "0.5,1,1.5,2"
@@ -275,11 +286,11 @@ class TuneOptions(Printed, Drawn, Parallel, Requests):
     max_capture_s: float | None = None
     """The most seconds that capturing may take at start-up."""
 
-    draft_tokens: int | None = None
+    draft_tokens: Annotated[int | None, WHOLE] = None
     """Speculative tokens per request and step: sizes are chosen in requests and pasted as vLLM counts them,
     in multiples of 1 + this. Drafting itself is not simulated."""
 
-    align: int = 1
+    align: Annotated[int, WHOLE] = 1
     """Choose among multiples of this number only (SGLang: tensor-parallel alignment; for vLLM's lists, which
     count tokens, the 1 + draft tokens of a request)."""
 
@@ -289,10 +300,10 @@ class TuneOptions(Printed, Drawn, Parallel, Requests):
     forced_sizes: Annotated[bool, Parameter(negative="--no-forced-sizes")] = True
     """Always capture 1 and max_num_seqs."""
 
-    max_num_seqs: int | None = None
+    max_num_seqs: Annotated[int | None, WHOLE] = None
     """With --from-log: the server's limit, where the log does not say."""
 
-    replications: Annotated[int | None, SIMULATION] = None
+    replications: Annotated[int | None, WHOLE, SIMULATION] = None
     """Fresh replications that confirm the winner (default 4)."""
 
     out: Folder = None
@@ -324,7 +335,7 @@ class SweepOptions(Printed, Drawn, Parallel, Compared):
 class ShowOptions(Drawn):
     """The command line of `profile show`."""
 
-    context: int = 1024
+    context: Annotated[int, WHOLE] = 1024
     """KV tokens per sequence at which the curves are shown."""
 
     out: Folder = None
@@ -399,10 +410,10 @@ class CalibrateOptions(Printed):
     """Shape of the decoder: tiny, small, 125m, qwen3-0.6b, llama-1b or llama-8b; with --engine a model's path
     or name."""
 
-    max_num_seqs: Annotated[int | None, ENGINE] = None
+    max_num_seqs: Annotated[int | None, WHOLE, ENGINE] = None
     """The most requests that the engine runs at once (default: its own)."""
 
-    max_num_batched_tokens: Annotated[int | None, ENGINE] = None
+    max_num_batched_tokens: Annotated[int | None, WHOLE, ENGINE] = None
     """The token budget of a step (default: the engine's own)."""
 
     real_weights: Annotated[Flag, ENGINE] = False
@@ -420,10 +431,10 @@ class CalibrateOptions(Printed):
     contexts: str = ""
     """Mean contexts to measure, as 64,128,256."""
 
-    repeats: int = 20
+    repeats: Annotated[int, WHOLE] = 20
     """Measurements of every cell per pass."""
 
-    passes: int = 2
+    passes: Annotated[int, WHOLE] = 2
     """Passes over the grid; two give the noise floor."""
 
     attention: Literal["auto", "slab", "flash"] = "auto"

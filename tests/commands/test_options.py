@@ -42,3 +42,11 @@ def test_a_seed_is_the_last_of_the_overrides():
         "seed=3",
     )
     assert RunOptions(settings=("seed=1",)).overrides == ("seed=1",)
+
+
+@pytest.mark.parametrize("number", ["1.5", "2.0", "1e3", "0x10", "x", "9" * 5000])
+def test_a_number_that_is_not_whole_is_refused_instead_of_rounded(number):
+    for option in ("--replications", "--seed", "--workers"):
+        outcome = call("workloads/tiny_cpu.yaml", option, number)
+        assert outcome.status == 2
+        assert outcome.errors == [f"error: {option}: expected a whole number, got {number[:60]!r}"]
