@@ -140,11 +140,18 @@ def test_capture_seconds_are_on_the_card_and_delay_the_first_step_by_exactly_tha
         assert eager.steps.start_ns[0] == first_arrival, "pure eager has nothing to capture"
     (tmp_path / "w.yaml").write_text(FILE.replace("PROFILE", "h100-llama-3.1-8b-bf16"), encoding="utf-8")
     for words, said in (
-        ((), " s to capture; "),
-        (("--set", "engine.delay_start_by_capture=true"), "starts after;"),
+        ((), " s to capture\n"),
+        (("--set", "engine.delay_start_by_capture=true"), "serving starts after\n"),
     ):
         outcome = call(
-            tmp_path / "w.yaml", "--no-plots", "--replications", "1", "--out", tmp_path / "o", *words
+            tmp_path / "w.yaml",
+            "--full",
+            "--no-plots",
+            "--replications",
+            "1",
+            "--out",
+            tmp_path / "o",
+            *words,
         )
         assert said in outcome.stdout
 

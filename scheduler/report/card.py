@@ -62,7 +62,21 @@ def card_text(comparison: Comparison, *, full: bool = False) -> str:
     closing = _labelled("next", f"--full: {seen}every percentile; run.py tune; report.html", 1)
     lines = [cut_text(line.rstrip(), WIDTH) for line in (*top, *kept, *cautions, *closing)]
     text = "\n".join(lines) + "\n"
-    return text + "\n" + full_text(comparison) if full else text
+    return f"{text}\n{_in_full(comparison)}\n\n{full_text(comparison)}" if full else text
+
+
+def _in_full(comparison: Comparison) -> str:
+    """Return setting and trust without a word cut off, and every note on how requests were read."""
+    requests, delayed = comparison.requests[0], comparison.workload.engine.delay_start_by_capture
+    lines = [*_setting(comparison), *(("", note) for note in requests.notes)]
+    if comparison.workload.engine.preset is not None:
+        lines.append(("preset", comparison.workload.engine.preset))
+    for pool in comparison.pools:
+        if pool.cost.capture_s is not None:
+            after = ", serving starts after" if delayed else ""
+            lines.append(("start-up", f"{pool.name}: {pool.cost.capture_s:.1f} s to capture{after}"))
+    lines += [("" if index else "trust", text) for index, text in enumerate(trust_texts(comparison))]
+    return "\n".join(f"{label:<{_LABEL}}{text}".rstrip() for label, text in dict.fromkeys(lines))
 
 
 def _labelled(label: str, text: str, most: int) -> list[str]:
@@ -204,12 +218,17 @@ def _setting(comparison: Comparison) -> list[tuple[str, str]]:
     asked = f"{arrivals_text(workload)}, prompt {prompt:.0f}, output {output:.0f}"
     return [
         ("workload", f"{workload.name}: {runs}, {asked}"),
-        *(("", note) for note in comparison.requests[0].notes[:1]),
+        *(("", note) for note in _told(comparison.requests[0].notes)),
         ("engine", ", ".join(limits)),
         *(("prefixes", text) for text in [_prefixes_text(comparison)] if text),
         *((("drafts", drafting_text(engine.speculation)),) if engine.speculation else ()),
         *(("pool" if i == 0 else "", pool_text(pool)) for i, pool in enumerate(comparison.pools[:2])),
     ]
+
+
+def _told(notes: Sequence[str]) -> list[str]:
+    """Return what the card must tell of how requests were read: what they are, and what was left out."""
+    return [note for index, note in enumerate(notes) if not index or "left out" in note]
 
 
 def _prefixes_text(comparison: Comparison) -> str:

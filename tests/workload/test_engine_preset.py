@@ -104,9 +104,10 @@ def test_an_unknown_preset_is_one_line_with_its_place_and_a_suggestion(tmp_path:
 
 def test_card_and_results_name_the_preset_and_its_release(tmp_path: Path) -> None:
     path = write(tmp_path, PRESET)
-    outcome = call(path, "--no-plots", "--replications", "1", "--out", tmp_path / "out")
-    (line,) = [line for line in outcome.stdout.splitlines() if line.startswith("engine ")]
-    assert line.endswith(", preset vllm-h100 (vLLM 0.33.0)")
+    outcome = call(path, "--full", "--no-plots", "--replications", "1", "--out", tmp_path / "out")
+    assert "preset    vllm-h100\n" in outcome.stdout
+    line = next(line for line in outcome.stdout.splitlines()[25:] if line.startswith("engine "))
+    assert line.endswith(", vLLM 0.33.0")
     results = json.loads((tmp_path / "out" / "results.json").read_text(encoding="utf-8"))
     assert results["workload"]["engine"]["preset"] == "vllm-h100"
     assert results["workload"]["pool"]["preset"] == "vllm"
