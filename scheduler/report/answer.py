@@ -167,7 +167,7 @@ def _judged(
         return f"TOO FEW REQUESTS for a verdict: {graphs} against {other}, {seen} here."
     missing = next((difference for difference in found if difference.interval is None), None)
     if missing is not None and change != "none":
-        return f"NOT SHOWN ({missing.why_no_interval}): {graphs} against {other}, {seen}."
+        return f"NOT SHOWN: {graphs} against {other}, {seen} here; {missing.why_no_interval}."
     verdict = verdict_of_range(found)
     if change == "none":
         return f"NO DIFFERENCE from {other}: {graphs}, {what} within 1 %."
