@@ -7,6 +7,7 @@ import json
 import pytest
 
 from scheduler.errors import InputError
+from scheduler.workload.bench_results.cells import failure
 from scheduler.workload.inputs.door import read_input, read_measured, read_trace
 from scheduler.workload.inputs.found import Sending
 
@@ -185,3 +186,7 @@ def test_sessions_of_chained_calls_are_left_out_and_counted(written):
     trace = read_trace(written("\n".join(map(json.dumps, rows)), "requests.jsonl"))
     assert len(trace) == 1
     assert any("left out 1 sessions of 2 chained calls (first: line 2)" in line for line in trace.lines)
+
+
+def test_what_a_server_answered_cannot_steer_a_terminal():
+    assert failure("\x1b[2J\x1b]0;title\x07boom \u202e") == "[2J ]0;title boom"
