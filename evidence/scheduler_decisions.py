@@ -1,8 +1,9 @@
-"""Replays what vLLM's own scheduler decided, step by step: `python -m evidence.scheduler_decisions [LOG …]`.
+"""Replays what vLLM's and SGLang's own schedulers decided: `python -m evidence.scheduler_decisions [LOG …]`.
 
-Without a log, those of evidence/data/scheduler_decisions (vLLM 0.33.0 and 0.19.0, numbers only, recorded for
-this project by running the engines' scheduler on small random workloads). A row holds a workload, its
-limits, the step times in whole ns, and what the engine decided at every step: [start ns, decode rows, their
+Without a log, those of evidence/data/scheduler_decisions (vLLM 0.33.0 and 0.19.0, SGLang 0.5.23, numbers
+only, recorded for this project by running the engines' scheduler on small random workloads; of SGLang its
+scheduler's own methods, without a radix cache, on a counting allocator). A row holds a workload, its limits,
+the step times in whole ns, and what the engine decided at every step: [start ns, decode rows, their
 KV tokens, free blocks, [[request, tokens, cached, last]], [preempted]], then `first_token_ns` and
 `finish_ns`. `block_keys` name the full blocks of prompts whose tokens equal those of others. In a closed loop
 the recording client called the engine in its own process: the next request is there before the decision of
@@ -22,6 +23,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from scheduler.catalog.engine_presets import EnginePreset, engine_preset
 from scheduler.engine.batching import Limits
 from scheduler.engine.executor import Admission, StepPlan
 from scheduler.engine.graph_pool import GraphPool
@@ -29,10 +31,12 @@ from scheduler.engine.kv_cache import KVCache
 from scheduler.engine.loop import DecodeLoop, Run
 from scheduler.engine.policies import Mixed
 from scheduler.engine.prefix_cache import PrefixCache
+from scheduler.engine.request import Running
+from scheduler.engine.sglang import Sglang
 
 Row = dict[str, Any]
 LOGS = sorted((Path(__file__).parent / "data" / "scheduler_decisions").glob("*.jsonl.gz"))
-UNHASHED_FIRST_SINCE = (0, 24)  # vllm/v1/core/block_pool.py, free_blocks
+PRESETS = (((0, 24), "vllm-default"), ((0, 0), "vllm-0.19-default"))  # by the release they hold from
 
 
 class Noting(Mixed):
@@ -48,10 +52,22 @@ class Noting(Mixed):
         super()._preempt_newest()
 
 
+class NotingSglang(Sglang):
+    """The `sglang` policy, noting whom it sent back since the last step."""
+
+    def __init__(self, *what: Any) -> None:
+        super().__init__(*what)
+        self.noted: list[int] = []
+
+    def _send_back(self, request: Running) -> None:
+        self.noted.append(request.index)
+        super()._send_back(request)
+
+
 class StepByStep:
     """Takes the logged step times, one step at a time, and notes every decision as the log does."""
 
-    batching: Noting
+    batching: Noting | NotingSglang
 
     def __init__(self, step_ns: dict[str, int]) -> None:
         self.step_ns = step_ns
@@ -100,12 +116,17 @@ class Ahead(StepByStep):
         return total
 
 
+def _rules(release: tuple[int, ...]) -> EnginePreset:
+    """Return the preset whose rules a release of vLLM has."""
+    return next(engine_preset(name) for since, name in PRESETS if release >= since)
+
+
 def replay(row: Row, executor: StepByStep) -> Run:
     """Serve a logged workload under the rules of the release that decided on it."""
     limits = row["limits"]
     prompts = array("q", row["prompt_tokens"])
     release = tuple(int(part) for part in row["version"].split(".")[:2])
-    blocks, size, first = limits["blocks"], limits["block_size"], release >= UNHASHED_FIRST_SINCE
+    blocks, size, first = limits["blocks"], limits["block_size"], _rules(release).unhashed_blocks == "first"
     if "block_keys" in row:
         cache: KVCache = PrefixCache(blocks, size, row["block_keys"].__getitem__, first)
     else:
@@ -114,14 +135,19 @@ def replay(row: Row, executor: StepByStep) -> Run:
     bounds = Limits(
         limits["max_num_seqs"],
         budget,
-        budget,
+        limits.get("max_prefill_tokens", budget),
         limits["reserve_full_prompt"],
         limits["watermark_blocks"],
         limits.get("long_prefill_token_threshold", 0),
         limits.get("prefill_schedule_interval", 1),
     )
-    batching = Noting(bounds, GraphPool(), cache, executor, prompts, None)
-    executor.batching = batching
+    max_tokens = row.get("max_tokens")
+    if row["engine"] == "sglang":
+        sglang = NotingSglang(bounds, GraphPool(), cache, executor, prompts, None)
+        sglang.answers(max_tokens, foreseen=row["ignore_eos"])
+        executor.batching = batching = sglang
+    else:
+        executor.batching = batching = Noting(bounds, GraphPool(), cache, executor, prompts, None)
     return DecodeLoop(
         batching,
         executor,
@@ -131,7 +157,7 @@ def replay(row: Row, executor: StepByStep) -> Run:
         reject=lambda prompt_tokens, output_tokens: None,
         concurrency=row["concurrency"],
         async_scheduling=limits["async_scheduling"],
-        max_tokens=row.get("max_tokens"),
+        max_tokens=max_tokens,
         run_ahead=isinstance(executor, Ahead),
     ).run()
 

@@ -22,6 +22,7 @@ from scheduler.engine.loop import DecodeLoop, Run
 from scheduler.engine.policies import DecodeOnly, Mixed, PrefillFirst
 from scheduler.engine.prefix_cache import PrefixCache
 from scheduler.engine.records import StepRecords
+from scheduler.engine.sglang import Sglang
 from scheduler.engine.speculation import Speculation, SpeculativeLoop, speculative
 from scheduler.errors import InputError
 from scheduler.executors.model.by_profile import cost_model
@@ -40,6 +41,7 @@ POLICIES: dict[str, type[Batching]] = {
     "decode_only": DecodeOnly,
     "prefill_first": PrefillFirst,
     "mixed": Mixed,
+    "sglang": Sglang,
 }
 
 
@@ -135,7 +137,7 @@ def limits_of(engine: Engine, kv_blocks: int | None) -> Limits:
     return Limits(
         engine.max_num_seqs,
         engine.max_num_batched_tokens,
-        engine.prefill_tokens_per_step,
+        engine.max_prefill_tokens or engine.max_num_batched_tokens,
         engine.reserve_full_prompt,
         int(engine.kv_watermark * (kv_blocks or 0)),
         engine.long_prefill_token_threshold,
@@ -183,6 +185,9 @@ def simulate(
         _column(requests.prompt_tokens),
         None if requests.cached_tokens is None else _column(requests.cached_tokens),
     )
+    limits = _max_tokens(workload, len(requests))
+    if isinstance(batching, Sglang):
+        batching.answers(_column(requests.output_tokens) if limits is None else limits, limits is None)
     start_ns = round((cost.capture_s or 0) * 1e9) if engine.delay_start_by_capture else 0
     make_loop = DecodeLoop if speculation is None else partial(SpeculativeLoop, speculation=speculation)
     run = make_loop(
@@ -194,7 +199,7 @@ def simulate(
         reject=_rejection(engine, batching, cost.kv_blocks),
         concurrency=requests.concurrency,
         round_trip_ns=_round_trip_ns(workload),
-        max_tokens=_max_tokens(workload, len(requests.output_tokens)),
+        max_tokens=limits,
         empty_pause_ns=round(engine.empty_pause_ms * 1e6),
         start_ns=start_ns,
         async_scheduling=engine.async_scheduling,

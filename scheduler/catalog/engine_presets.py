@@ -19,7 +19,7 @@ from scheduler.catalog.pool_presets import (
 )
 from scheduler.errors import InputError
 
-Policy = Literal["decode_only", "prefill_first", "mixed"]
+Policy = Literal["decode_only", "prefill_first", "mixed", "sglang"]
 PoolMode = Literal["decode_only", "full_and_piecewise"]
 
 
@@ -27,7 +27,8 @@ PoolMode = Literal["decode_only", "full_and_piecewise"]
 class EnginePreset:
     """An engine's defaults, in the words of the workload file's `engine:` and `pool:` sections.
 
-    `max_num_batched_tokens` bounds a mixed step, `max_prefill_tokens` a step of prompts alone.
+    `max_num_batched_tokens` bounds a mixed step, `max_prefill_tokens` a step of prompts alone; with policy
+    sglang they bound the chunk of one prompt and the step.
     `reserve_full_prompt`: a request is admitted only when its whole prompt fits the KV cache.
     `unhashed_blocks`: whether freed blocks that nobody can find again are the next to be taken, or wait their
     turn. `null_block`: one KV block is never used. `empty_pause_ms`: how long the engine pauses after a
@@ -61,11 +62,28 @@ _VLLM_SOURCE = (
     "vllm/engine/arg_utils.py, get_batch_defaults; vllm/config/scheduler.py; docs/design/cuda_graphs.md; "
     "vllm/v1/core/block_pool.py, free_blocks and null_block; vllm/v1/engine/core.py, _process_engine_step"
 )
-_SGLANG_SOURCE = "sglang/srt/arg_groups/{cuda_graph_hook,memory_hook}.py; sglang/srt/server_args.py"
+_SGLANG_SOURCE = (
+    "sglang/srt/arg_groups/{cuda_graph_hook,memory_hook}.py; sglang/srt/arg_groups/fields/schedule.py; "
+    "sglang/srt/managers/{scheduler,schedule_policy,schedule_batch}.py"
+)
 _TRTLLM_SOURCE = "tensorrt_llm/llmapi/llm_args.py"
 
 
-def _vllm(name: str, max_num_seqs: int, max_num_batched_tokens: int, pool: str = "vllm") -> EnginePreset:
+_ASSUMED_OF_OLD = (
+    "max_num_seqs", "max_num_batched_tokens", "block_size", "pool", "pool_mode", "reserve_full_prompt",
+    "overlap", "null_block", "empty_pause_ms",
+)  # fmt: skip
+
+
+def _vllm(
+    name: str,
+    max_num_seqs: int,
+    max_num_batched_tokens: int,
+    pool: str = "vllm",
+    unhashed_blocks: Literal["first", "last"] = "first",
+    release: str = VLLM,
+    assumed: tuple[str, ...] = ("block_size",),
+) -> EnginePreset:
     """Return vLLM V1 as `vllm serve` starts it on a class of GPU (optimisation level 2)."""
     return EnginePreset(
         name=name,
@@ -80,24 +98,24 @@ def _vllm(name: str, max_num_seqs: int, max_num_batched_tokens: int, pool: str =
         overlap=True,
         prefix_caching=True,
         engine="vllm",
-        release=VLLM,
+        release=release,
         source=_VLLM_SOURCE,
-        unhashed_blocks="first",
+        unhashed_blocks=unhashed_blocks,
         null_block=True,
         empty_pause_ms=1.0,
-        assumed=("block_size",),
+        assumed=assumed,
         differs=("steps above the largest size run compiled code without a graph, not plain eager",),
     )
 
 
-def _sglang(name: str, pool: str, max_prefill_tokens: int) -> EnginePreset:
+def _sglang(name: str, pool: str, chunked_prefill_size: int) -> EnginePreset:
     """Return SGLang as `launch_server` starts it: prompts in steps of their own, ahead of decoding."""
     return EnginePreset(
         name=name,
-        policy="prefill_first",
+        policy="sglang",
         max_num_seqs=2048,
-        max_num_batched_tokens=max_prefill_tokens,
-        max_prefill_tokens=max_prefill_tokens,
+        max_num_batched_tokens=chunked_prefill_size,
+        max_prefill_tokens=16384,
         block_size=1,
         pool=pool,
         pool_mode="decode_only",
@@ -107,10 +125,9 @@ def _sglang(name: str, pool: str, max_prefill_tokens: int) -> EnginePreset:
         engine="sglang",
         release=SGLANG,
         source=_SGLANG_SOURCE,
-        assumed=("overlap",),
         differs=(
             "max_num_seqs is the least that SGLang derives from KV memory (2048 to 4096)",
-            "admission also reserves a falling share of the output, from 0.7 down",
+            "the token in flight of a request that is sent back is kept, not computed again",
         ),
     )
 
@@ -143,6 +160,14 @@ _PRESETS: dict[str, EnginePreset] = {
         _vllm("vllm-h100", 1024, 8192),
         _vllm("vllm-default", 256, 2048),
         _vllm("vllm-b200", 1024, 16384, pool="vllm-b200"),
+        # Freed blocks in the order of releases to 0.22; all else as 0.33.0 has it.
+        *(
+            _vllm(name, seqs, tokens, "vllm", "last", "vLLM 0.19.0", _ASSUMED_OF_OLD)
+            for name, seqs, tokens in (
+                ("vllm-0.19-h100", 1024, 8192),
+                ("vllm-0.19-default", 256, 2048),
+            )
+        ),
         _sglang("sglang", "sglang", 8192),
         _sglang("sglang-h100", "sglang-256", 8192),
         _sglang("sglang-l40", "sglang-32", 4096),

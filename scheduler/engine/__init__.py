@@ -13,6 +13,7 @@
 - `prefix_cache.py` The KV cache that knows what its blocks hold, so that requests share the blocks of equal prefixes.
 - `records.py` What a run leaves behind: compact arrays per request and per step, and the gaps between tokens.
 - `request.py` A request while it is in the batch.
+- `sglang.py` SGLang's scheduler: admission by what answers may still need, retraction of the shortest answers.
 - `speculation.py` Speculative decoding: a decode step verifies drafts, and requests advance by the accepted ones and one.
 - `traffic.py` Which request the scheduler can see when: arrivals of an open loop, or the users of a closed one.
 """

@@ -75,6 +75,9 @@ class Batching:
         self.on_preempt: Callable[[Running], None] = lambda request: None
         # How many of a request's tokens a decode step in flight computes.
         self.tokens_in_flight: Callable[[Running], int] = lambda request: 0
+        # How many of its tokens the scheduler has not seen yet, a prompt's first among them.
+        self.unseen_tokens: Callable[[Running], int] = lambda request: 0
+        self.results_lag = 1  # decisions from that of a step to the first that knows its results
         self.joined: list[Running] = []  # admitted in this decision
         self.preempted = False  # whether this decision preempted anyone
         self.arrivals_matter = False  # even where they cannot join at once

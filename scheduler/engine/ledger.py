@@ -99,13 +99,23 @@ class Ledger:
         else:
             cohorts.append([token_ns, rows])
 
-    def part(self, request: Running) -> None:
-        """Note that the last sequence of the batch was preempted: its gap goes on from its newest token."""
-        cohort = self._cohorts[-1]
-        self._last_token_ns[request.index] = cohort[0] + (self.rows - 1) * self.row_ns
-        cohort[1] -= 1
-        if not cohort[1]:
-            self._cohorts.pop()
+    def part(self, request: Running, place: int) -> None:
+        """Note that the sequence at a place was preempted; its gap goes on from its newest token.
+
+        Those behind it move up, each keeping the time of its own newest token.
+        """
+        cohorts, row_ns = self._cohorts, self.row_ns
+        before = number = 0
+        while place >= before + cohorts[number][1]:
+            before += cohorts[number][1]
+            number += 1
+        token_ns, rows = cohorts[number]
+        self._last_token_ns[request.index] = token_ns + place * row_ns
+        ahead = place - before if row_ns else rows - 1
+        # Places count from the first row of the batch: who moves up has a later start of the count.
+        behind = [[token_ns + row_ns, rows - ahead - 1]]
+        behind += [[later_ns + row_ns, count] for later_ns, count in cohorts[number + 1 :]]
+        cohorts[number:] = [cohort for cohort in [[token_ns, ahead], *behind] if cohort[1]]
 
     def part_at(self, request: Running, at_ns: int) -> None:
         """Note the newest token of a request that was preempted before it came."""

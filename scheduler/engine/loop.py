@@ -143,6 +143,8 @@ class DecodeLoop:
         self.interrupt = HeldInterrupt()
         batching.on_preempt = self._preempted
         batching.tokens_in_flight = self._tokens_in_flight
+        batching.unseen_tokens = self._unseen_tokens
+        batching.results_lag = self.most_in_flight
 
     def run(self) -> Run:
         """Serve every request and return the records; an executor's failure or Ctrl-C ends it early."""
@@ -346,6 +348,10 @@ class DecodeLoop:
         newest = self.in_flight[-1]
         return int(newest.plan.batch_size > 0 and 0 <= request.first_flight < newest.number)
 
+    def _unseen_tokens(self, request: Running) -> int:
+        """Return 1 where the newest step in flight yields a token of the request, else 0."""
+        return int(bool(self.in_flight) and self.in_flight[-1].yields_a_token_of(request))
+
     def _preempted(self, request: Running) -> None:
         """Keep the time of a preempted request's newest token, which may still be in flight."""
         ledger = self.ledger
@@ -356,7 +362,12 @@ class DecodeLoop:
             if newest is not None and newest.yields_a_token_of(request):
                 newest.parted = [*newest.parted, request]
             else:
-                ledger.part(request)
+                ledger.part(request, self._rows_before(request))
+
+    def _rows_before(self, request: Running) -> int:
+        """Return how many of those that decode come before a request in the batch."""
+        others = self.batching.running.values()
+        return sum(r.is_decoding and not r.has_stopped and r.admission < request.admission for r in others)
 
     # Handing over.
 

@@ -41,7 +41,7 @@ from scheduler.workload.speculation import SpeculationSettings
 NAME_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789_.-")
 LengthKey = Literal["prompt_tokens", "output_tokens"]
 LENGTH_KEYS: tuple[LengthKey, LengthKey] = ("prompt_tokens", "output_tokens")
-Policy = Literal["decode_only", "prefill_first", "mixed"]
+Policy = Literal["decode_only", "prefill_first", "mixed", "sglang"]
 
 
 def _name(value: str) -> str:
@@ -151,8 +151,10 @@ class Engine(Strict):
                 "verify its drafts"
             )
             raise expectation(expected, "max_num_batched_tokens")
-        if self.max_prefill_tokens is not None and self.policy != "prefill_first":
+        if self.max_prefill_tokens is not None and self.policy not in ("prefill_first", "sglang"):
             raise expectation(f"no max_prefill_tokens with policy {self.policy}", "max_prefill_tokens")
+        if self.policy == "sglang" and self.speculation is not None:
+            raise expectation("no speculation with policy sglang", "speculation")
         if self.policy != "mixed":
             for key, off in (("long_prefill_token_threshold", 0), ("prefill_schedule_interval", 1)):
                 if getattr(self, key) != off:
@@ -167,7 +169,8 @@ class Engine(Strict):
     @property
     def prefill_tokens_per_step(self) -> int:
         """The most prompt tokens of one prefill step."""
-        return self.max_prefill_tokens or self.max_num_batched_tokens
+        most = self.max_prefill_tokens or self.max_num_batched_tokens
+        return min(most, self.max_num_batched_tokens) if self.policy == "sglang" else most
 
 
 class Pool(Strict):
@@ -353,7 +356,7 @@ def disagreements(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     profile = _inner(values, "engine", "profile")
     policy = _inner(values, "engine", "policy")
     has_no_prefill = isinstance(profile, Mapping) and profile.get("prefill_ms") is None
-    if has_no_prefill and policy in ("prefill_first", "mixed"):
+    if has_no_prefill and policy in ("prefill_first", "mixed", "sglang"):
         yield "engine.profile.prefill_ms", f"a prefill curve with policy {policy}; the key is missing"
 
 

@@ -1,4 +1,4 @@
-"""The program decides as vLLM's own scheduler did, step for step, on every recorded workload."""
+"""The program decides as vLLM's and SGLang's own schedulers did, step for step, on every workload."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ ROWS = [(path.name, row) for path in LOGS for row in rows_of(path)]
 
 def test_the_logs_hold_every_kind_of_workload():
     kinds = {(name, row["kind"]) for name, row in ROWS}
-    assert len(kinds) == 22
+    assert len(kinds) == 26
     assert any(row["concurrency"] for _, row in ROWS)
     assert any(any(step[5] for step in row["steps"]) for _, row in ROWS), "somebody is preempted"
 
@@ -31,7 +31,7 @@ def test_every_answer_ends_when_it_did_with_steps_run_ahead(log):
 
 
 def test_the_command_counts_what_agrees(capsys):
-    assert main([str(LOGS[0])]) == 0
+    assert main([str(LOGS[1])]) == 0
     assert "vllm_0.19.0.jsonl.gz async_prefix: 15 of 15 step for step" in capsys.readouterr().out
 
 
@@ -53,3 +53,11 @@ def test_prompts_that_share_nothing_would_show():
     assert all(
         decisions({**row, "block_keys": [[]] * len(row["prompt_tokens"])}) != row["steps"] for row in rows
     )
+
+
+def test_sglang_sends_requests_back_and_reserves_for_answers():
+    rows = [row for _, row in ROWS if row["engine"] == "sglang"]
+    assert sum(any(step[5] for step in row["steps"]) for row in rows) == 8
+    greedy = [row for row in rows if not row["ignore_eos"]]
+    reserving_all = [decisions({**row, "ignore_eos": True}) != row["steps"] for row in greedy]
+    assert any(reserving_all)

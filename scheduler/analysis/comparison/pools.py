@@ -96,7 +96,9 @@ def _is_piecewise(mode: str, engine: Engine, rules: str) -> bool:
     """Whether there are PIECEWISE graphs: prompts in steps of their own take SGLang's alone."""
     if mode == "decode_only":
         return False
-    return engine.policy != "prefill_first" or mode == "piecewise" or rules.startswith("sglang")
+    return (
+        engine.policy not in ("prefill_first", "sglang") or mode == "piecewise" or rules.startswith("sglang")
+    )
 
 
 def named_pool(text: str, engine: Engine, profile: Profile, like: GraphPool = NO_GRAPHS) -> NamedPool:

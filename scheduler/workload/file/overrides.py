@@ -100,9 +100,9 @@ def use_engine_preset(document: Document) -> None:
         "null_block",
     ):
         engine.setdefault(key, getattr(preset, key))
-    if policy == "prefill_first":
+    if policy in ("prefill_first", "sglang"):
         engine.setdefault("max_prefill_tokens", preset.max_prefill_tokens)
-    if policy == "mixed":
+    if policy in ("mixed", "sglang"):
         engine.setdefault("async_scheduling", preset.overlap)
         engine.setdefault("empty_pause_ms", preset.empty_pause_ms)
     pool = document.data["pool"] = {} if document.data.get("pool") is None else document.data["pool"]
