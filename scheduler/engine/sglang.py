@@ -30,7 +30,8 @@ class Sglang(Batching):
     estimated anew at a retraction; all of it where answers are known to run to their limit (ignore_eos). Once
     the batch is full it stays so until somebody leaves. Where decoding finds no page, those with the fewest
     tokens are sent to the back of the queue, the longest prompt first; their answers are computed again,
-    their prompts may be found. A chunk has at most `max_num_batched_tokens`, a step `max_prefill_tokens`.
+    their prompts may be found. A step has at most `max_num_batched_tokens` prompt tokens (the chunk), and
+    takes no further prompt once it has `max_prefill_tokens`.
     """
 
     def __init__(self, *what: Any) -> None:
@@ -50,8 +51,8 @@ class Sglang(Batching):
         self.ends_are_foreseen = foreseen
 
     def token_budget(self, limits: Limits) -> int:
-        """Return the most prompt tokens of one step."""
-        return min(limits.max_prefill_tokens, limits.max_num_batched_tokens)
+        """Return the most prompt tokens of one step: those of a chunk, which all its prompts share."""
+        return limits.max_num_batched_tokens
 
     def peak_tokens(self, prompt_tokens: int, output_tokens: int) -> int:
         """Return the KV tokens without which a request is never admitted: one page beyond its answer."""

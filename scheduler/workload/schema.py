@@ -169,8 +169,9 @@ class Engine(Strict):
     @property
     def prefill_tokens_per_step(self) -> int:
         """The most prompt tokens of one prefill step."""
-        most = self.max_prefill_tokens or self.max_num_batched_tokens
-        return min(most, self.max_num_batched_tokens) if self.policy == "sglang" else most
+        if self.policy == "sglang":  # whose max_prefill_tokens only ends a step once it is reached
+            return self.max_num_batched_tokens
+        return self.max_prefill_tokens or self.max_num_batched_tokens
 
 
 class Pool(Strict):

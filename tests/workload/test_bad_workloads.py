@@ -118,7 +118,7 @@ CORPUS = [
         "  policy: prefill_first\n",
         "",
         "7: engine.policy",
-        "expected decode_only, prefill_first or mixed; the key",
+        "expected decode_only, prefill_first, mixed or sglang; the key",
     ),
     ("  max_num_seqs: 64", "  max_num_seqs: 0", "9: engine.max_num_seqs", "at least 1"),
     (

@@ -36,11 +36,12 @@ def test_every_preset_fills_in_engine_and_pool_and_runs_end_to_end(tmp_path: Pat
     engine, pool = workload.engine, workload.pool
     for key in ("policy", "max_num_seqs", "max_num_batched_tokens", "block_size", "prefix_caching"):
         assert getattr(engine, key) == getattr(preset, key), key
-    assert engine.prefill_tokens_per_step == preset.max_prefill_tokens
+    of_a_step = preset.max_num_batched_tokens if preset.policy == "sglang" else preset.max_prefill_tokens
+    assert engine.prefill_tokens_per_step == of_a_step
     assert engine.reserve_full_prompt == preset.reserve_full_prompt
-    assert engine.async_scheduling == (preset.overlap and preset.policy == "mixed")
+    assert engine.async_scheduling == (preset.overlap and preset.policy in ("mixed", "sglang"))
     assert (engine.unhashed_blocks, engine.null_block) == (preset.unhashed_blocks, preset.null_block)
-    assert engine.empty_pause_ms == (preset.empty_pause_ms if preset.policy == "mixed" else 0)
+    assert engine.empty_pause_ms == preset.empty_pause_ms
     assert (pool.preset, pool.mode) == (preset.pool, preset.pool_mode)
 
     profile = load_profile(str(engine.profile))
@@ -64,7 +65,7 @@ def test_keys_of_the_file_win_over_the_preset_and_set_wins_over_both(tmp_path: P
     engine = load_workload(path, ["engine.max_num_seqs=48", "engine.max_num_batched_tokens=512"]).engine
     assert (engine.max_num_seqs, engine.block_size, engine.max_num_batched_tokens) == (48, 32, 512)
     engine = load_workload(path, ["engine.preset=sglang-l40"]).engine
-    assert (engine.policy, engine.max_num_seqs, engine.max_prefill_tokens) == ("prefill_first", 64, 4096)
+    assert (engine.policy, engine.max_num_seqs, engine.max_prefill_tokens) == ("sglang", 64, 16384)
 
 
 def test_another_policy_than_the_presets_drops_what_belongs_to_the_other(tmp_path: Path) -> None:
