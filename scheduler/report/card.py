@@ -227,8 +227,8 @@ def _setting(comparison: Comparison) -> list[tuple[str, str]]:
 
 
 def _told(notes: Sequence[str]) -> list[str]:
-    """Return what the card must tell of how requests were read: what they are, and what was left out."""
-    return [note for index, note in enumerate(notes) if not index or "left out" in note]
+    """Return what the card must tell of how requests were read: what they are, left out and assumed."""
+    return [note for index, note in enumerate(notes) if not index or "left out" in note or "ASSUMED" in note]
 
 
 def _prefixes_text(comparison: Comparison) -> str:

@@ -139,7 +139,7 @@ def test_recorded_lengths_may_stand_in_a_workload_file(written, tmp_path):
 
 
 def test_the_card_says_what_was_read_and_assumed(written, tmp_path):
-    outcome = call("--from", written(result()), "--full", "--no-plots", "--out", tmp_path / "o")
+    outcome = call("--from", written(result()), "--no-plots", "--out", tmp_path / "o")
     assert outcome.status == 0, outcome.stderr
     for line in (
         "closed loop of 2 users",

@@ -30,6 +30,7 @@ from scheduler.workload.server_logs.engine_log import EngineLog
 
 LARGEST_MIXED = 512
 MOST_CANDIDATES = 4096
+GRAPH_AT_A_TIE = 1e-9
 
 
 def profile_of(name_or_path: str) -> Profile:
@@ -73,7 +74,10 @@ def log_choice(
         largest,
         LARGEST_MIXED // width if mixed else None,
         reach=reach,
-        also=[size for size in own or () if size <= MOST_CANDIDATES],
+        # What came is worth a graph of its own size, whatever grid the other candidates lie on.
+        also=[
+            size for size in {*(own or ()), *_logged_sizes(log, mixed is not None)} if size <= MOST_CANDIDATES
+        ],
         held=_held(decode, budgets, largest, limit, reach if width == 1 else 0),
     )
     answer = open_loop_choice(log, decode, rules, mixed=mixed, own=own)
@@ -86,6 +90,12 @@ def log_choice(
         own_times=own_times(log, _predicted(decode, own)),
         contradiction=contradiction(log, own),
     )
+
+
+def _logged_sizes(log: EngineLog, with_mixed: bool) -> list[int]:
+    """Return the sizes of the logged steps that a graph could serve."""
+    steps = [log.decode_steps, log.mixed_steps] if with_mixed else [log.decode_steps]
+    return [size for counts in steps for size, count in counts.items() if count and size <= LARGEST_MIXED]
 
 
 def _own_sizes(log: EngineLog, width: int) -> tuple[int, ...] | None:
@@ -171,7 +181,8 @@ def _mixed_costs(profile: Profile, kv_per_request: float, width: int) -> StepCos
 
     return StepCosts(
         lambda units, size: model.piecewise_ns(plan(units * width), [size * width])[0],
-        lambda units: float(model.run(plan(units * width))),
+        # Where the GPU hides the launches both take as long; a graph is then the one to have.
+        lambda units: model.prompt_step_ns(plan(units * width)) * (1 + GRAPH_AT_A_TIE),
     )
 
 
