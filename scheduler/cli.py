@@ -273,12 +273,13 @@ def import_vllm(results: list[Path], /, *, options: ImportOptions) -> int:
 
 @import_app.command(name="sglang")
 def import_sglang(results: Path, /, *, options: SGLangOptions) -> int:
-    """Import the result file of `sglang.bench_one_batch`, run with --run-name graph and --run-name eager.
+    """Import `sglang.bench_one_batch`, run with --run-name graph and --run-name eager, or a server's log.
 
     Parameters
     ----------
     results
-        The JSON lines that --result-filename wrote.
+        The JSON lines that --result-filename wrote; or a log with `Decode batch` lines, which give decode
+        steps alone.
     """
     from scheduler.commands.profile import run_import_sglang
 

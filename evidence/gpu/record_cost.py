@@ -199,7 +199,7 @@ def hooks_alone(batch: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         recorder = Recorder(str(Path(folder) / "alone"))
         recorder._toggle_s = 0.0
-        recorder.is_on = True
+        recorder.version, recorder.is_on = "0.26.0", True
         recorder._hook_scheduler(Scheduler)
         recorder._hook_runner(Runner())
         hooked = steps()

@@ -15,7 +15,15 @@ from scheduler.catalog.importers.engine_benchmarks import (
 )
 from scheduler.catalog.importers.engine_steps.build import LeftOut, Source, import_steps
 from scheduler.catalog.importers.llmservingsim import import_llmservingsim
-from scheduler.catalog.importers.whole_steps import MODES, import_csv
+from scheduler.catalog.importers.rows import read_text
+from scheduler.catalog.importers.whole_steps import (
+    MODES,
+    WholeStep,
+    import_csv,
+    imported_identity,
+    whole_step_profile,
+)
+from scheduler.catalog.profile.curves import CurveProfile
 from scheduler.catalog.profile.file import load_profile, write_profile
 from scheduler.catalog.profile.measured import MeasuredProfile
 from scheduler.catalog.profile.profile import Mode
@@ -31,6 +39,7 @@ from scheduler.errors import InputError
 from scheduler.report.profile_text import profile_text
 from scheduler.report.wording import aligned, percent_text
 from scheduler.workload.file.yaml_reader import read_yaml
+from scheduler.workload.inputs.door import read_engine_log
 
 LARGEST_SHOWN = 512
 MOST_CONTEXT_TOKENS = 10_000_000
@@ -94,7 +103,7 @@ def run_import_vllm(paths: Sequence[Path], options: ImportOptions) -> int:
 
 
 def run_import_sglang(path: Path, options: SGLangOptions) -> int:
-    """Import `sglang.bench_one_batch` results; see import_sglang_bench_one_batch."""
+    """Import `sglang.bench_one_batch` results, or the decode steps of a server's log."""
     names: dict[str, Mode] = {}
     for setting in options.modes:
         name, _, text = setting.rpartition("=")
@@ -102,7 +111,37 @@ def run_import_sglang(path: Path, options: SGLangOptions) -> int:
         if not name or mode is None:
             raise InputError(f"--modes: expected RUN_NAME=graph, fallback or eager, got {setting!r}")
         names[name] = mode
+    if not read_text(path).lstrip().startswith("{"):
+        if names:
+            raise InputError(
+                "--modes: expected only with results of bench_one_batch; a log says it line by line"
+            )
+        return run_import(lambda overrides: sglang_log_profile(path, overrides), options)
     return run_import(lambda overrides: import_sglang_bench_one_batch(path, names, overrides), options)
+
+
+def sglang_log_profile(path: Path, overrides: Mapping[str, Any]) -> CurveProfile:
+    """Return the profile of the `Decode batch` lines of an SGLang log; raises InputError.
+
+    A line's step time is its batch (times the tokens accepted) by its throughput; lines after a prompt are
+    left out. Without a graph SGLang runs eager. Prompts are not timed in the log, so the profile has none.
+    """
+    log = read_engine_log(path)
+    if log.format != "sglang":
+        raise InputError(f"{path}: expected an SGLang log or results of sglang.bench_one_batch")
+    steps = [
+        WholeStep("graph" if replayed else "eager", batch, log.kv_tokens[batch], times.mean_ms)
+        for (batch, replayed), times in log.decode_times.items()
+        if replayed is not None and batch in log.kv_tokens
+    ]
+    if not steps:
+        raise InputError(
+            f"{path}: expected Decode batch lines with #token, cuda graph and gen throughput; found none"
+        )
+    identity = imported_identity(path.name, "SGLang")
+    if log.facts.version:
+        identity = identity.model_copy(update={"engine_version": log.facts.version})
+    return whole_step_profile(steps, identity, overrides)
 
 
 def run_import_steps(runs: Sequence[Path], options: StepsOptions) -> int:

@@ -24,3 +24,4 @@ class SchedulerOutput:
     num_scheduled_tokens: dict[str, int]
     total_num_scheduled_tokens: int
     preempted_req_ids: set[str] | None = None
+    sampled: frozenset[str] = frozenset()  # whose prompts end here, or who decode

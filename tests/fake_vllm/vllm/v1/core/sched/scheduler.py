@@ -76,7 +76,8 @@ class Scheduler:
             self._take(request, count)
             self.running.append(request)
             budget -= count
-        return SchedulerOutput(new, cached, tokens, sum(tokens.values()))
+        sampled = frozenset(r.request_id for r in self.running if r.computed >= r.prompt) & tokens.keys()
+        return SchedulerOutput(new, cached, tokens, sum(tokens.values()), sampled=sampled)
 
     def _take(self, request: Request, count: int) -> None:
         request.computed += count
@@ -85,7 +86,7 @@ class Scheduler:
     def update_from_output(self, scheduler_output: SchedulerOutput, model_runner_output: object) -> list:
         gave = []
         for request in list(self.running):
-            if request.request_id in scheduler_output.num_scheduled_tokens and request.scheduled:
+            if request.request_id in scheduler_output.sampled:
                 request.scheduled -= 1
                 request.generated += 1
                 is_last = request.generated >= request.output
