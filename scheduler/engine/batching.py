@@ -83,6 +83,7 @@ class Batching:
         self.arrivals_matter = False  # even where they cannot join at once
         # Prompt tokens of requests when they were first admitted, and how many of them were cached.
         self.asked_tokens = self.hit_tokens = 0
+        self._has_hits = cached_tokens is not None or kv_cache.knows_contents
         self._admissions = 0
         self._border = [0] * kv_cache.block_size
         self._slots = list(range(limits.max_num_seqs - 1, -1, -1))
@@ -166,7 +167,7 @@ class Batching:
     def _admit(self, index: int, found: Found, blocks: int) -> Running:
         """Give a waiting request a slot, what was `found` for it and new blocks, `blocks` in all."""
         self._admissions += 1
-        if index not in self.generated:
+        if self._has_hits and index not in self.generated:
             self.asked_tokens += self.prompt_tokens[index]
             self.hit_tokens += found.tokens
         generated = self.generated.pop(index, 0)
@@ -174,7 +175,8 @@ class Batching:
             index, self._slots.pop(), self.prompt_tokens[index], generated, self._admissions
         )
         request.cached, request.blocks = found.tokens, blocks
-        self.kv_cache.take(index, found)
+        if self._has_hits or found.blocks:
+            self.kv_cache.take(index, found)
         self.kv_cache.allocate(blocks - found.blocks)
         self.running[index] = request
         self.joined.append(request)

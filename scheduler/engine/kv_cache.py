@@ -82,6 +82,9 @@ class KVCache:
 
         `owner`, if it `returns`, may find the full ones again.
         """
+        if not (self.remembers or self._shares):
+            self.free += blocks
+            return
         shared = self._shares.get(owner, 0)
         self.free += blocks - shared
         if self.remembers:
