@@ -202,7 +202,7 @@ def simulate(
         max_tokens=limits,
         empty_pause_ns=round(engine.empty_pause_ms * 1e6),
         start_ns=start_ns,
-        async_scheduling=engine.async_scheduling,
+        async_scheduling=decides_ahead(engine, profile),
         run_ahead=run_ahead,
         progress=progress,
     ).run()
@@ -286,6 +286,16 @@ def draft_cost(settings: SpeculationSettings, profile: Profile, variant: Variant
 def _round_trip_ns(workload: Workload) -> int:
     arrivals = workload.arrivals
     return round(arrivals.client_round_trip_ms * 1e6) if isinstance(arrivals, ClosedLoopArrivals) else 0
+
+
+def decides_ahead(engine: Engine, profile: Profile) -> bool:
+    """Return whether steps are decided while the one before is under way.
+
+    What the workload leaves open is as the profile's engine was measured, where prompts join decodes, too.
+    """
+    if engine.async_scheduling is None:
+        return engine.policy in ("mixed", "sglang") and profile.is_asynchronous
+    return engine.async_scheduling
 
 
 def _max_tokens(workload: Workload, requests: int) -> array[int] | None:

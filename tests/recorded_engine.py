@@ -59,9 +59,10 @@ def paper_profile(*, gpu: float = 1.0, multiproc: bool = False, noisy: bool = Tr
                     "prompt_step_ms": 0.5,
                     "chunk_ms": 0.06,
                     "prompt_token_ms": 0.0005,
+                    "kv_token_ms": 1e-5,
                     "spread": 0.12 if noisy else 0.0,
                 },
-                "update": {"step_ms": 0.15, "request_ms": 0.006, "chunk_ms": 0.01},
+                "update": {"step_ms": 0.15, "request_ms": 0.006, "chunk_ms": 0.01, "kv_token_ms": 4e-6},
                 "launch": {
                     "full": launch(1.6, 0.9, None, 0.08),
                     "piecewise": launch(6.0, 0.5, 0.3, 0.05),
@@ -94,6 +95,7 @@ class Settings:
     budget: int = 512
     kv_blocks: int = 20_000
     multiproc: bool = False
+    logs_gpu: bool = False
 
 
 @dataclass
@@ -200,7 +202,8 @@ class PaperEngine:
         own = now + parts.schedule_ns
         dispatched = max(own, self.launcher_free) if self.settings.multiproc else own
         launched = self.launcher_free = dispatched + parts.launch_ns
-        start = max(self.gpu_end, dispatched + parts.gpu_after_ns)
+        free = self.gpu_end
+        start = max(free, dispatched + parts.gpu_after_ns)
         self.gpu_end = start + parts.gpu_ns
         if parts.tail_ns >= 0:
             self.gpu_end = max(self.gpu_end, launched + parts.tail_ns)
@@ -220,6 +223,17 @@ class PaperEngine:
             "mode": mode,
             "captured_tokens": plan.capture_size or tokens,
         }
+        if self.settings.logs_gpu:
+            begun = max(start, dispatched)
+            step["row"] |= {
+                "launched_us": launched // 1000,
+                "sampled_us": launched // 1000,
+                "gpu_start_us": max(free, dispatched) // 1000,
+                "gpu_prepare_us": (begun - max(free, dispatched)) // 1000,
+                "gpu_model_us": (self.gpu_end - begun) // 1000,
+                "gpu_head_us": 0,
+                "gpu_end_us": self.gpu_end // 1000,
+            }
         self.rows.append(step["row"])
         return step
 

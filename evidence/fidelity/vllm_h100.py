@@ -70,6 +70,9 @@ def cases() -> Iterator[Case]:
     for name, count in others[1:]:
         for traffic in range(count):
             yield Case("foretold from default8b", RUNS / f"{name}.json", traffic, later)
+    grid = _imported(Source(RUNS / "default8b.json", grid_only=True))
+    for traffic in (0, 1):
+        yield Case("uniproc, from its grid", RUNS / "default8b.json", traffic, grid)
     mp = _imported(Source(RUNS / "mp8b.json", grid_only=True))
     for traffic in (0, 1):
         yield Case("mp, from its grid", RUNS / "mp8b.json", traffic, mp)
@@ -80,6 +83,10 @@ def cases() -> Iterator[Case]:
         for traffic in range(count):
             group = "small model, fitted" if name == "qwen06_default" else "small model, foretold"
             yield Case(group, RUNS / f"{name}.json", traffic, small)
+
+    small_grid = _imported(Source(RUNS / "qwen06_default.json", grid_only=True))
+    for traffic in range(3):
+        yield Case("small model, from its grid", RUNS / "qwen06_default.json", traffic, small_grid)
 
     first = (FIRST_RUNS / f"{name}.json" for name in ("only_256", "no_graphs", "eager"))
     for path in (*first, *(RUNS / f"{name}.json" for name, _ in others)):

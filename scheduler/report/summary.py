@@ -13,6 +13,7 @@ from scheduler.analysis.records import SCHEMA_VERSION, flat_record
 from scheduler.engine.graph_pool import GraphPool
 from scheduler.report.cautions import rejections, warnings_of
 from scheduler.report.views import graph_use, view_of
+from scheduler.simulate import decides_ahead
 
 
 def summary_records(comparison: Comparison, executor: str = "model") -> list[Record]:
@@ -37,12 +38,14 @@ def _record(comparison: Comparison, column: Column, executor: str) -> Record:
 def nested_results(comparison: Comparison, command: str, executor: str = "model") -> dict[str, object]:
     """Return everything about one invocation: resolved workload, provenance, pools, every replication."""
     workload = comparison.workload
+    resolved = workload.model_dump(mode="json", exclude_none=True)
+    resolved["engine"]["async_scheduling"] = decides_ahead(workload.engine, comparison.profile)
     found: dict[str, object] = {
         "schema_version": SCHEMA_VERSION,
         "tool_version": __version__,
         "command": command,
         "executor": executor,
-        "workload": workload.model_dump(mode="json", exclude_none=True),
+        "workload": resolved,
         "profile": comparison.profile.record(),
         "slo_ms": workload.slo.limits_ms if workload.slo else {},
         "replications": comparison.replications,

@@ -122,7 +122,7 @@ class Engine(Strict):
     prefill_schedule_interval: Count = 1
     reserve_full_prompt: bool = False
     kv_watermark: Annotated[float, Field(ge=0, le=0.5), BeforeValidator(number(0.5, least=0))] = 0.0
-    async_scheduling: bool = False
+    async_scheduling: bool | None = None
     ends: Literal["foreseen", "eos"] = "foreseen"
     empty_pause_ms: MsOrZero = 0.0
     unhashed_blocks: Literal["first", "last"] = "first"

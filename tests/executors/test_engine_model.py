@@ -24,16 +24,16 @@ def changed(profile: EngineProfile, **host) -> EngineProfile:
 
 def test_the_parts_of_a_decode_step_in_a_graph_by_hand():
     parts = EngineCostModel(PROFILE, "fallback").parts(DECODE, 0)
-    assert parts.schedule_ns == round(1e6 * (0.4 + 0.015 * 8))
-    assert parts.update_ns == round(1e6 * (0.15 + 0.006 * 8))
+    assert parts.schedule_ns == round(1e6 * (0.4 + 0.015 * 8 + 1e-5 * 1_000))
+    assert parts.update_ns == round(1e6 * (0.15 + 0.006 * 8 + 4e-6 * 1_000))
     assert (parts.launch_ns, parts.gpu_after_ns, parts.tail_ns) == (1_600_000, 900_000, -1)
     assert parts.gpu_ns == round(1e6 * (3.2 + 0.005 * 8 + 5e-5 * 1_000))  # 16 padded, 8 live
 
 
 def test_the_parts_of_a_step_with_prompts_by_hand():
     parts = EngineCostModel(PROFILE, "fallback").parts(MIXED, 0)
-    assert parts.schedule_ns == round(1e6 * (0.4 + 0.015 * 9 + 0.5 + 0.06 + 0.0005 * 40))
-    assert parts.update_ns == round(1e6 * (0.15 + 0.006 * 9 + 0.01))
+    assert parts.schedule_ns == round(1e6 * (0.4 + 0.015 * 9 + 0.5 + 0.06 + 0.0005 * 40 + 1e-5 * 1_000))
+    assert parts.update_ns == round(1e6 * (0.15 + 0.006 * 9 + 0.01 + 4e-6 * 1_000))
     assert (parts.launch_ns, parts.tail_ns) == (6_000_000, 300_000)
     assert parts.gpu_ns == round(1e6 * (3.5 + 0.005 * 9 + 5e-5 * 1_000 + 2e-6 * 40 * 120))
 
@@ -46,6 +46,19 @@ def test_without_a_graph_only_the_launch_differs_and_eager_stands_in_for_itself(
     assert compiled._replace(launch_ns=0) == eager._replace(launch_ns=0)
     # A launch that was not measured is its nearest kin's.
     assert EngineCostModel(PROFILE, "eager").parts(plan, 0).launch_ns == 14_000_000
+
+
+def test_a_launch_after_others_is_slower_until_it_was_done_a_few_times():
+    host = {"launch": {"full": {"ms": 2, "cold": 0.4, "warm_steps": 2}, "compiled": {"ms": 10, "cold": 0.2}}}
+    model = EngineCostModel(changed(PROFILE, **host), "fallback")
+    none = DECODE._replace(capture_size=None)
+    plans = [DECODE, none, DECODE, DECODE, none]
+    launches = [model.parts(plan, 0).launch_ns / 1e6 for plan in plans]
+    assert launches[0] == 2  # warm
+    assert launches[1] == pytest.approx(10 * (1 + 0.2 * 0.1))
+    assert launches[2:4] == pytest.approx([2 * 1.2, 2 * 1.1])
+    warmth = (0.9 * 0.9 + 0.1) * 0.9 * 0.9
+    assert launches[4] == pytest.approx(10 * (1 + 0.2 * (1 - warmth)))
 
 
 def test_equal_steps_one_after_the_other_take_the_slower_of_host_and_gpu():

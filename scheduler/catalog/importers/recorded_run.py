@@ -44,6 +44,7 @@ STEP_COLUMNS = (
 WORKER_COLUMNS = ("step", "entered_us", "dispatched_us", "mode", "captured_tokens", "launched_us")
 REQUEST_COLUMNS = ("traffic", "arrival_us", "prompt_tokens", "output_tokens", "first_token_us", "gaps_us")
 _LOGGED_MODES = {"FULL": "full", "PIECEWISE": "piecewise", "NONE": "compiled"}
+_AT_ONCE_MS = 0.5  # nothing was waited for
 _MOST_STEPS = 2_000_000
 
 
@@ -90,6 +91,8 @@ class Steps:
     of new and earlier tokens in them), `width` the tokens the model computes, padding included. `kv_tokens`
     are those of the decoded requests before the step. `dispatched` is when the graph is chosen and launching
     begins, `launched` when the launching thread is free again, `output` when the tokens are handed over.
+    `gpu_ms` is the GPU's work on the step where the log shows it with no launch in its way, `gpu_after` from
+    the dispatch until a graph ran on an idle GPU; both NaN elsewhere.
     `held`: the GPU was kept busy before the step, so that its times are no engine's.
     """
 
@@ -97,6 +100,8 @@ class Steps:
     dispatched: Float
     launched: Float
     output: Float
+    gpu_ms: Float
+    gpu_after: Float
     held: NDArray[np.bool_]
     mode: NDArray[np.int8]
     requests: Int
@@ -352,6 +357,10 @@ def _steps(path: Path, engine: RecordedEngine) -> Steps:
     kv_logged = columns.optional("kv_tokens", _time_or_none, "a number or nothing")
     launched = columns.optional("launched_us", _time_or_none, "microseconds or nothing") / 1e3
     held = columns.optional("held", _time_or_none, "1 or nothing") > 0
+    gpu = {
+        name: columns.optional(f"{name}_us", _time_or_none, "microseconds or nothing") / 1e3
+        for name in ("sampled", "gpu_start", "gpu_prepare", "gpu_model", "gpu_head", "gpu_end")
+    }
     columns.check()
     _check_order(path, scheduled, dispatched, output, requests, tokens)
     chunk_lists = _with_cached(chunk_tokens, cached, tokens, engine.max_num_batched_tokens)
@@ -362,8 +371,9 @@ def _steps(path: Path, engine: RecordedEngine) -> Steps:
     return Steps(
         scheduled,
         dispatched,
-        launched,
+        _until_hand_over(scheduled, launched, output, engine),
         output,
+        *_gpu_times(gpu, dispatched, launched, mode == MODES.index("full")),
         held,
         mode,
         requests,
@@ -397,6 +407,36 @@ def with_worker(path: Path, rows: list[Row]) -> list[Row]:
     if not joined:
         raise InputError(f"{path}: no step of it is in {worker.name}; are both of one run?")
     return joined
+
+
+def _until_hand_over(scheduled: Float, launched: Float, output: Float, engine: RecordedEngine) -> Float:
+    """Return the ends of launches with what it takes to hand over tokens that were there by then.
+
+    The scheduler's own thread launches, then takes the tokens of the step before: no work is left between,
+    yet it takes a moment, which is part of the engine's cycle.
+    """
+    if engine.multiproc or len(launched) < 2:
+        return launched
+    moment = output[:-1] - launched[1:]
+    at_once = (scheduled[1:] < output[:-1]) & (moment > 0) & (moment < _AT_ONCE_MS)
+    return launched + float(np.median(moment[at_once])) if at_once.any() else launched
+
+
+def _gpu_times(
+    gpu: Mapping[str, Float], dispatched: Float, launched: Float, is_graph: NDArray[np.bool_]
+) -> tuple[Float, Float]:
+    """Return the GPU's own work on each step, and how long after its dispatch a graph ran on an idle GPU.
+
+    Work is seen where all launches were over before the GPU began; of a graph, which is launched at once,
+    where its head and sampler were launched before it ended.
+    """
+    begun = gpu["gpu_start"] + gpu["gpu_prepare"]  # of the model
+    with np.errstate(invalid="ignore"):
+        whole = np.where(gpu["gpu_start"] >= launched, gpu["gpu_end"] - gpu["gpu_start"], np.nan)
+        in_graph = is_graph & (gpu["sampled"] <= begun + gpu["gpu_model"])
+        work = np.where(in_graph & np.isnan(whole), gpu["gpu_model"] + gpu["gpu_head"], whole)
+        was_idle = is_graph & (gpu["gpu_prepare"] > _AT_ONCE_MS)
+    return np.where(work > 0, work, np.nan), np.where(was_idle, begun - dispatched, np.nan)
 
 
 def _mode_of(logged: str, engine: RecordedEngine) -> Mode:

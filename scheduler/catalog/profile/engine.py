@@ -20,6 +20,7 @@ Launching = Literal["full", "piecewise", "compiled", "eager"]
 LAUNCHINGS: tuple[Launching, ...] = ("full", "piecewise", "compiled", "eager")
 
 _Spread = Annotated[float, BeforeValidator(number(2.0, least=0))]
+_Steps = Annotated[float, BeforeValidator(number(1000.0, least=1))]
 _Exponent = Annotated[float, BeforeValidator(number(10.0, least=0))]
 _Speed = Annotated[float, BeforeValidator(number(10.0, above=0))]
 OF_MODE: dict[Mode, Launching] = {"graph": "full", "fallback": "compiled", "eager": "eager"}
@@ -42,6 +43,7 @@ class GpuWork(Strict):
 class ScheduleCost(Strict):
     """Host time from the decision until launching begins, a step with prompts costing `prompt_step_ms` more.
 
+    `kv_token_ms` per token in the KV cache of the decoded requests: the host walks their lists of blocks.
     `spread` is the standard deviation of the logarithm beside what the host's speed explains.
     """
 
@@ -50,6 +52,7 @@ class ScheduleCost(Strict):
     prompt_step_ms: MsOrZero = 0.0
     chunk_ms: MsOrZero = 0.0
     prompt_token_ms: MsOrZero = 0.0
+    kv_token_ms: MsOrZero = 0.0
     spread: _Spread = 0.0
 
 
@@ -59,6 +62,7 @@ class UpdateCost(Strict):
     step_ms: MsOrZero = 0.0
     request_ms: MsOrZero = 0.0
     chunk_ms: MsOrZero = 0.0
+    kv_token_ms: MsOrZero = 0.0
 
 
 class LaunchCost(Strict):
@@ -69,6 +73,9 @@ class LaunchCost(Strict):
     `tail_ms`: the GPU is done no earlier than this after the end of launching, where kernels are launched
     one by one; None where one graph is launched. A launch takes `ms` × speed^`exponent` × a lognormal factor
     of mean 1 and spread `spread`.
+
+    `cold`: by how much longer it takes, as a share, after many steps launched otherwise (caches hold other
+    code); each step launched alike takes off one part in `warm_steps` of what is left.
     """
 
     ms: MsOrZero
@@ -77,6 +84,8 @@ class LaunchCost(Strict):
     tail_ms: MsOrZero | None = None
     exponent: _Exponent = 1.0
     spread: _Spread = 0.0
+    cold: _Spread = 0.0
+    warm_steps: _Steps = 10.0
 
 
 class LaunchCosts(Strict):
@@ -145,10 +154,15 @@ class FrontEnd(Strict):
 
 
 class EngineProfile(MeasuredProfile):
-    """A profile file of version 2. See the module for what the times mean."""
+    """A profile file of version 2. See the module for what the times mean.
+
+    `scheduling` is how the measured engine decided, which a workload that does not say takes over. Where it
+    is not stated it is asynchronous, for nothing else shows host and GPU apart.
+    """
 
     version: Literal[2]
     topology: Literal["uniproc", "multiproc"] = "uniproc"
+    scheduling: Literal["async", "sync"] | None = None
     gpu: GpuWork
     host: HostCosts
     front_end: FrontEnd = FrontEnd()
@@ -163,6 +177,11 @@ class EngineProfile(MeasuredProfile):
         """See Profile."""
         entry = self.origin_of("host.range")
         return entry.origin if entry is not None else "assumed"
+
+    @property
+    def is_asynchronous(self) -> bool:
+        """See Profile."""
+        return self.scheduling != "sync"
 
     @property
     def has_prefill(self) -> bool:
@@ -201,14 +220,18 @@ class EngineProfile(MeasuredProfile):
                 "host",
                 f"schedule {schedule.step_ms:.2f} ms + {schedule.request_ms:.4f} per request (with prompts "
                 f"{schedule.prompt_step_ms:.2f} more, {schedule.chunk_ms:.2f} per chunk), update "
-                f"{update.step_ms:.2f} + {update.request_ms:.4f}; {self.topology}",
+                f"{update.step_ms:.2f} + {update.request_ms:.4f}; per 1,000 KV tokens "
+                f"{1e3 * (schedule.kv_token_ms + update.kv_token_ms):.4f}; {self.topology}",
             ),
         ]
         for how in LAUNCHINGS:
             launch: LaunchCost | None = getattr(self.host.launch, how)
             if launch is not None:
                 each = f" + {launch.request_ms:.4f} per request" if launch.request_ms else ""
-                parts.append(("launch", f"{how:<10} {launch.ms:6.2f} ms{each}, spread {launch.spread:.0%}"))
+                cold = f", {launch.cold:.0%} more after others" if launch.cold else ""
+                parts.append(
+                    ("launch", f"{how:<10} {launch.ms:6.2f} ms{each}, spread {launch.spread:.0%}{cold}")
+                )
         if self.host.speed:
             wanders = [f"{part.spread:.1%} for {part.tau_ms:,.0f} ms" for part in self.host.speed]
             parts.append(("host speed", f"wanders by {', '.join(wanders)}"))

@@ -96,6 +96,11 @@ class InlineProfile(Strict):
         return self.prefill_ms is not None
 
     @property
+    def is_asynchronous(self) -> bool:
+        """See Profile."""
+        return False
+
+    @property
     def pool(self) -> None:
         """See Profile: not known."""
 

@@ -93,6 +93,11 @@ class MeasuredProfile(Strict):
     def has_prefill(self) -> bool:
         """See Profile."""
 
+    @property
+    def is_asynchronous(self) -> bool:
+        """See Profile."""
+        return False
+
     @abstractmethod
     def curve(self, mode: Mode) -> CurveSource | None:
         """See Profile."""

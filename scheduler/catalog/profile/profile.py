@@ -192,6 +192,11 @@ class Profile(Protocol):
         ...
 
     @property
+    def is_asynchronous(self) -> bool:
+        """Whether the engine was measured while it decided each step with the one before under way."""
+        ...
+
+    @property
     def pool(self) -> PoolCosts | None:
         """What a graph pool costs in memory and at start-up."""
         ...

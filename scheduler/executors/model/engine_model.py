@@ -37,6 +37,7 @@ class EngineCostModel(CostModel):
         self._noise: HostNoise | None = None
         self._speed = 1.0 if profile.host.range is None else profile.host.range.at(bound)
         self._launches = {how: (profile.launch(how), LAUNCHINGS.index(how)) for how in LAUNCHINGS}
+        self._warmth = dict.fromkeys((how for how, (cost, _) in self._launches.items() if cost.cold), 1.0)
         self._widest = profile.gpu.tokens.at[-1]
         self._curve: dict[int, float] = {}
         front = profile.front_end
@@ -71,22 +72,26 @@ class EngineCostModel(CostModel):
     def prompt_step_ns(self, plan: StepPlan) -> float:
         """See CostModel."""
         launch, _ = self._launches[self._launching(plan)]
-        host_ms = self._host_ms(plan.batch_size, len(plan.prefill), plan.prefill_tokens)
+        host_ms = self._host_ms(plan.batch_size, len(plan.prefill), plan.prefill_tokens, plan.kv_tokens)
         return max((host_ms + launch.ms) * self._speed, self.gpu_ms(plan)) * NS_PER_MS
 
     def parts(self, plan: StepPlan, decided_ns: int) -> StepParts:
-        """Return what the step takes; see `PipelinedExecutor`."""
+        """Return what the step takes; see `PipelinedExecutor`. Asked once a step, in their order."""
         chunks = len(plan.prefill)
         requests = plan.batch_size + chunks
         prompt_tokens = plan.prefill_tokens if chunks else 0
-        launch, purpose = self._launches[self._launching(plan)]
+        how = self._launching(plan)
+        launch, purpose = self._launches[how]
         host = self._profile.host
         cost = host.schedule
-        schedule = cost.step_ms + cost.request_ms * requests
+        schedule = cost.step_ms + cost.request_ms * requests + cost.kv_token_ms * plan.kv_tokens
         if chunks:
             schedule += cost.prompt_step_ms + cost.chunk_ms * chunks + cost.prompt_token_ms * prompt_tokens
         update = host.update.step_ms + host.update.request_ms * requests + host.update.chunk_ms * chunks
+        update += host.update.kv_token_ms * plan.kv_tokens
         launching = launch.ms + launch.request_ms * requests
+        if self._warmth:
+            launching *= self._coldness(how)
         slowness = launch_slowness = self._speed * NS_PER_MS
         if self._noise is not None:
             log_slowness = self._noise.log_slowness(decided_ns)
@@ -131,11 +136,12 @@ class EngineCostModel(CostModel):
                 self.extrapolated.add(f"steps of more than {self._widest:,.0f} tokens")
         return ms
 
-    def _host_ms(self, decodes: int, chunks: int, prompt_tokens: int) -> float:
+    def _host_ms(self, decodes: int, chunks: int, prompt_tokens: int, kv_tokens: float = 0.0) -> float:
         """Return schedule and update of a step, by the measured host's mean."""
         schedule, update = self._profile.host.schedule, self._profile.host.update
         requests = decodes + chunks
         ms = schedule.step_ms + update.step_ms + (schedule.request_ms + update.request_ms) * requests
+        ms += (schedule.kv_token_ms + update.kv_token_ms) * kv_tokens
         if chunks:
             ms += schedule.prompt_step_ms + (schedule.chunk_ms + update.chunk_ms) * chunks
             ms += schedule.prompt_token_ms * prompt_tokens
@@ -145,6 +151,16 @@ class EngineCostModel(CostModel):
         if plan.capture_size is None:
             return OF_MODE[self.without_graph]
         return "piecewise" if plan.piecewise or plan.kind is not StepKind.DECODE else "full"
+
+    def _coldness(self, how: Launching) -> float:
+        """Return the factor by which a launch is slower for what was launched before it, and count it in."""
+        factor = 1.0
+        for kind, warmth in self._warmth.items():
+            cost, _ = self._launches[kind]
+            if kind == how:
+                factor += cost.cold * (1 - warmth)
+            self._warmth[kind] = warmth + ((kind == how) - warmth) / cost.warm_steps
+        return factor
 
     def _by_itself(self, at_ns: int, purpose: int, spread: float) -> float:
         if self._noise is None or not spread:

@@ -102,8 +102,9 @@ def use_engine_preset(document: Document) -> None:
         engine.setdefault(key, getattr(preset, key))
     if policy in ("prefill_first", "sglang"):
         engine.setdefault("max_prefill_tokens", preset.max_prefill_tokens)
-    if policy in ("mixed", "sglang"):
-        engine.setdefault("async_scheduling", preset.overlap)
+    is_mixed = policy in ("mixed", "sglang")
+    engine.setdefault("async_scheduling", is_mixed and preset.overlap)
+    if is_mixed:
         engine.setdefault("empty_pause_ms", preset.empty_pause_ms)
     pool = document.data["pool"] = {} if document.data.get("pool") is None else document.data["pool"]
     if isinstance(pool, dict) and not pool.keys() & {"preset", "sizes"}:

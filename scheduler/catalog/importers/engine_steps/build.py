@@ -10,12 +10,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from scheduler.catalog.importers.engine_steps.flow import FULL, Flow, flow_of
+from scheduler.catalog.importers.engine_steps.flow import FULL, Flow, flow_of, near_held
 from scheduler.catalog.importers.engine_steps.front_end import FrontEnd as FrontEndFit
 from scheduler.catalog.importers.engine_steps.front_end import fit_front_end
 from scheduler.catalog.importers.engine_steps.host import HostFit, fit_host
 from scheduler.catalog.importers.engine_steps.noise import Variation, fit_variation
-from scheduler.catalog.importers.engine_steps.work import TAIL_MS, WorkFit, fit_work, predicted_outputs
+from scheduler.catalog.importers.engine_steps.work import (
+    TAIL_MS,
+    WARM_STEPS,
+    WorkFit,
+    fit_work,
+    predicted_outputs,
+)
 from scheduler.catalog.importers.overrides import with_overrides
 from scheduler.catalog.importers.recorded_run import MODES, RecordedRun, read_recorded
 from scheduler.catalog.importers.whole_steps import imported_identity
@@ -101,21 +107,15 @@ def profile_of(
     `hosts` says which runs tell of the host, beside the GPU (default: all).
     """
     hosts = [True] * len(runs) if hosts is None else hosts
-    used = [mask & ~_near_held(run) for run, mask in zip(runs, used, strict=True)]
     _check(runs, used)
     flows = [flow_of(run) for run in runs]
-    told = [mask if host else np.zeros_like(mask) for mask, host in zip(used, hosts, strict=True)]
+    told = [
+        mask & ~near_held(run.steps) if host else np.zeros_like(mask)
+        for run, mask, host in zip(runs, used, hosts, strict=True)
+    ]
     left_out = _left_out(runs, flows, used, told)
     profile = _profile(fit_all(runs, flows, used, told), runs, left_out)
     return with_overrides(profile, overrides or {}), left_out
-
-
-def _near_held(run: RecordedRun) -> Bool:
-    """Tell which steps the GPU was held back for, and those beside them."""
-    near = run.steps.held.copy()
-    near[1:] |= run.steps.held[:-1]
-    near[:-1] |= run.steps.held[1:]
-    return near
 
 
 def fit_all(
@@ -222,6 +222,8 @@ def _profile(fitted: Fitted, runs: Sequence[RecordedRun], left_out: Sequence[Lef
             tail_ms=None if mode == FULL else _ms(work.tail_ms),
             exponent=_ms(variation.exponent.get(mode, 1.0)),
             spread=_ms(variation.launch_sd.get(mode, 0.0)),
+            cold=_ms(work.cold.get(mode, 0.0)),
+            warm_steps=WARM_STEPS[mode],
         )
         for mode, ms in work.launch_ms.items()
     }
@@ -239,6 +241,7 @@ def _profile(fitted: Fitted, runs: Sequence[RecordedRun], left_out: Sequence[Lef
         "version": 2,
         "identity": identity,
         "topology": "multiproc" if engine.multiproc else "uniproc",
+        "scheduling": "async" if engine.async_scheduling else "sync",
         "gpu": profile_gpu,
         "host": HostCosts(
             **_speed(variation),  # type: ignore[arg-type]
@@ -248,9 +251,12 @@ def _profile(fitted: Fitted, runs: Sequence[RecordedRun], left_out: Sequence[Lef
                 prompt_step_ms=schedule[2],
                 chunk_ms=schedule[3],
                 prompt_token_ms=schedule[4],
+                kv_token_ms=schedule[5],
                 spread=_ms(variation.schedule_sd),
             ),
-            update=UpdateCost(step_ms=update[0], request_ms=update[1], chunk_ms=update[2]),
+            update=UpdateCost(
+                step_ms=update[0], request_ms=update[1], chunk_ms=update[2], kv_token_ms=update[3]
+            ),
             launch=LaunchCosts(**launches),
         ),
         "fit": tuple(_fit(entry) for entry in left_out if entry.block_errors),
@@ -303,13 +309,16 @@ def _provenance(fitted: Fitted, names: str) -> dict[str, Provenance]:
 
     result = {
         "topology": entry("measured", f"the executor of {names}"),
-        "gpu": entry(
-            "measured", f"{work.gpu_samples:,} steps where the GPU was waited for, {_seen(work)}, {names}"
-        ),
+        "scheduling": entry("measured", f"the engine's setting in {names}"),
+        "gpu": entry("measured", f"{work.gpu_samples:,} steps that show or bound it, {_seen(work)}, {names}"),
         "host.schedule": entry("measured", f"decision to dispatch of {host.samples:,} steps, {names}"),
         "host.update": entry("measured", f"hand-over to next decision, {names}"),
         "host.launch": entry("measured", f"steps that waited for the launch of the next one, {names}"),
-        "host.speed": entry("measured", f"autocovariance of schedule times, {names}"),
+        "host.speed": entry(
+            "measured",
+            f"autocovariance of schedule times, {names}; what lasts for seconds "
+            f"({fitted.variation.drift_sd:.1%}) is drift and not drawn",
+        ),
     }
     if not fitted.variation.components:
         del result["host.speed"]

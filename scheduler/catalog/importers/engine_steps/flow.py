@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from scheduler.catalog.importers.recorded_run import MODES, RecordedRun
+from scheduler.catalog.importers.recorded_run import MODES, RecordedRun, Steps
 
 Float = NDArray[np.float64]
 Bool = NDArray[np.bool_]
@@ -48,3 +48,11 @@ def flow_of(run: RecordedRun) -> Flow:
     until_before = np.full(count, np.nan)
     until_before[1:] = np.where(overlaps[1:], steps.output[:-1] - steps.dispatched[1:], np.nan)
     return Flow(overlaps, second, update, until_before)
+
+
+def near_held(steps: Steps) -> Bool:
+    """Tell which steps the GPU was held back for, and those beside them: only GPU times are an engine's."""
+    near = steps.held.copy()
+    near[1:] |= steps.held[:-1]
+    near[:-1] |= steps.held[1:]
+    return near

@@ -21,7 +21,8 @@ _FEWEST = 30
 class HostFit:
     """Coefficients in milliseconds.
 
-    `schedule` by (step, request, step with prompts, chunk, prompt token), `update` by (step, request, chunk).
+    `schedule` by (step, request, step with prompts, chunk, prompt token, KV token of the decodes),
+    `update` by (step, request, chunk, KV token).
     `schedule_ratio` holds times and measured / fitted of every fitted step, by run.
     """
 
@@ -35,14 +36,16 @@ def schedule_columns(steps: Steps) -> Float:
     """Return what the schedule costs are linear in, a row per step."""
     ones = np.ones(len(steps))
     with_prompts = steps.chunks > 0
-    return np.column_stack([ones, steps.requests, with_prompts, steps.chunks, steps.chunk_tokens]).astype(
-        np.float64
-    )
+    return np.column_stack(
+        [ones, steps.requests, with_prompts, steps.chunks, steps.chunk_tokens, steps.kv_tokens]
+    ).astype(np.float64)
 
 
 def update_columns(steps: Steps) -> Float:
     """Return what the update costs are linear in, a row per step."""
-    return np.column_stack([np.ones(len(steps)), steps.requests, steps.chunks]).astype(np.float64)
+    return np.column_stack([np.ones(len(steps)), steps.requests, steps.chunks, steps.kv_tokens]).astype(
+        np.float64
+    )
 
 
 def fit_host(runs: Sequence[RecordedRun], flows: Sequence[Flow], used: Sequence[Bool]) -> HostFit:
@@ -65,7 +68,7 @@ def fit_host(runs: Sequence[RecordedRun], flows: Sequence[Flow], used: Sequence[
         update = relative_fit(matrix, target)
         update *= mean_ratio(target, matrix @ update)
     else:
-        update = np.zeros(3)
+        update = np.zeros(4)
     ratios = tuple(
         (run.steps.scheduled[mask], (time / (part @ schedule))[mask])
         for run, time, part, mask in zip(runs, times, columns, seen, strict=True)
@@ -74,11 +77,16 @@ def fit_host(runs: Sequence[RecordedRun], flows: Sequence[Flow], used: Sequence[
 
 
 def _shows_schedule(run: RecordedRun, flow: Flow) -> Bool:
-    """Tell which steps were dispatched as soon as they were scheduled.
+    """Tell which steps were dispatched as soon as they were scheduled, by a host that was not asleep before.
 
     With a launching process of its own, a step can wait there for the slow launch of the one before.
     """
-    free = np.ones(len(run.steps), bool)
     if run.engine.multiproc:
+        free = np.ones(len(run.steps), bool)
         free[1:] = ~flow.overlaps[1:] | (run.steps.mode[:-1] == FULL)
-    return free
+        return free
+    prompts = run.steps.chunks > 0
+    shown = flow.overlaps.copy()
+    if (shown & prompts).sum() < _FEWEST:
+        shown |= prompts
+    return shown

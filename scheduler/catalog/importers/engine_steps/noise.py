@@ -4,6 +4,9 @@ The logarithm of measured / fitted is a sum of Ornstein–Uhlenbeck processes in
 host's work, and of independent noise. Its autocovariance is Σ sd² exp(−lag / τ); the sd² are found by
 non-negative least squares over a ladder of τ. Launches follow the common factor more strongly than
 scheduling does (`exponent`).
+
+What takes seconds to pass is no part of the processes: a traffic lasts tens of seconds, so it decides which
+host one got. It is told as `drift_sd` and belongs to the range of host speed.
 """
 
 from __future__ import annotations
@@ -18,7 +21,8 @@ from scheduler.catalog.importers.engine_steps.flow import FULL
 from scheduler.catalog.importers.engine_steps.robust import non_negative
 
 Float = NDArray[np.float64]
-TAU_MS = (50.0, 200.0, 800.0, 3200.0)
+TAU_MS = (50.0, 200.0, 800.0)
+_DRIFT_TAU_MS = 3200.0
 _EDGES_MS = (1.0, 20.0, 50.0, 100.0, 200.0, 400.0, 800.0, 1600.0, 3200.0, 6400.0)
 _NEAR = slice(1, 6)  # lags where launches are held against scheduling
 _LARGEST = 0.7  # of a logarithm: what lies beyond is a hiccup, not speed
@@ -30,13 +34,14 @@ _FEWEST = 100
 class Variation:
     """`components`: (sd, τ in ms) of the common factor's logarithm; `schedule_sd`: what is independent of it.
 
-    `exponent` and `launch_sd` are by mode.
+    `exponent` and `launch_sd` are by mode. `drift_sd`: of what is slower than any component.
     """
 
     components: tuple[tuple[float, float], ...]
     schedule_sd: float
     exponent: dict[int, float]
     launch_sd: dict[int, float]
+    drift_sd: float = 0.0
 
     @property
     def sd(self) -> float:
@@ -52,11 +57,11 @@ def fit_variation(schedule: Series, launches: Mapping[int, Series]) -> Variation
     lags, covariance, weight, variance = _autocovariance(schedule)
     if weight.sum() < _FEWEST:
         return Variation((), 0.0, dict.fromkeys(launches, 1.0), dict.fromkeys(launches, 0.0))
-    decay = np.exp(-lags[:, None] / np.array(TAU_MS))
+    decay = np.exp(-lags[:, None] / np.array([*TAU_MS, _DRIFT_TAU_MS]))
     root = np.sqrt(weight / weight.max())
     squares = non_negative(decay * root[:, None], np.maximum(covariance, 0.0) * root)
     components = tuple(
-        (float(np.sqrt(square)), tau) for square, tau in zip(squares, TAU_MS, strict=True) if square > 1e-5
+        (float(np.sqrt(square)), tau) for square, tau in zip(squares, TAU_MS, strict=False) if square > 1e-5
     )
     common = float(squares.sum())
     own = {mode: _autocovariance(series) for mode, series in launches.items()}
@@ -66,7 +71,8 @@ def fit_variation(schedule: Series, launches: Mapping[int, Series]) -> Variation
         kin = [other for other in own if (other == FULL) == (mode == FULL)]
         exponents[mode] = _exponent([own[other] for other in kin], covariance)
         spreads[mode] = float(np.sqrt(max(total - exponents[mode] ** 2 * common, 0.0)))
-    return Variation(components, float(np.sqrt(max(variance - common, 0.0))), exponents, spreads)
+    own_sd = float(np.sqrt(max(variance - common, 0.0)))
+    return Variation(components, own_sd, exponents, spreads, float(np.sqrt(squares[-1])))
 
 
 def _exponent(launches: Sequence[tuple[Float, Float, Float, float]], base: Float) -> float:

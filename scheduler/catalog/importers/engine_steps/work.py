@@ -8,12 +8,12 @@ was waited for, launches where the host was. Steps where both came about togethe
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from scheduler.catalog.importers.engine_steps.flow import FULL, Flow
+from scheduler.catalog.importers.engine_steps.flow import FULL, Flow, near_held
 from scheduler.catalog.importers.engine_steps.robust import mean_ratio, relative_fit, robust_sd
 from scheduler.catalog.importers.recorded_run import MODES, RecordedRun, Steps
 
@@ -53,9 +53,13 @@ _GPU_MARGIN = 0.03  # of the GPU's work, likewise
 _CLEARLY_LONGER = 1.4  # than a launch: the host waits for something else
 _FEWEST_BY_REQUEST = 300  # launches
 _LEAST_SPREAD = 16.0  # of requests, from the 10th to the 90th percentile
+_FEWEST_LOGGED = 100  # logged GPU times that take the place of those read from hand-overs
 _SEEN = 0.3  # of the steps of a kind
 _MOST, _LATE = 0.7, 0.2  # share of the steps of a kind, and of a launch
 _SMOOTH = 0.005
+# Steps that warm up what launches a graph, or kernels one by one; the last is 1 − the paper's weight of 0.1.
+WARM_STEPS = {mode: 2.0 if mode == FULL else 10.0 for mode in range(len(MODES))}
+_FEWEST_COLD = 30  # launches more cold than warm, and as many others, before what coldness costs is fitted
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +90,7 @@ class WorkFit:
     gpu_after_ms: dict[int, float]
     tail_ms: float
     launch_request_ms: float = 0.0  # of a graph: preparing its inputs goes by request
+    cold: dict[int, float] = field(default_factory=dict)  # share by which a launch after others takes longer
     gpu_samples: int = 0
     gpu_widths: Int = field(default_factory=lambda: np.zeros(0, np.int64))
     gpu_error: float = 0.0
@@ -119,7 +124,8 @@ def fit_work(
     fit.gpu_after_ms = {**other.gpu_after_ms, **fit.gpu_after_ms}
     launch_ms = fit.launch_ms.get(FULL, 0.0)
     waits = [
-        _waits_for_gpu(run, flow, mask, launch_ms) for run, flow, mask in zip(runs, flows, used, strict=True)
+        _waits_for_gpu(run, flow, mask & ~near_held(run.steps), launch_ms)
+        for run, flow, mask in zip(runs, flows, used, strict=True)
     ]
     for step in range(_ROUNDS):
         fit = _round(fit, runs, flows, used, told, waits, is_first=step == 0)
@@ -130,6 +136,7 @@ def _first_guess(
     knots: Float, runs: Sequence[RecordedRun], flows: Sequence[Flow], used: Sequence[Bool]
 ) -> WorkFit:
     launch: dict[int, float] = {}
+    used = [mask & ~near_held(run.steps) for run, mask in zip(runs, used, strict=True)]
     for mode in range(len(MODES)):
         after_other, every = [], []
         for run, flow, mask in zip(runs, flows, used, strict=True):
@@ -214,13 +221,20 @@ def _round(
     waits: Sequence[Bool],
     is_first: bool,
 ) -> WorkFit:
+    begins: list[Float] = [np.zeros(0)]
     rows: list[Float] = []
     right: list[Float] = []
     widths: list[Int] = []
     launches: dict[int, list[tuple[Float, Float]]] = {mode: [] for mode in fit.launch_ms}
     requests: dict[int, list[Float]] = {mode: [] for mode in fit.launch_ms}
+    coldness: dict[int, list[Float]] = {mode: [] for mode in fit.launch_ms}
     for run, flow, mask, tells, wait in zip(runs, flows, used, told, waits, strict=True):
-        seen = _look(fit, run, flow, mask, wait.tolist(), is_first)
+        seen = _look(fit, run, flow, mask & ~near_held(run.steps), wait.tolist(), is_first)
+        logged = mask & np.isfinite(run.steps.gpu_ms)
+        if logged.sum() >= _FEWEST_LOGGED:
+            index = np.flatnonzero(logged)
+            seen = replace(seen, gpu=index, gpu_ms=run.steps.gpu_ms[index], begins=np.zeros(len(index)))
+            begins.append(run.steps.gpu_after[mask & np.isfinite(run.steps.gpu_after)])
         columns = _columns(fit.gpu.at, run.steps)[seen.gpu]
         rows.append(np.concatenate([columns, seen.begins[:, None]], axis=1))
         right.append(seen.gpu_ms)
@@ -230,6 +244,7 @@ def _round(
             index = seen.launch[of_mode]
             launches[mode].append((run.steps.dispatched[index], seen.launch_ms[of_mode]))
             requests[mode].append(run.steps.requests[index].astype(np.float64))
+            coldness[mode].append(coldness_of(run.steps, mode)[index])
     matrix, target = np.concatenate(rows), np.concatenate(right)
     gpu, after_full, error = _fit_gpu(fit, matrix, target)
     result = WorkFit(gpu, dict(fit.launch_ms), dict(fit.gpu_after_ms), fit.tail_ms)
@@ -237,20 +252,53 @@ def _round(
     result.gpu_widths, result.gpu_error = np.unique(np.concatenate(widths)), error
     if FULL in result.gpu_after_ms and after_full is not None:
         result.gpu_after_ms[FULL] = after_full
+    logged_begins = np.concatenate(begins)
+    if FULL in result.gpu_after_ms and len(logged_begins) >= _FEWEST:
+        result.gpu_after_ms[FULL] = float(np.median(logged_begins))
     for mode, series in launches.items():
         times = np.concatenate([ms for _, ms in series])
-        if len(times) >= _FEWEST:
-            middle = float(np.median(times))
-            result.launch_ms[mode] = float(np.clip(times, middle / 4, 4 * middle).mean())
-            if mode == FULL:
-                _fit_by_request(result, np.concatenate(requests[mode]), times)
         result.launch_samples[mode] = len(times)
+        if len(times) >= _FEWEST:
+            result.cold[mode] = _cold([ms for _, ms in series], coldness[mode])
+            warm = times / (1 + result.cold[mode] * np.concatenate(coldness[mode]))
+            middle = float(np.median(warm))
+            result.launch_ms[mode] = float(np.clip(warm, middle / 4, 4 * middle).mean())
+            if mode == FULL:
+                _fit_by_request(result, np.concatenate(requests[mode]), warm)
         by_request = result.launch_request_ms if mode == FULL else 0.0
+        cold = result.cold.get(mode, 0.0)
         result.launch_ratio[mode] = [
-            (at, ms / (result.launch_ms[mode] + by_request * rows))
-            for (at, ms), rows in zip(series, requests[mode], strict=True)
+            (at, ms / ((result.launch_ms[mode] + by_request * rows) * (1 + cold * far)))
+            for (at, ms), rows, far in zip(series, requests[mode], coldness[mode], strict=True)
         ]
     return result
+
+
+def coldness_of(steps: Steps, mode: int) -> Float:
+    """Return 0 where steps of a mode followed each other, towards 1 the longer others ran before."""
+    warmth, found = 1.0, np.empty(len(steps))
+    for step, alike in enumerate((steps.mode == mode).tolist()):
+        found[step] = 1 - warmth
+        warmth += (alike - warmth) / WARM_STEPS[mode]
+    return found
+
+
+def _cold(times: Sequence[Float], coldness: Sequence[Float]) -> float:
+    """Return by what share cold launches take longer than warm ones of the same run.
+
+    Runs differ by their hosts, so each has a level of its own; one without both kinds says nothing.
+    """
+    parts = [
+        (ms, far)
+        for ms, far in zip(times, coldness, strict=True)
+        if min((far > 0.5).sum(), (far <= 0.5).sum()) >= _FEWEST_COLD
+    ]
+    if not parts:
+        return 0.0
+    relative = np.concatenate([ms / np.median(ms) for ms, _ in parts])
+    levels = np.repeat(np.eye(len(parts)), [len(ms) for ms, _ in parts], axis=0)
+    x = relative_fit(np.column_stack([levels, np.concatenate([far for _, far in parts])]), relative)
+    return float(x[-1] / x[:-1].mean())
 
 
 def _fit_by_request(fit: WorkFit, requests: Float, times: Float) -> None:
@@ -292,6 +340,7 @@ def _look(fit: WorkFit, run: RecordedRun, flow: Flow, mask: Bool, waits: list[bo
     count, multiproc = len(modes), run.engine.multiproc
     late = _surely_late(fit, run, flow, mask).tolist()
     gpu: list[tuple[int, float, bool]] = []
+    refuting: list[bool] = []
     launches: list[tuple[int, float]] = []
     before = -1e12  # when the GPU ended the step before
     for i in range(count):
@@ -314,22 +363,22 @@ def _look(fit: WorkFit, run: RecordedRun, flow: Flow, mask: Bool, waits: list[bo
             by_next = follows and not by_gpu and (not waits[i] or next_launch > end + margin)
             own_hides = not late[i] and own > start + work[i] - margin
             end = output[i] if by_gpu else min(end, output[i])
-        if by_gpu and inside[i] and (i == 0 or inside[i - 1]):
-            if not own_hides:
+        # Handed over before the fit's GPU is done: that refutes the fit, whatever decided the hand-over.
+        refutes = not is_first and start + work[i] - output[i] > _GPU_MARGIN * work[i]
+        if (by_gpu or refutes) and inside[i] and (i == 0 or inside[i - 1]):
+            if refutes or not own_hides:
                 since = before if not from_dispatch else dispatched[i] if full[i] else begun
                 gpu.append((i, output[i] - since, from_dispatch and full[i]))
+                refuting.append(refutes and not by_gpu)
             elif own > start + work[i] + margin:
                 launches.append((i, output[i] - fit.tail_ms - dispatched[i]))
         elif by_next and inside[i + 1] and not second[i + 1]:
             launches.append((i + 1, output[i] - dispatched[i + 1]))
         before = end
     index = np.array([i for i, _, _ in gpu], np.int64)
-    kept = _mostly_seen(steps, mask, index)
-    logged = np.flatnonzero(np.isfinite(steps.launched) & mask)
-    if len(logged):
-        launches = list(
-            zip(logged.tolist(), (steps.launched - steps.dispatched)[logged].tolist(), strict=True)
-        )
+    kept = _mostly_seen(steps, mask, index) | np.array(refuting, bool)
+    if (np.isfinite(steps.launched) & mask).any():
+        launches = _logged_launches(steps, flow, mask)
     return _Seen(
         index[kept],
         np.array([ms for _, ms, _ in gpu], np.float64)[kept],
@@ -337,6 +386,31 @@ def _look(fit: WorkFit, run: RecordedRun, flow: Flow, mask: Bool, waits: list[bo
         np.array([i for i, _ in launches], np.int64),
         np.array([ms for _, ms in launches], np.float64),
     )
+
+
+def _logged_launches(steps: Steps, flow: Flow, mask: Bool) -> list[tuple[int, float]]:
+    """Return the logged launches of steps that followed others, by step.
+
+    A host that slept takes up to half as long again for its first launch. Of a mode that was hardly seen but
+    then, what the others took in the flow relative to after an idle time tells what it would have taken.
+    """
+    took = steps.launched - steps.dispatched
+    logged = np.isfinite(took) & mask
+    steady = flow.overlaps & ~flow.second
+    ratios, scale = [], np.ones(len(steps))
+    scarce = []
+    for mode in range(len(MODES)):
+        here = logged & (steps.mode == mode)
+        if (here & steady).sum() >= _FEWEST:
+            logged[here & ~steady] = False
+            if mode != FULL and (here & ~flow.overlaps).sum() >= _FEWEST:
+                ratios.append(float(took[here & steady].mean() / took[here & ~flow.overlaps].mean()))
+        elif here.any():
+            scarce.append(mode)
+    if ratios:
+        scale[np.isin(steps.mode, scarce) & ~flow.overlaps] = min(float(np.mean(ratios)), 1.0)
+    index = np.flatnonzero(logged)
+    return list(zip(index.tolist(), (took * scale)[index].tolist(), strict=True))
 
 
 def _launches(fit: WorkFit, steps: Steps) -> Float:
@@ -350,6 +424,9 @@ def _fitted_launches(fit: WorkFit, steps: Steps) -> Float:
     by_mode = np.array([fit.launch_ms.get(mode, 0.0) for mode in range(len(MODES))])
     by_request = np.where(steps.mode == FULL, fit.launch_request_ms * steps.requests, 0.0)
     launches: Float = by_mode[steps.mode] + by_request
+    for mode, cold in fit.cold.items():
+        if cold:
+            launches *= np.where(steps.mode == mode, 1 + cold * coldness_of(steps, mode), 1.0)
     return launches
 
 
@@ -397,7 +474,7 @@ def _surely_late(fit: WorkFit, run: RecordedRun, flow: Flow, mask: Bool) -> Bool
     kind = (widths * (len(MODES) + 1) + following) * len(MODES) + steps.mode
     for number in np.unique(kind[late]):
         here = (kind == number) & mask
-        if late[here].mean() < _MOST:
+        if here.sum() < _FEWEST or late[here].mean() < _MOST:
             late[here] = False
     return late
 
