@@ -283,6 +283,15 @@ def draft_cost(settings: SpeculationSettings, profile: Profile, variant: Variant
     )
 
 
+def verify_costs(workload: Workload, profile: Profile, pool: GraphPool) -> list[tuple[int, float]]:
+    """Return (tokens, ms) of every decode graph of a pool: all rows live, nothing in the KV cache."""
+    model = cost_model(profile, "fallback")
+    model.verifies_drafts = True
+    engine = workload.engine
+    table = pool.table(engine.max_num_seqs, engine.prefill_tokens_per_step)
+    return [(tokens, model.decode_ms("graph", tokens, 0)) for tokens in table.full]
+
+
 def _round_trip_ns(workload: Workload) -> int:
     arrivals = workload.arrivals
     return round(arrivals.client_round_trip_ms * 1e6) if isinstance(arrivals, ClosedLoopArrivals) else 0

@@ -286,9 +286,10 @@ class TuneOptions(Printed, Drawn, Parallel, Requests):
     max_capture_s: float | None = None
     """The most seconds that capturing may take at start-up."""
 
-    draft_tokens: Annotated[int | None, WHOLE] = None
-    """Speculative tokens per request and step: sizes are chosen in requests and pasted as vLLM counts them,
-    in multiples of 1 + this. Drafting itself is not simulated."""
+    draft_tokens: str | None = None
+    """Speculative tokens per request and step. With engine.speculation in the workload: numbers to try, as
+    0,1,2,3,5,7, each with several lists in the closed loop. Otherwise one number: sizes are chosen in
+    requests and pasted as vLLM counts them, in multiples of 1 + this; drafting itself is not simulated."""
 
     align: Annotated[int, WHOLE] = 1
     """Choose among multiples of this number only (SGLang: tensor-parallel alignment; for vLLM's lists, which

@@ -13,6 +13,7 @@ from pathlib import Path
 from scheduler.analysis.comparison.compare import Comparison, compare
 from scheduler.analysis.comparison.kept_runs import Scratch
 from scheduler.analysis.comparison.pools import NamedPool, named_pool, workload_pool
+from scheduler.analysis.tuning.draft_study import compared_drafts
 from scheduler.analysis.tuning.load_study import study_loads
 from scheduler.analysis.workers import open_workers_beside
 from scheduler.catalog.profile.file import load_profile
@@ -63,6 +64,7 @@ def run_main_job(workload_file: Path | None, options: RunOptions) -> int:
                 scratch=scratch,
             )
             comparison.load_study = study_loads(comparison, progress, workers)
+            comparison.draft_study = compared_drafts(comparison, progress, workers)
         command, executor = command_line(workload_file, options), str(options.executor)
         execution = comparison.execution
         if execution is not None:

@@ -24,6 +24,7 @@ from scheduler.catalog.dispatch.engines import VLLM_RULES, engine_rules
 from scheduler.catalog.dispatch.table import GraphMode, Settings
 from scheduler.commands.options import TuneOptions
 from scheduler.commands.run import workload_profile
+from scheduler.commands.tune_drafts import tune_drafts
 from scheduler.engine.graph_pool import GraphPool
 from scheduler.errors import InputError
 from scheduler.files import check_folder, write_json
@@ -55,6 +56,10 @@ def run_tune(workload_file: Path | None, options: TuneOptions) -> int:
         raise InputError(f"--align: expected 1 to {MOST_GRAPHS:,}, got {options.align}")
     answer: TuningAnswer | LogAnswer
     log_file = _log_file(options)
+    if log_file is None and (workload_file is not None or options.source_file is not None):
+        workload = load_workload(workload_file, options.overrides, options.trace, options.source_file)
+        if workload.engine.speculation is not None:
+            return tune_drafts(workload, options)
     if log_file is None and (workload_file is not None or options.source_file is not None):
         answer, pasted, name = _closed_loop(workload_file, options)
     elif log_file is not None and workload_file is None:
@@ -141,9 +146,13 @@ def _request_width(options: TuneOptions, own: GraphPool) -> tuple[int, int]:
 
 
 def _drafts(options: TuneOptions) -> int | None:
-    if options.draft_tokens is not None and not 0 <= options.draft_tokens <= MOST_DRAFTS:
-        raise InputError(f"--draft-tokens: expected 0 to {MOST_DRAFTS}, got {options.draft_tokens}")
-    return options.draft_tokens
+    text = options.draft_tokens
+    if text is None:
+        return None
+    if not (text.isascii() and text.isdigit() and int(text[:9]) <= MOST_DRAFTS):
+        several = "; several numbers need engine.speculation in a workload" if "," in text else ""
+        raise InputError(f"--draft-tokens: expected 0 to {MOST_DRAFTS}, got {text[:40]}{several}")
+    return int(text)
 
 
 def _budgets(options: TuneOptions) -> Budgets:

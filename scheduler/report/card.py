@@ -19,6 +19,7 @@ from scheduler.report.answer import (
     verdict_lines,
 )
 from scheduler.report.cautions import warnings_of
+from scheduler.report.drafting_text import drafting_answer, drafts_flag
 from scheduler.report.flags import fewer_flag
 from scheduler.report.full_card import full_text
 from scheduler.report.trust import trust_texts
@@ -102,6 +103,11 @@ def _answer(comparison: Comparison) -> list[str]:
     ):
         found = wrapped(text, WIDTH - 15)
         lines += [f"  {label if i == 0 else '':<13}{line}" for i, line in enumerate(found[:2])]
+    for text in drafting_answer(comparison.draft_study) if comparison.draft_study else ():
+        lines += wrapped(text, WIDTH, "  ")[:3]
+    if comparison.draft_study is not None:
+        command = drafts_flag(comparison.draft_study, comparison.workload)
+        lines += [] if command is None else _pasted(command)
     fewer = fewer_graphs(comparison)
     if fewer:
         lines += wrapped(f"Fewer graphs? {fewer}", WIDTH, "  ")[:2]

@@ -138,7 +138,12 @@ def _vllm(pool: PastedPool) -> EngineFlags:
     if len(sizes) < len(wanted):
         dropped = ", ".join(str(size) for size in wanted if size not in sizes)
         notes.append(f"left out, because vLLM would drop them at max_num_batched_tokens {most}: {dropped}")
-    if width > 1:
+    if pool.in_tokens:
+        notes.append(
+            f"with {pool.draft_tokens} draft tokens a request is {width} tokens wide: decode graphs are "
+            "rounded up to whole requests, up to the largest size; steps with prompts take them as listed"
+        )
+    elif width > 1:
         notes.append(
             f"with {pool.draft_tokens} draft tokens a request is {width} tokens wide: every size is a "
             f"multiple of {width} (others are rounded up or never used)"

@@ -160,7 +160,7 @@ class SpeculationSettings(Strict):
             return None
         if not self.passes:
             return "looking up n-grams takes no time"
-        return f"a draft pass takes {self.share:.0%} of a step of the target model with as many tokens"
+        return f"a draft pass takes {100 * self.share:g} % of a step of the target model with as many tokens"
 
 
 def _spread_out(mean: float, spread: float, generator: np.random.Generator, count: int) -> list[float]:

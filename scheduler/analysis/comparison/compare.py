@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from scheduler.analysis.comparison.drafting import DraftStudy
 from scheduler.analysis.comparison.kept_runs import Kept, KeptRuns, Scratch, in_memory
 from scheduler.analysis.comparison.loads import LoadStudy
 from scheduler.analysis.comparison.pools import NamedPool
@@ -86,6 +87,7 @@ class Comparison:
     execution: Execution | None = None  # None: the cost model
     smaller: SmallerPool | None = None
     load_study: LoadStudy | None = None  # the variants from half to twice the load
+    draft_study: DraftStudy | None = None  # what drafting changes over the loads
     failure: str | None = None
     scratch: Scratch | None = None  # where runs go that memory has no room for
     # What `differences.py` has computed, by (baseline, candidate): no pair is compared twice.

@@ -67,6 +67,8 @@ def study_loads(
     if not comparison.pools:
         return study
     own = comparison.pools[0]
+    if own.variant.pool.draft_tokens:
+        return study  # its sizes are judged beside drafting itself, by draft_study.py
     sizes = _fewest_sizes(comparison, own, runs[own.name])
     if sizes is None or len(sizes) >= len(own.variant.pool.sizes):
         return study

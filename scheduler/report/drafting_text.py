@@ -1,0 +1,197 @@
+"""Drafting in words: whether to draft, up to which load, with which list."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from scheduler.analysis.comparison.drafting import DraftChange, DraftedList, DraftStudy, rate_at
+from scheduler.executors.model.cost_model import Bound
+from scheduler.report.engine_flags import PastedPool, flags_text, paste_line
+from scheduler.report.wording import count_text, ranges_text, rate_text, short_percent_text, sizes_text
+from scheduler.workload.schema import Workload
+
+
+def drafting_answer(study: DraftStudy) -> list[str]:
+    """Return whether to draft and up to which load, what that changes, and which list: a sentence each."""
+    here = study.best_here()
+    k = here.draft_tokens
+    return [f"{_whether(study, k)}: {_changes(study.changes_of(k, 'low'))}", _which_list(study, k)]
+
+
+def _whether(study: DraftStudy, k: int) -> str:
+    ends: list[Bound] = ["low", "high"] if "high" in study.changes else ["low"]
+    stops = [study.stops_at(bound, k) for bound in ends]
+    at = study.chosen[k].at["low"].at
+    if all(stop == 0.0 for stop in stops):
+        return f"Draft? No: {k} draft tokens save nothing even at {at[0].factor:g}× this load"
+    if all(stop is None for stop in stops):
+        return f"Draft? Yes, {k} tokens, at every load tried, to {at[-1].factor:g}×"
+    texts: list[str] = []
+    for stop in _coarsely(stops):
+        if stop is None:
+            texts.append(f"more than {at[-1].factor:g}×")
+            continue
+        rate = rate_at(at, stop)
+        texts.append(f"{stop:.1f}×" + ("" if rate is None else f" ({rate_text(rate)}/s)"))
+    slow = ", the latter on a slow host" if len(texts) > 1 else ""
+    return f"Draft? Yes, {k} tokens, up to {' or '.join(texts)} this load{slow}"
+
+
+def _coarsely(stops: Sequence[float | None]) -> list[float | None]:
+    """Return the loads to one digit, one for those that differ by no more than that."""
+    coarse = [None if stop is None else round(stop, 1) for stop in stops]
+    known = [stop for stop in coarse if stop is not None]
+    if len(known) == len(coarse) and max(known) - min(known) < 0.15:
+        return coarse[:1]
+    return list(dict.fromkeys(coarse))
+
+
+def _changes(changes: Sequence[DraftChange]) -> str:
+    texts = []
+    for change in changes:
+        share = change.share if change.of != "throughput" else -change.share
+        what = " served" if change.of == "throughput" else ""
+        texts.append(f"{short_percent_text(share)}{what} at {change.factor:g}×")
+    return f"mean TPOT {', '.join(texts)}"
+
+
+def _which_list(study: DraftStudy, k: int) -> str:
+    own, chosen = (next(each for each in study.lists if each.draft_tokens == k), study.chosen[k])
+    falls = ""
+    if own.falls_off:
+        ranges = ranges_text([(first, last) for first, last, _ in own.falls_off])
+        falls = f" (without a FULL graph: batches {ranges})"
+    if chosen.pool == own.pool:
+        return f"List? The own one{falls} is as good as any tried at these loads."
+    return f"List? Not the own one{falls}: {count_text(len(chosen.pool.sizes), 'graph')} {chosen.origin}."
+
+
+def drafts_text(study: DraftStudy, workload: Workload, on: str) -> str:
+    """Return the card of `tune --draft-tokens`, ending in a newline."""
+    lines = [*drafting_answer(study), "", f"against no drafts, {on}:"]
+    for bound in study.changes:
+        if bound == "high":
+            lines.append("on a slow host:")
+        lines += [f"  {_row(study, k, bound)}" for k in sorted(study.chosen) if k]
+    best = study.best("low")
+    lines.append(f"best at each load: {', '.join(f'{b.draft_tokens} at {b.factor:g}×' for b in best)}")
+    stop = study.stops_at("low")
+    if stop is not None and stop > 0:
+        lines.append(f"above {stop:.1f}× this load no number of draft tokens that was tried pays")
+    lines += ["", "lists tried (mean TPOT in ms at each load):"]
+    lines += [f"  {_list_row(each, study)}" for each in study.lists]
+    lines += ["", flags_text(pasted_drafts(study, workload)).rstrip("\n")]
+    flags = speculation_flags(workload, study.best_here().draft_tokens)
+    lines += ["", "# drafting itself, the method's further options left to you", *flags]
+    assumed = workload.engine.speculation.assumed_cost if workload.engine.speculation else None
+    if assumed is not None:
+        lines.append(f"ASSUMED: {assumed} (engine.speculation.draft)")
+    return "\n".join(lines) + "\n"
+
+
+def _row(study: DraftStudy, k: int, bound: Bound) -> str:
+    texts = []
+    for change in study.changes_of(k, bound):
+        interval = ""
+        if change.low is not None and change.high is not None:
+            interval = f" [{short_percent_text(change.low)}, {short_percent_text(change.high)}]"
+        served = " not served" if change.of == "throughput" else ""
+        texts.append(f"{change.factor:g}×: {short_percent_text(change.share)}{served}{interval}")
+    return f"k = {k}  {'  '.join(texts)}"
+
+
+def _list_row(each: DraftedList, study: DraftStudy) -> str:
+    values = [load.mean_tpot_ms for load in each.at["low"].at]
+    times = " ".join("–" if value is None else f"{value:.2f}" for value in values)
+    mark = " ←" if study.chosen[each.draft_tokens].pool == each.pool else ""
+    falls = ranges_text([(first, last) for first, last, _ in each.falls_off]) if each.falls_off else "none"
+    graphs = f"{count_text(len(each.pool.sizes), 'graph')} {sizes_text(each.pool.sizes)}"
+    return f"k = {each.draft_tokens}, {each.origin}: {times}{mark}; {graphs}; batches without FULL: {falls}"
+
+
+def pasted_drafts(study: DraftStudy, workload: Workload) -> PastedPool:
+    """Return the list to capture for the best number of draft tokens at the workload's own load."""
+    pool, engine = study.chosen[study.best_here().draft_tokens].pool, workload.engine
+    return PastedPool(
+        pool.sizes,
+        pool.padding,
+        pool.piecewise,
+        engine.max_num_seqs,
+        engine.max_num_batched_tokens,
+        draft_tokens=pool.draft_tokens,
+        full=pool.full,
+        in_tokens=pool.tokens_per_size > 1,
+    )
+
+
+def drafts_flag(study: DraftStudy, workload: Workload) -> str | None:
+    """Return the command that captures the chosen list, None where that is the workload's own."""
+    k = study.best_here().draft_tokens
+    own = next(each for each in study.lists if each.draft_tokens == k)
+    if study.chosen[k].pool == own.pool:
+        return None
+    return paste_line(pasted_drafts(study, workload), workload.pool.preset)
+
+
+def speculation_flags(workload: Workload, draft_tokens: int) -> list[str]:
+    """Return what turns drafting on in vLLM and SGLang.
+
+    vLLM 0.33.0: `vllm/config/speculative.py`; SGLang 0.5.23: `sglang/srt/server_args.py`.
+    """
+    settings = workload.engine.speculation
+    if settings is None or not draft_tokens:
+        return []
+    method = settings.method
+    lookup = ', "prompt_lookup_max": 4' if method == "ngram" else ""
+    model = ', "model": "DRAFT"' if method in ("eagle", "draft_model") else ""
+    config = f'{{"method": "{method}"{model}, "num_speculative_tokens": {draft_tokens}{lookup}}}'
+    lines = [f"vllm serve MODEL --speculative-config '{config}'"]
+    algorithms = {"eagle": "EAGLE", "mtp": "EAGLE", "draft_model": "STANDALONE", "ngram": "NGRAM"}
+    chain = "" if method == "ngram" else f" --speculative-num-steps {draft_tokens} --speculative-eagle-topk 1"
+    lines.append(
+        f"python -m sglang.launch_server --model-path MODEL --speculative-algorithm {algorithms[method]}"
+        f"{chain} --speculative-num-draft-tokens {draft_tokens + 1}"
+    )
+    return lines
+
+
+def drafts_json(study: DraftStudy, workload: Workload) -> dict[str, Any]:
+    """Return the study as plain data, for tune.json and summary.json."""
+    best = study.best_here()
+    return {
+        "draft_tokens": best.draft_tokens,
+        "stops_at_load": {bound: study.stops_at(bound, best.draft_tokens) for bound in study.changes},
+        "no_number_pays_above_load": {bound: study.stops_at(bound) for bound in study.changes},
+        "requests": study.requests,
+        "changes": {
+            bound: [
+                {
+                    "load": change.factor,
+                    "rate_per_s": change.rate_per_s,
+                    "draft_tokens": change.draft_tokens,
+                    "change": change.share,
+                    "of": change.of,
+                    "low": change.low,
+                    "high": change.high,
+                }
+                for change in several
+            ]
+            for bound, several in study.changes.items()
+        },
+        "lists": [
+            {
+                "draft_tokens": each.draft_tokens,
+                "origin": each.origin,
+                "capture_sizes": list(each.pool.sizes),
+                "chosen": study.chosen[each.draft_tokens].pool == each.pool,
+                "falls_off": [list(part) for part in each.falls_off],
+                "mean_tpot_ms": {
+                    bound: [[load.factor, load.mean_tpot_ms] for load in loads.at]
+                    for bound, loads in each.at.items()
+                },
+            }
+            for each in study.lists
+        ],
+        "pasted": list(pasted_drafts(study, workload).vllm_sizes),
+    }
