@@ -11,5 +11,6 @@
 - `selfcheck.py` `run.py selfcheck`: the guided demonstration and health check of graph replay on this machine.
 - `sweep.py` `run.py sweep`: many points of one workload in parallel, and the highest rate that meets the SLO.
 - `tune.py` `run.py tune`: the best graphs for a workload (closed loop) or for a server's log (open loop).
+- `tune_drafts.py` `run.py tune` of a server that drafts: draft tokens and list together, and what verifying costs.
 - `validate.py` `run.py validate`: a measured server or a recorded engine beside the simulation of the same requests.
 """

@@ -107,7 +107,7 @@ def _answer(comparison: Comparison) -> list[str]:
         lines += wrapped(text, WIDTH, "  ")[:3]
     if comparison.draft_study is not None:
         command = drafts_flag(comparison.draft_study, comparison.workload)
-        lines += [] if command is None else _pasted(command)
+        lines += [] if command is None else _pasted(command, "run.py tune")
     fewer = fewer_graphs(comparison)
     if fewer:
         lines += wrapped(f"Fewer graphs? {fewer}", WIDTH, "  ")[:2]
@@ -116,15 +116,15 @@ def _answer(comparison: Comparison) -> list[str]:
     return lines
 
 
-def _pasted(flag: str) -> list[str]:
-    """Return a command in at most two lines that a shell joins again, or where to find a longer one."""
+def _pasted(flag: str, elsewhere: str = "report.html") -> list[str]:
+    """Return a command in at most two lines that a shell joins again, or where a longer one is."""
     words = flag.split(" ")
     if len(flag) <= WIDTH - 2:
         return [f"  {flag}"]
     fits = max(n for n in range(len(words)) if len(" ".join(words[:n])) <= WIDTH - 4)
     rest = " ".join(words[fits:])
     if len(rest) > WIDTH - 4:
-        return ["  (the flag to paste: report.html)"]
+        return [f"  (the flag to paste: {elsewhere})"]
     return [f"  {' '.join(words[:fits])} \\", f"    {rest}"]
 
 

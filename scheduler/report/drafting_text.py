@@ -64,6 +64,9 @@ def _which_list(study: DraftStudy, k: int) -> str:
         falls = f" (without a FULL graph: batches {ranges})"
     if chosen.pool == own.pool:
         return f"List? The own one{falls} is as good as any tried at these loads."
+    added = sorted({*chosen.pool.sizes} - {*own.pool.sizes})
+    if len(added) == len(chosen.pool.sizes) - len(own.pool.sizes):
+        return f"List? The own one{falls} and {len(added)} more: {sizes_text(added)}."
     return f"List? Not the own one{falls}: {count_text(len(chosen.pool.sizes), 'graph')} {chosen.origin}."
 
 

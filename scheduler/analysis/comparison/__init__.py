@@ -2,6 +2,7 @@
 
 - `compare.py` Eager against graph pools on the same requests, replication by replication.
 - `differences.py` How much a variant changes against another on the same requests, and how sure that is.
+- `drafting.py` What drafting changes over the loads, by draft tokens and capture list, and where it stops paying.
 - `kept_runs.py` Runs while their comparison is made: small ones in memory, those of a large comparison in files.
 - `loads.py` A comparison's variants from half to twice its load, and whether fewer graphs would hold there.
 - `pools.py` Which graph pools a run compares: the workload's own, and those named on the command line.

@@ -7,6 +7,7 @@
 - `choose.py` The best capture sizes for a histogram of batch sizes: exact, by dynamic programming.
 - `choose_within_budget.py` The best capture sizes within a budget that sizes draw on unequally, such as capture seconds.
 - `closed_loop.py` The tuner in the closed loop: the pool decides how large batches grow, the batches which pool is best.
+- `draft_study.py` Draft tokens and capture list together, in the closed loop: which to take, at which load to stop.
 - `load_runs.py` One variant on one sample at one load, at both ends of a host range: what came out, and which steps.
 - `load_study.py` A comparison over loads: its variants from half to twice the rate, and whether fewer graphs would do there.
 - `log_evidence.py` What a log says where the profile or a default would be taken: KV lengths, step times, graphs not used.

@@ -50,7 +50,9 @@ from scheduler.workload.schema import Workload
 
 Progress = Callable[[str, int, int], None]
 REQUESTS = 400  # of a comparison's study, at its own load
-TOLERANCE = 0.005  # by which fewer graphs may be worse
+TOLERANCE = 0.01  # by which fewer graphs may be worse: called no difference
+# Requests to 4 one by one, to 16 in twos, to 32 in fours, and so on: about an eighth is padded at most.
+SPACING = ((1, 4), (2, 16), (4, 32), (8, 64), (16, 128), (32, 4096))
 FURTHER = (3.0, 4.0)  # loads tried above the others as long as drafting pays
 BOUNDS: tuple[Bound, Bound] = ("low", "high")
 
@@ -228,7 +230,7 @@ def _lists(runs: DraftRuns, k: int) -> list[tuple[int, str, GraphPool]]:
     if own.sizes and own.padding:
         unit, most = own.tokens_per_size, engine.max_num_seqs
         whole = {*grid(most), most}
-        medium = {1, 2, 4, *range(8, 65, 8), *range(80, 129, 16), *range(160, most, 32), most}
+        medium = {n for step, last in SPACING for n in range(step, last + 1, step)} | {most}
         thin = (
             {2**n for n in range(most.bit_length())}
             | {3 * 2**n for n in range(3, most.bit_length())}
