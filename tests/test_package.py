@@ -91,7 +91,7 @@ def test_graphpool_runs_a_workload_outside_the_clone(installed, tmp_path):
     words = ("mine.yaml", "--set", "requests=60", "--replications", "1", "--no-plots")
     run = run_outside(installed, tmp_path, *words)
     assert (run.returncode, run.stderr) == (0, "")
-    assert "h100-llama-3.1-8b-bf16" in run.stdout, "the shipped profile is package data"
+    assert "h100-vllm-0.26-llama-3.1-8b-bf16" in run.stdout, "the shipped profile is package data"
     assert (tmp_path / "results" / "chat" / "summary.json").is_file()
 
 
