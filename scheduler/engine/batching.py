@@ -84,6 +84,7 @@ class Batching:
         # Prompt tokens of requests when they were first admitted, and how many of them were cached.
         self.asked_tokens = self.hit_tokens = 0
         self._has_hits = cached_tokens is not None or kv_cache.knows_contents
+        self._may_find = self._has_hits or kv_cache.remembers
         self._admissions = 0
         self._border = [0] * kv_cache.block_size
         self._slots = list(range(limits.max_num_seqs - 1, -1, -1))
@@ -153,11 +154,12 @@ class Batching:
 
     # What the policies share.
 
-    def _recorded(self, index: int) -> int:
-        """Return the prefix cache hit that a trace has recorded; the last prompt token is always computed."""
-        if self.cached_tokens is None:
-            return 0
-        return min(self.cached_tokens[index], self.prompt_tokens[index] - 1)
+    def _find(self, index: int, target: int) -> Found:
+        """Return what a waiting request finds in the cache of its first `target` tokens."""
+        recorded = 0  # the hit that a trace tells of; the last prompt token is always computed
+        if self.cached_tokens is not None:
+            recorded = min(self.cached_tokens[index], self.prompt_tokens[index] - 1)
+        return self.kv_cache.find(index, target, recorded)
 
     def _may_admit(self, blocks: int) -> bool:
         """Return whether a waiting request that needs `blocks` finds them, above the watermark."""

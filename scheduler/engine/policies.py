@@ -69,7 +69,7 @@ class PrefillFirst(Batching):
             index = self.waiting[0]
             target = self.prompt_tokens[index] + self.generated.get(index, 0)
             blocks = self.kv_cache.blocks(target + self.lookahead_tokens)
-            found = self.kv_cache.find(index, target, self._recorded(index))
+            found = self._find(index, target) if self._may_find else NOTHING
             if not self._may_admit(blocks - found.blocks + found.free):
                 break
             self.waiting.popleft()
@@ -82,7 +82,8 @@ class PrefillFirst(Batching):
         is_last = request.cached + tokens == request.target
         chunks.append(PrefillChunk(request.index, tokens, request.cached, is_last))
         request.cached += tokens
-        self.kv_cache.fill(request.index, request.cached)
+        if self.kv_cache.knows_contents:
+            self.kv_cache.fill(request.index, request.cached)
         self.unfinished = [] if is_last else [request]
         return tokens
 
@@ -195,7 +196,7 @@ class Mixed(Batching):
         while self.waiting and budget > 0 and len(self.running) < self.limits.max_num_seqs:
             index = self.waiting[0]
             target = self.prompt_tokens[index] + self.generated.get(index, 0)
-            found = kv_cache.find(index, target, self._recorded(index))
+            found = self._find(index, target) if self._may_find else NOTHING
             if self.holds_prompts and found.tokens < target - 1:
                 return
             tokens = min(target - found.tokens, threshold, budget)
@@ -212,7 +213,8 @@ class Mixed(Batching):
         is_last = request.cached + tokens == request.target
         chunk = PrefillChunk(request.index, tokens, request.cached, is_last)
         request.cached += tokens
-        self.kv_cache.fill(request.index, request.cached)
+        if self.kv_cache.knows_contents:
+            self.kv_cache.fill(request.index, request.cached)
         if not is_last:
             if request not in self.unfinished:
                 self.unfinished.append(request)

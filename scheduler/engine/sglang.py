@@ -133,7 +133,7 @@ class Sglang(Batching):
             index = self.waiting[0]
             generated = self.generated.get(index, 0)
             target = self.prompt_tokens[index] + generated
-            found = self.kv_cache.find(index, target, self._recorded(index))
+            found = self._find(index, target)
             tokens = target - found.tokens
             still = min(max(self.longest[index] - generated, 0), MOST_RESERVED)
             if tokens + still + page >= free - found.free * page - reserved:
