@@ -7,6 +7,7 @@ from typing import Any
 
 from scheduler.analysis.tuning.answer import (
     LogAnswer,
+    PoolComparison,
     PoolFigures,
     Reason,
     TuningAnswer,
@@ -56,7 +57,7 @@ def advice_line(answer: TuningAnswer) -> str:
     """Return the first line: the advice, why, and what it gains in KV room and start-up time."""
     verdict = answer.verdict
     gains = []
-    if verdict.kv_tokens_gained is not None:
+    if verdict.kv_tokens_gained:
         gains.append(f"{verdict.kv_tokens_gained:+,}".replace("-", "−") + " KV tokens")
     if verdict.start_up_s_gained is not None:
         gains.append(f"{-verdict.start_up_s_gained:+.1f}".replace("-", "−") + " s start-up")
@@ -217,7 +218,7 @@ def _pools(answer: TuningAnswer) -> list[str]:
         f"  own pool       {count_text(own.graphs, 'graph')} ({own.origin}): {sizes_text(own.sizes)}",
         f"  {goal.name:<14} tuned {number_text(seen.best.value)} {goal.unit}, "
         f"own {number_text(seen.other.value)}; difference {_signed(seen.difference)} "
-        f"({percent_text(seen.relative)}; {interval}) on {goal.on}: {seen.shown}",
+        f"({percent_text(seen.relative)}; {interval}) on {goal.on}: {_shown(seen)}",
     ]
     if seen.note:
         lines.append(f"  note           {seen.note}")
@@ -226,6 +227,13 @@ def _pools(answer: TuningAnswer) -> list[str]:
             "  note           NO STEADY STATE even with these graphs: numbers describe this finite run"
         )
     return lines
+
+
+def _shown(seen: PoolComparison) -> str:
+    """Return what a comparison shows; less than 1 % is called none."""
+    if seen.relative is not None and abs(seen.relative) < LEAST:
+        return "NO DIFFERENCE (below 1 %)"
+    return seen.shown
 
 
 def _curve(answer: TuningAnswer) -> list[str]:

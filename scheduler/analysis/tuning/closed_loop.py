@@ -116,11 +116,17 @@ def tune(evaluator: Evaluator, samples: list[DrawnRequests], budgets: Budgets) -
     best = pick.best(found for pool, found in search.tried.items() if allowed(pool))
     if best is None:
         raise InputError("no pool within the budgets leaves room for the KV cache; allow fewer graphs")
-    curve = _curve(search, best, rules[best.pool.piecewise])
+    curves: dict[bool, list[Evaluated]] = {}
+    for piecewise in modes:
+        in_mode = [f for pool, f in search.tried.items() if allowed(pool) and pool.piecewise == piecewise]
+        leader = pick.best(in_mode)
+        if leader is not None:
+            curves[piecewise] = _curve(search, leader, rules[piecewise])
+    best = pick.best(found for pool, found in search.tried.items() if allowed(pool)) or best
     search.try_neighbours(best, rules[best.pool.piecewise].chooser())
     found = [found for pool, found in search.tried.items() if allowed(pool)]
     best = _final(evaluator, samples, pick, found, own.pool, judge)
-    return Tuning(evaluator, budgets, rules, samples, search, best, own, presets, curve)
+    return Tuning(evaluator, budgets, rules, samples, search, best, own, presets, curves[best.pool.piecewise])
 
 
 def _few(sample: DrawnRequests, evaluator: Evaluator) -> DrawnRequests:
