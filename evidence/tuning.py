@@ -27,8 +27,8 @@ TRACES = {
     "ServeGen, deepseek-r1": "servegen_deepseek-r1_1h_sample.csv.gz",
     "Mooncake, conversation": "mooncake_conversation_trace.jsonl.gz",
 }
-# A token budget that the capture list does not hold: nearly every step has 689 to 700 tokens. The step times are
-# 700 requests over the throughputs of vllm-project/vllm#40734, with and without a graph, of two engines.
+# A token budget that the capture list does not hold: nearly every step has more tokens than the largest size.
+# The step times are 700 requests over the throughputs of vllm-project/vllm#40734, of two engines.
 BUDGET_OFF_THE_LIST = """\
 name: budget_off_the_list
 requests: 2100
@@ -46,7 +46,7 @@ engine:
     prefill_ms: {base: 0, per_token: 0}
 pool: {preset: vllm}
 """
-# Short answers to long questions on vLLM 0.26 and one H100: most steps hold prompts, of 513 to 2,048 tokens many.
+# Short answers to long questions on vLLM 0.26 and one H100: many steps hold 513 to 2,048 tokens of prompts.
 MANY_PROMPTS = """\
 name: many_prompts
 requests: 1500

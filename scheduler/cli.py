@@ -41,7 +41,9 @@ app = App(
 )
 profile_app = App(name="profile", help="Look at a profile, or build one from measurements.")
 import_app = App(name="import", help="Build a profile from what people and tools measure.")
+preset_app = App(name="preset", help="The engines, capture lists and SLOs that workload files may name.")
 app.command(profile_app)
+app.command(preset_app)
 profile_app.command(import_app)
 
 
@@ -188,6 +190,22 @@ def sweep(workload: Path, /, *, options: SweepOptions = SweepOptions()) -> int:
     from scheduler.commands.sweep import run_sweep
 
     return run_sweep(workload, options)
+
+
+@profile_app.command(name="list")
+def profile_list() -> int:
+    """List the shipped profiles: GPU, model, engine, and what is known of eager steps."""
+    from scheduler.commands.lists import run_profile_list
+
+    return run_profile_list()
+
+
+@preset_app.command(name="list")
+def preset_list() -> int:
+    """List the presets of engines, capture lists and SLOs, with the release that each mirrors."""
+    from scheduler.commands.lists import run_preset_list
+
+    return run_preset_list()
 
 
 @profile_app.command(name="show")

@@ -242,4 +242,4 @@ def engine_preset(name: str) -> EnginePreset:
         return _PRESETS[name]
     close = get_close_matches(name, _PRESETS, n=3, cutoff=0.4)
     hint = f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(_PRESETS)}"
-    raise InputError(f"unknown engine preset {name!r}: {hint}")
+    raise InputError(f"unknown engine preset {name!r}: {hint} (run.py preset list)")

@@ -233,4 +233,4 @@ def _split(name: str) -> tuple[str, int | None]:
     names = pool_preset_names()
     close = get_close_matches(name, names, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(names)}"
-    raise InputError(f"unknown pool preset {name!r}: {hint}")
+    raise InputError(f"unknown pool preset {name!r}: {hint} (run.py preset list)")

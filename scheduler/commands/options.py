@@ -113,6 +113,15 @@ class Parallel:
 
 
 @command_line
+class OwnHost:
+    """What is known of the host that issues eager steps."""
+
+    eager_ms: Annotated[float | None, SIMULATION] = None
+    """Milliseconds of one eager decode step on your server: mean latency that `vllm bench latency
+    --enforce-eager` prints, divided by its --output-len (128). Replaces the profile's range of host speed."""
+
+
+@command_line
 class Drawn:
     """Whether there are pictures."""
 
@@ -129,7 +138,7 @@ class Printed:
 
 
 @command_line
-class RunOptions(Printed, Drawn, Parallel, Compared):
+class RunOptions(Printed, Drawn, Parallel, OwnHost, Compared):
     """The command line of the main job."""
 
     full: Annotated[Flag, RESULTS] = False
@@ -257,7 +266,7 @@ class PlotOptions:
 
 
 @command_line
-class TuneOptions(Printed, Drawn, Parallel, Requests):
+class TuneOptions(Printed, Drawn, Parallel, OwnHost, Requests):
     """The command line of `tune`."""
 
     graphs: Annotated[int, WHOLE] = 64
@@ -312,7 +321,7 @@ class TuneOptions(Printed, Drawn, Parallel, Requests):
 
 
 @command_line
-class SweepOptions(Printed, Drawn, Parallel, Compared):
+class SweepOptions(Printed, Drawn, Parallel, OwnHost, Compared):
     """The command line of `sweep`."""
 
     over: Repeated = ()

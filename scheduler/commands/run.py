@@ -42,7 +42,7 @@ def run_main_job(workload_file: Path | None, options: RunOptions) -> int:
     started = time.monotonic()
     require_partners(options)
     workload = load_workload(workload_file, options.overrides, options.trace, options.source_file)
-    profile = workload_profile(workload)
+    profile = workload_profile(workload, options.eager_ms)
     pools = chosen_pools(workload, profile, options.pools)
     replications, warmup = sampling(workload, options, is_real=options.executor != "model")
     folder = options.out or Path("results") / workload.name
@@ -110,6 +110,7 @@ def command_line(workload_file: Path | None, options: RunOptions) -> str:
         ("--trace", options.trace),
         ("--replications", options.replications),
         ("--warmup", options.warmup),
+        ("--eager-ms", options.eager_ms),
         ("--step-log", options.step_log),
     ):
         words += [] if value is None else [name, str(value)]
@@ -128,12 +129,15 @@ def _write_log(folder: Path, started: float) -> None:
     write_text(folder / "run.log", f"{now} {host}: {took:.1f} s\n")
 
 
-def workload_profile(workload: Workload) -> Profile:
-    """Return the profile a workload names, or the one written inside it; raises InputError."""
-    profile = workload.engine.profile
+def workload_profile(workload: Workload, eager_ms: float | None = None) -> Profile:
+    """Return the profile a workload names, or the one written inside it; raises InputError.
+
+    With `eager_ms` it is the profile on the user's own host.
+    """
+    profile: Profile | str = workload.engine.profile
     if isinstance(profile, str):
-        return load_profile(str(workload.profile_path or profile))
-    return profile
+        profile = load_profile(str(workload.profile_path or profile))
+    return profile if eager_ms is None else profile.with_eager_ms(eager_ms)
 
 
 def chosen_pools(workload: Workload, profile: Profile, further: tuple[str, ...]) -> list[NamedPool]:

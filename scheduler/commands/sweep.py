@@ -101,7 +101,7 @@ def _point(
         workload = load_workload(
             workload_file, (*options.overrides, *combination.overrides), options.trace, options.source_file
         )
-        profile = workload_profile(workload)
+        profile = workload_profile(workload, options.eager_ms)
         pools = _pools(workload, profile, pool_values, options.pools)
         replications, warmup_share = sampling(workload, options, is_real=False)
         setting = setting_of(workload, profile, warmup_share)

@@ -95,7 +95,9 @@ def _closed_loop(workload_file: Path | None, options: TuneOptions) -> tuple[Tuni
     )
     search, held_out, on = search_and_fresh(workload, options.replications)
     with open_workers(options.workers) as workers, progress_bar() as progress:
-        evaluator = Evaluator(workload, workload_profile(workload), goal, progress, workers, factors)
+        evaluator = Evaluator(
+            workload, workload_profile(workload, options.eager_ms), goal, progress, workers, factors
+        )
         own = workload_pool(workload.pool, workload.engine, evaluator.profile).pool
         width, align = _request_width(options, own)
         tuning = tune(evaluator, search, replace(_budgets(options), align=align, tokens_per_request=width))

@@ -94,7 +94,8 @@ def reason_text(answer: TuningAnswer) -> str:
             return "the interval is wider than what the tuned list may lose; more requests would tell"
         case Reason.OWN_ENDS_TOO_EARLY:
             share = answer.own.missed_graph_share or 0.0
-            return f"{share:.1%} of the own pool's steps found no graph of their kind; {gain_text(answer)}"
+            seen = f"{share:.1%} of the own pool's steps found no graph of their kind at this load"
+            return f"{seen}; {gain_text(answer)}"
         case Reason.FEWER_DO_AS_WELL:
             fewer = f"{answer.best.graphs} graphs do as well as {answer.own.graphs}"
             return f"{fewer}: {worst_text(answer)} at worst"

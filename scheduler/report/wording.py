@@ -90,13 +90,16 @@ def percent_text(share: float | None) -> str:
     return f"{100 * share:+z.1f} %".replace("-", "−")
 
 
-def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Return rows as lines: the first column to the left, the others to the right."""
+def aligned(rows: Sequence[Sequence[str]], left: int = 1) -> list[str]:
+    """Return rows as lines: the first column (or the first `left`) to the left, the others to the right."""
     count = max(len(row) for row in rows)
     padded = [[*row, *[""] * (count - len(row))] for row in rows]
     widths = [max(len(row[i]) for row in padded) for i in range(count)]
     return [
-        "  ".join([row[0].ljust(widths[0]), *(row[i].rjust(widths[i]) for i in range(1, count))])
+        "  ".join(
+            cell.ljust(width) if i < left else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
         for row in padded
     ]
 

@@ -25,7 +25,7 @@ from scheduler.analysis.tuning.pool_runs import (
     loads_of,
 )
 from scheduler.analysis.tuning.pool_search import Evaluated, PoolSearch
-from scheduler.analysis.tuning.step_loads import padding_reach
+from scheduler.analysis.tuning.step_loads import graphs_to_be_near, is_near, padding_reach
 from scheduler.catalog.dispatch.engines import PLAIN_RULES
 from scheduler.catalog.profile.profile import Profile
 from scheduler.engine.graph_pool import GraphPool
@@ -85,6 +85,7 @@ def tune(evaluator: Evaluator, samples: list[DrawnRequests], budgets: Budgets) -
     # A server whose attention has no FULL graphs cannot be told to capture them.
     modes = [True, False] if own.pool.piecewise and own.pool.full else [own.pool.piecewise]
     rules = {piecewise: size_rules(budgets, engine, profile, piecewise) for piecewise in modes}
+    can_be_near = budgets.graphs >= graphs_to_be_near(engine.max_num_seqs)
     few = [_few(sample, evaluator) for sample in samples[:1]]
     judge = _Judge(evaluator, few, own.pool, largest_total(rules))
     search = PoolSearch(judge.evaluate)
@@ -105,7 +106,8 @@ def tune(evaluator: Evaluator, samples: list[DrawnRequests], budgets: Budgets) -
                 search.iterate(start, chooser, f"{label}, {name}" if len(modes) > 1 else name, ITERATIONS)
 
     def allowed(pool: GraphPool) -> bool:
-        return pool.padding and rules[pool.piecewise].allows(pool)
+        near = pool == own.pool or not can_be_near or is_near(pool.sizes)
+        return pool.padding and near and rules[pool.piecewise].allows(pool)
 
     presets = _presets(workload, profile, own)
     search.values([(named.pool, named.name) for named in presets])

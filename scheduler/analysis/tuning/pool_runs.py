@@ -58,13 +58,14 @@ class Detail:
     """What a pool's runs showed.
 
     `values` are the objective of every sample at the workload's own load and the low end, the shares of
-    steps that found no graph likewise. `ends` holds the pool over the loads at each end of the host range
+    steps that found no graph likewise, `most_missed` where most of them did. `ends` holds the pool over the loads at each end of the host range
     (one where both are the same), `samples` the same by sample, `histograms` each load's steps at each end.
     """
 
     values: list[float]
     without_graph_share: float
     missed_graph_share: float
+    most_missed: float
     ends: Mapping[Bound, VariantLoads]
     samples: Mapping[Bound, Sequence[VariantLoads]]
     histograms: Sequence[tuple[Bound, StepHistogram]]
@@ -196,6 +197,7 @@ class Evaluator:
             values=[run.value for run in here if run.value is not None],
             without_graph_share=float(np.mean([run.without_graph_share for run in here])),
             missed_graph_share=float(np.mean([run.missed_graph_share for run in here])),
+            most_missed=max(run.missed_graph_share for run in runs),
             ends={
                 bound: variant_loads(
                     bound,

@@ -24,6 +24,7 @@ from scheduler.executors.model.cost_model import CostModel, Launch
 from scheduler.executors.model.step_lines import StepLine
 
 Integers = NDArray[np.int64]
+MOST_RATIO = 4
 MOST_PADDING = 0.05  # of a step's time, between two neighbouring sizes
 
 
@@ -176,15 +177,37 @@ def padding_reach(
     decode = [size for size in sizes if size <= most]
     prompts = [size for size in sizes if size > most] if pool.piecewise else []
     for before, upto in pairwise([0, *decode]):
-        times = [_decode_ns(model, size, kv_per_row * (before + 1)) for size in decode if size >= upto]
-        reach[before] = _last_within(times, [size for size in decode if size >= upto])
+        held = [size for size in decode if size >= upto]
+        times = [_decode_ns(model, size, kv_per_row * (before + 1)) for size in held]
+        reach[before] = min(_last_within(times, held), max(farthest(before), upto))
     last = decode[-1] if decode else 0
     for before, upto in pairwise([last, *prompts]):
         held = [size for size in prompts if size >= upto]
         chunk = PrefillChunk(-1, before + 1, 0, is_last=True)
         times = model.piecewise_ns(StepPlan(StepKind.PREFILL, 0, None, 0, (chunk,)), held)
-        reach[before] = _last_within(times, held)
+        reach[before] = min(_last_within(times, held), max(farthest(before), upto))
     return reach
+
+
+def farthest(before: int) -> int:
+    """Return the largest size that may follow another one, however cheap a curve says padding is.
+
+    No curve is measured so densely that a batch may be padded to more than `MOST_RATIO` times its size.
+    """
+    return max(8, MOST_RATIO * (before + 1))
+
+
+def is_near(sizes: Sequence[int]) -> bool:
+    """Tell whether no size is too far from the one before it."""
+    return all(after <= farthest(before) for before, after in pairwise((0, *sizes)))
+
+
+def graphs_to_be_near(largest: int) -> int:
+    """Return how many graphs a list from 1 to `largest` has at least, with no neighbours too far apart."""
+    count, size = 1, 1
+    while size < largest:
+        count, size = count + 1, farthest(size)
+    return count
 
 
 def _decode_ns(model: CostModel, size: int, kv_tokens: float) -> float:

@@ -6,7 +6,6 @@ from scheduler.analysis.statistics.steady_state import offered_load
 from scheduler.analysis.tuning.answer import Advice, Reason, TuningVerdict
 from scheduler.analysis.tuning.checks import FreshRequests, OverLoads
 from scheduler.analysis.tuning.closed_loop import NO_LOSS, Tuning
-from scheduler.analysis.tuning.pool_runs import Detail
 from scheduler.engine.graph_pool import GraphPool
 
 NO_WORSE = 0.02  # a list that loses more than this at some load is no advice
@@ -49,9 +48,7 @@ def _advice(tuning: Tuning, fresh: FreshRequests, over: OverLoads | None) -> tup
     gains = loss.share < -NO_LOSS and (interval is None or interval.high < 0)
     if gains and interval is None and fresh.compare(best, own).difference.interval is None:
         gains = loss.share < -5 * NO_LOSS  # one run without an interval: only what no noise makes
-    detail = tuning.search.tried[own].detail
-    misses = detail.missed_graph_share if isinstance(detail, Detail) else 0.0
-    if gains and misses > 0 and _reaches_further(tuning):
+    if gains and over.other.most_missed > 0 and _reaches_further(tuning):
         return Advice.RAISE_THE_CEILING, Reason.OWN_ENDS_TOO_EARLY
     if gains:
         return Advice.TRIM, Reason.LESS_PADDING

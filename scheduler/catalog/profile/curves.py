@@ -13,8 +13,19 @@ from pydantic import model_validator
 
 from scheduler.catalog.numbers import MsOrZero, Strict, expectation
 from scheduler.catalog.profile.measured import MeasuredProfile
-from scheduler.catalog.profile.profile import ZERO, CurveSource, LowHigh, Mode, Origin
-from scheduler.catalog.profile.tables import Curve, DecodeTable, JointAttention
+from scheduler.catalog.profile.profile import (
+    EAGER_KV_TOKENS,
+    EAGER_ROWS,
+    ZERO,
+    CurveSource,
+    LowHigh,
+    Mode,
+    Origin,
+    own_eager,
+    require_host_bound,
+)
+from scheduler.catalog.profile.tables import Curve, DecodeTable, JointAttention, decode_points, read_points
+from scheduler.errors import InputError
 
 
 class DecodeMode(Strict):
@@ -119,6 +130,56 @@ class CurveProfile(MeasuredProfile):
     def has_prefill(self) -> bool:
         """See Profile."""
         return self.prefill is not None
+
+    def with_eager_ms(self, eager_ms: float) -> CurveProfile:
+        """See Profile; prompts and steps without a graph are issued by the same host."""
+        table, eager = self.decode.table("eager"), self.decode.eager
+        if table is None or eager is None:
+            raise InputError(f"--eager-ms {eager_ms:g}: profile {self.name} has no eager curve")
+        gpu_ms = read_points(decode_points(table, EAGER_ROWS), EAGER_KV_TOKENS) + eager.gpu_extra_ms
+        require_host_bound(eager_ms, gpu_ms, self.name)
+        rows_ms = self.host.per_sequence_ms * EAGER_ROWS
+
+        def whole(end: Literal["low", "high"]) -> float:
+            return self.host.step_ms.at(end) + eager.issue_ms.at(end) + rows_ms
+
+        low, high = whole("low"), whole("high")
+        place = (eager_ms - low) / (high - low) if high > low else 0.0
+        scale = (eager_ms - rows_ms) / (low - rows_ms) if low > rows_ms else 1.0
+
+        def closed(times: LowHigh) -> LowHigh:
+            """Return a time where the step puts it: inside the range between its ends, outside in ratio."""
+            if 0 <= place <= 1 and high > low:
+                at = times.low + place * (times.high - times.low)
+            else:
+                at = times.low * max(scale, 0.0)
+            return LowHigh(low=at, high=at)
+
+        modes = {
+            name: mode.model_copy(update={"issue_ms": closed(mode.issue_ms)})
+            for name in ("fallback", "eager")
+            if (mode := getattr(self.decode, name)) is not None
+        }
+        # What the step leaves for issuing is exact for the eager mode, whatever the others make of it.
+        step = closed(self.host.step_ms)
+        issue = max(eager_ms - rows_ms - step.low, 0.0)
+        modes["eager"] = modes["eager"].model_copy(update={"issue_ms": LowHigh(low=issue, high=issue)})
+        prefill = self.prefill
+        if prefill is not None:
+            issued = {
+                name: closed(times)
+                for name in ("issue_ms", "piecewise_issue_ms")
+                if (times := getattr(prefill, name)) is not None
+            }
+            prefill = prefill.model_copy(update=issued)
+        return self.model_copy(
+            update={
+                "decode": self.decode.model_copy(update=modes),
+                "host": self.host.model_copy(update={"step_ms": step}),
+                "prefill": prefill,
+                "provenance": self.provenance | {"decode.eager.issue_ms": own_eager(eager_ms)},
+            }
+        )
 
     def curve(self, mode: Mode) -> CurveSource | None:
         """See Profile; a curve without a table of its own stands on the graph mode's."""

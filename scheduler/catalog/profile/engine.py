@@ -13,8 +13,16 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from scheduler.catalog.numbers import MsOrZero, PositiveMs, Strict, as_tuple, expectation, number
 from scheduler.catalog.profile.measured import MeasuredProfile
-from scheduler.catalog.profile.profile import CurveSource, Mode, Origin
-from scheduler.catalog.profile.tables import Curve
+from scheduler.catalog.profile.profile import (
+    EAGER_KV_TOKENS,
+    EAGER_ROWS,
+    CurveSource,
+    Mode,
+    Origin,
+    own_eager,
+    require_host_bound,
+)
+from scheduler.catalog.profile.tables import Curve, read_curve
 
 Launching = Literal["full", "piecewise", "compiled", "eager"]
 LAUNCHINGS: tuple[Launching, ...] = ("full", "piecewise", "compiled", "eager")
@@ -187,6 +195,18 @@ class EngineProfile(MeasuredProfile):
     def has_prefill(self) -> bool:
         """The GPU's work covers prompts."""
         return True
+
+    def with_eager_ms(self, eager_ms: float) -> EngineProfile:
+        """See Profile; all host costs are those of one host, so that its speed is what the step says."""
+        gpu, rows = self.gpu, EAGER_ROWS
+        gpu_ms = read_curve(gpu.tokens, rows) + gpu.row_ms * rows + gpu.kv_token_ms * EAGER_KV_TOKENS
+        require_host_bound(eager_ms, gpu_ms, self.name)
+        schedule, update, launch = self.host.schedule, self.host.update, self.launch("eager")
+        fixed = schedule.step_ms + update.step_ms + launch.ms
+        speed = eager_ms / (fixed + (schedule.request_ms + update.request_ms + launch.request_ms) * rows)
+        host = self.host.model_copy(update={"range": SpeedRange(low=speed, high=speed)})
+        provenance = self.provenance | {"host.range": own_eager(eager_ms)}
+        return self.model_copy(update={"host": host, "provenance": provenance})
 
     def curve(self, mode: Mode) -> CurveSource | None:
         """See Profile; the GPU's part of the curve has its points at the knots of `gpu.tokens`."""

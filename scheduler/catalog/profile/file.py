@@ -43,7 +43,10 @@ def load_profile(name_or_path: str, base_dir: Path | None = None) -> MeasuredPro
     if name_or_path not in names:
         close = get_close_matches(name_or_path, names, n=3, cutoff=0.4)
         hint = f"did you mean {' or '.join(close)}?" if close else f"shipped are {', '.join(names)}"
-        raise InputError(f"profile {name_or_path}: not a shipped profile; {hint} (a path ends in .json)")
+        raise InputError(
+            f"profile {name_or_path}: not a shipped profile; {hint} (a path ends in .json; "
+            "run.py profile list shows all, run.py profile import --help builds one)"
+        )
     entry = resources.files("scheduler.catalog") / "profiles" / f"{name_or_path}.json"
     return read_profile(entry.read_bytes(), f"{name_or_path}.json")
 

@@ -112,6 +112,13 @@ class InlineProfile(Strict):
     def gpu_bytes(self) -> None:
         """See Profile: not known."""
 
+    def with_eager_ms(self, eager_ms: float) -> InlineProfile:
+        """See Profile: its eager times are given."""
+        raise InputError(
+            f"--eager-ms {eager_ms:g}: expected a profile of host and GPU, got step times in the "
+            "workload file; write decode_eager_ms there"
+        )
+
     def curve(self, mode: Mode) -> CurveSource | None:
         """See Profile."""
         return CurveSource("given") if self.decode(mode) is not None else None

@@ -99,6 +99,10 @@ class MeasuredProfile(Strict):
         return False
 
     @abstractmethod
+    def with_eager_ms(self, eager_ms: float) -> MeasuredProfile:
+        """See Profile."""
+
+    @abstractmethod
     def curve(self, mode: Mode) -> CurveSource | None:
         """See Profile."""
 

@@ -9,6 +9,7 @@ from typing import Annotated, Literal, NamedTuple, Protocol
 from pydantic import BeforeValidator, model_validator
 
 from scheduler.catalog.numbers import MsOrZero, PlainText, Strict, expectation, number, whole
+from scheduler.errors import InputError
 
 Origin = Literal["measured", "derived", "assumed"]
 Mode = Literal["graph", "fallback", "eager"]
@@ -51,6 +52,8 @@ class LowHigh(Strict):
 
 
 MIB = 1 << 20
+# vllm bench latency by default: 8 requests of 32 prompt tokens and, in the mean, half of 128 answer tokens.
+EAGER_ROWS, EAGER_KV_TOKENS = 8, 8 * (32 + 64)
 ZERO = LowHigh(low=0.0, high=0.0)
 
 
@@ -211,6 +214,15 @@ class Profile(Protocol):
         """The GPU's memory."""
         ...
 
+    def with_eager_ms(self, eager_ms: float) -> Profile:
+        """Return the profile on the user's own host, where one eager decode step takes `eager_ms`.
+
+        The step is that of `vllm bench latency --enforce-eager` with its defaults: `EAGER_ROWS` requests of
+        `EAGER_KV_TOKENS` KV tokens. Every range of host time closes to where that step puts it. Raises
+        InputError where the step is the GPU's, so that it says nothing of the host.
+        """
+        ...
+
     def curve(self, mode: Mode) -> CurveSource | None:
         """Return where a mode's decode curve comes from; None where the profile has none of its own."""
         ...
@@ -229,6 +241,23 @@ class Profile(Protocol):
     def model_dump(self, *, mode: str) -> Mapping[str, object]:
         """Return the whole profile; with mode "json" as JSON values."""
         ...
+
+
+def own_eager(eager_ms: float) -> Provenance:
+    """Return the origin of host times that one eager step of the user's own server decides."""
+    return Provenance(
+        origin="measured", note=f"--eager-ms {eager_ms:g}: an eager step of {EAGER_ROWS} requests, own host"
+    )
+
+
+def require_host_bound(eager_ms: float, gpu_ms: float, name: str) -> None:
+    """Raise InputError where an eager step is no longer than the GPU's work in it."""
+    if not gpu_ms < eager_ms <= 60_000:
+        raise InputError(
+            f"--eager-ms {eager_ms:g}: expected milliseconds per eager step, more than the {gpu_ms:.2f} "
+            f"that the GPU of profile {name} works on {EAGER_ROWS} requests: mean latency of `vllm "
+            "bench latency --enforce-eager` / its --output-len"
+        )
 
 
 def assumed_fields(profile: Profile) -> list[str]:
