@@ -58,8 +58,9 @@ class Detail:
     """What a pool's runs showed.
 
     `values` are the objective of every sample at the workload's own load and the low end, the shares of
-    steps that found no graph likewise, `most_missed` where most of them did. `ends` holds the pool over the loads at each end of the host range
-    (one where both are the same), `samples` the same by sample, `histograms` each load's steps at each end.
+    steps that found no graph likewise; `most_missed` is that share where it is largest. `ends` holds the pool
+    over the loads at each end of the host range (one where both are the same), `samples` the same by sample,
+    `histograms` each load's steps at each end.
     """
 
     values: list[float]
