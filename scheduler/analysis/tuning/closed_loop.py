@@ -106,7 +106,7 @@ def tune(evaluator: Evaluator, samples: list[DrawnRequests], budgets: Budgets) -
                 search.iterate(start, chooser, f"{label}, {name}" if len(modes) > 1 else name, ITERATIONS)
 
     def allowed(pool: GraphPool) -> bool:
-        near = pool == own.pool or not can_be_near or is_near(pool.sizes)
+        near = pool == own.pool or not can_be_near or is_near(pool.sizes, engine.max_num_seqs)
         return pool.padding and near and rules[pool.piecewise].allows(pool)
 
     presets = _presets(workload, profile, own)

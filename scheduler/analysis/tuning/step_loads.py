@@ -185,7 +185,7 @@ def padding_reach(
         held = [size for size in prompts if size >= upto]
         chunk = PrefillChunk(-1, before + 1, 0, is_last=True)
         times = model.piecewise_ns(StepPlan(StepKind.PREFILL, 0, None, 0, (chunk,)), held)
-        reach[before] = min(_last_within(times, held), max(farthest(before), upto))
+        reach[before] = _last_within(times, held)
     return reach
 
 
@@ -197,9 +197,10 @@ def farthest(before: int) -> int:
     return max(8, MOST_RATIO * (before + 1))
 
 
-def is_near(sizes: Sequence[int]) -> bool:
-    """Tell whether no size is too far from the one before it."""
-    return all(after <= farthest(before) for before, after in pairwise((0, *sizes)))
+def is_near(sizes: Sequence[int], max_num_seqs: int) -> bool:
+    """Tell whether no size that decode steps take is too far from the one before it."""
+    decode = [size for size in sizes if size <= max_num_seqs]
+    return all(after <= farthest(before) for before, after in pairwise((0, *decode)))
 
 
 def graphs_to_be_near(largest: int) -> int:
