@@ -4,6 +4,7 @@
 - `calibrate.py` `run.py calibrate`: measure step times, write a profile, and compare it with a run executed for real.
 - `calibrate_engine.py` `run.py calibrate --engine vllm`: your own engine over a grid and traffic, its profile, and a check.
 - `inspect_file.py` `run.py inspect FILE`: what a file is, what was read and left out, and what it may be used for.
+- `lists.py` `run.py profile list` and `run.py preset list`: every name that a workload file may use, in a line each.
 - `options.py` What every command accepts: a dataclass per command, the options that several share inherited.
 - `plot.py` `run.py plot DIR [DIR …]`: redraw a saved run, or overlay several; nothing is simulated again.
 - `profile.py` `run.py profile show` and `run.py profile import FORMAT`: look at profiles, build them.

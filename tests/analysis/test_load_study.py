@@ -143,3 +143,13 @@ def test_a_request_or_two_that_miss_the_slo_are_no_loss_of_rate():
     assert not [loss for loss in losses(own, other) if loss.of == "highest rate"]
     far = variant_loads("b", [load(1.0), load(2.0, met=0.9)])
     assert [loss.share > 0.05 for loss in losses(own, far) if loss.of == "highest rate"] == [True]
+
+
+@pytest.mark.parametrize(
+    "changes", [{"requests": 20}, {"arrivals": {"process": "constant", "rate_per_s": 0.01}}]
+)
+def test_a_handful_of_requests_and_an_idle_server_are_no_evidence(changes):
+    """A trace of one row got a flag, and so did one whose milliseconds were read as seconds."""
+    comparison = compared(**changes)
+    assert study_loads(comparison).fewer is None
+    assert comparison.smaller is None

@@ -32,6 +32,7 @@ from scheduler.analysis.comparison.loads import (
     losses,
     variant_loads,
 )
+from scheduler.analysis.comparison.steadiness import loads
 from scheduler.analysis.tuning.choose import Load, SizeProblem, best_by_count
 from scheduler.analysis.tuning.load_runs import LoadRun, LoadTask
 from scheduler.analysis.tuning.step_loads import cell_loads, cell_problem
@@ -42,6 +43,7 @@ from scheduler.simulate import HIGH, Variant, pool_cost
 
 REQUESTS = 500
 TOLERANCE = 0.005  # of the steps' cost, by which the smaller list is chosen
+LEAST_REQUESTS = 100
 NO_LOSS = 0.01  # a difference below this is called none
 N = TypeVar("N", int, float)
 BOUNDS: tuple[Bound, Bound] = ("low", "high")
@@ -69,6 +71,8 @@ def study_loads(
     own = comparison.pools[0]
     if own.variant.pool.draft_tokens:
         return study  # its sizes are judged beside drafting itself, by draft_study.py
+    if not _is_evidence(comparison, own):
+        return study
     sizes = _fewest_sizes(comparison, own, runs[own.name])
     if sizes is None or len(sizes) >= len(own.variant.pool.sizes):
         return study
@@ -82,6 +86,20 @@ def study_loads(
     comparison.smaller = SmallerPool(own, column)
     smaller = _over_loads(name, _run(comparison, [variant], progress, workers)[name], share)
     return replace(study, fewer=_judged(comparison, study, smaller))
+
+
+def _is_evidence(comparison: Comparison, own: Column) -> bool:
+    """Tell whether the requests can say that fewer graphs would do.
+
+    Not a handful of them, not without a steady state, and not where no two ever ran together: a list is not
+    judged by an idle server, such as arrivals in milliseconds make of one when they are read as seconds.
+    """
+    found = loads(comparison, own)
+    if sum(len(run.requests.arrival_ns) for run in own.runs) < LEAST_REQUESTS:
+        return False
+    if any(not load.steady_state for load in found):
+        return False
+    return any(int(run.steps.batch_size.max(initial=0)) > 1 for run in own.runs)
 
 
 def _columns(comparison: Comparison) -> list[Column]:
