@@ -34,6 +34,7 @@ _SOURCES = (
     "engine",
     "errors.py",
     "executors/model",
+    "files.py",
     "simulate.py",
     "workload",
 )
