@@ -12,6 +12,7 @@ from scheduler.catalog.profile.engine import SpeedComponent
 from scheduler.executors.model.step_lines import NS_PER_MS
 
 _BLOCK = 1024
+_POINTS = 1 << 20  # of a grid, then it repeats: traffic of days must not fill the memory
 _FEWEST_POINTS_PER_TAU = 8
 _NORMALS = 1 << 16
 _BIN_NS = 250_000  # of virtual time: what is drawn by itself differs from bin to bin
@@ -22,7 +23,8 @@ class HostNoise:
     """The logarithm of the host's slowness, and independent normals, both as functions of virtual time.
 
     The logarithm is a sum of stationary Ornstein–Uhlenbeck processes of mean 0, drawn on grids of τ / 8 and
-    linear between their points. Whoever asks, in whatever order, is told the same.
+    linear between their points; a grid of a million points repeats. Whoever asks, in whatever order, is told
+    the same.
     """
 
     def __init__(self, components: Sequence[SpeedComponent], generator: np.random.Generator) -> None:
@@ -56,6 +58,7 @@ class _Process:
 
     def at(self, at_ns: int) -> float:
         index, rest = divmod(at_ns, self._grid_ns)
+        index %= _POINTS
         while index + 1 >= len(self._values):
             block = self._generator.standard_normal(_BLOCK).tolist()
             self._values.extend(list(accumulate(block, self._next, initial=self._values[-1]))[1:])
