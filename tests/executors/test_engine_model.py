@@ -106,7 +106,7 @@ def test_the_host_s_speed_has_the_spread_and_the_memory_that_were_asked_for():
 def test_traffic_of_years_neither_fills_the_memory_nor_takes_long():
     noise = HostNoise((SpeedComponent(spread=0.1, tau_ms=30.0),), np.random.default_rng(3))
     assert abs(noise.log_slowness(10**18)) < 1.0
-    assert len(noise._processes[0]._values) <= (1 << 20) + 1025
+    assert len(noise._processes[0]._values) <= (1 << 17) + 1025
 
 
 def test_what_lies_beyond_the_widest_step_is_said():

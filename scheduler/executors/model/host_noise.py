@@ -12,7 +12,7 @@ from scheduler.catalog.profile.engine import SpeedComponent
 from scheduler.executors.model.step_lines import NS_PER_MS
 
 _BLOCK = 1024
-_POINTS = 1 << 20  # of a grid, then it repeats: traffic of days must not fill the memory
+_POINTS = 1 << 17  # of a grid, then it repeats: traffic of days must fill neither memory nor time
 _FEWEST_POINTS_PER_TAU = 8
 _NORMALS = 1 << 16
 _BIN_NS = 250_000  # of virtual time: what is drawn by itself differs from bin to bin
@@ -23,7 +23,7 @@ class HostNoise:
     """The logarithm of the host's slowness, and independent normals, both as functions of virtual time.
 
     The logarithm is a sum of stationary Ornstein–Uhlenbeck processes of mean 0, drawn on grids of τ / 8 and
-    linear between their points; a grid of a million points repeats. Whoever asks, in whatever order, is told
+    linear between their points; a grid of 131,072 points repeats. Whoever asks, in whatever order, is told
     the same.
     """
 
