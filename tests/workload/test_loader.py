@@ -70,7 +70,7 @@ slo: {ttft_ms: .nan}
         "w.yaml:5: output_tokens.mean: expected a value; the key is missing",
         "w.yaml:5: output_tokens.meen: unknown key with distribution geometric; did you mean 'mean'?",
         "w.yaml:6: engine.profile: expected a value; the key is missing",
-        "w.yaml:7: engine.policy: expected decode_only, prefill_first or mixed, got 'mixd'; "
+        "w.yaml:7: engine.policy: expected decode_only, prefill_first, mixed or sglang, got 'mixd'; "
         "did you mean 'mixed'?",
         "w.yaml:8: engine.profle: unknown key; did you mean 'profile'?",
         "w.yaml:9: pool.sizes[1]: expected a whole number of at least 1, got 'a'",
