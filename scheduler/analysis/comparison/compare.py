@@ -28,7 +28,7 @@ from scheduler.workload.schema import Workload
 Progress = Callable[[str, int, int], None]
 Result = tuple[Run, Record]
 # Fewer requests than these, over all simulations, are served before another process has started.
-WORTH_WORKERS = 20_000
+WORTH_WORKERS = 10_000
 
 
 @dataclass(slots=True, eq=False)
