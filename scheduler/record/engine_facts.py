@@ -65,6 +65,8 @@ def engine_facts(config: Any, version: str) -> dict[str, Any]:
             "pipeline_parallel_size": getattr(parallel, "pipeline_parallel_size", 1),
         },
     }
+    if (drafting := _drafting(getattr(config, "speculative_config", None))) is not None:
+        engine["speculation"] = drafting
     return {
         "engine": engine,
         "cells": [],
@@ -78,3 +80,11 @@ def engine_facts(config: Any, version: str) -> dict[str, Any]:
             "unix_ns": time.time_ns(),
         },
     }
+
+
+def _drafting(settings: Any) -> dict[str, Any] | None:
+    """Return how an engine drafts, None where it does not."""
+    if settings is None:
+        return None
+    names = ("method", "num_speculative_tokens", "rejection_sample_method", "synthetic_acceptance_rates")
+    return {name: getattr(settings, name) for name in names if getattr(settings, name, None) is not None}

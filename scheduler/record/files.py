@@ -33,6 +33,10 @@ STEP_COLUMNS = (
     "launched_us",
     "updated_us",
     "step",
+    "drafts",
+    "accepted",
+    "drafting_us",
+    "drafted_us",
 )
 WORKER_COLUMNS = (
     "step",
@@ -42,6 +46,8 @@ WORKER_COLUMNS = (
     "captured_tokens",
     "executed_us",
     "launched_us",
+    "drafting_us",
+    "drafted_us",
 )
 _ENDINGS = (".json", ".csv.gz", ".csv", ".gz")
 

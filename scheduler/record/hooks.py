@@ -11,7 +11,7 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from scheduler.record.engine_facts import engine_facts, is_known, standing
@@ -31,8 +31,9 @@ _now = time.monotonic_ns
 _installed: list[Recorder] = []
 
 # A row: step, scheduled, decided, requests, tokens, chunks, cached, waiting, free, preempted, new, kv,
-# worker's part, handed over, updated. The worker's part: step, entered, dispatched, what was found there,
-# executed, launched, whether the worker is a process of its own. Times are ns until they are written.
+# worker's part, handed over, (drafts, tokens got) of each request that verified drafts, updated. The
+# worker's part: step, entered, dispatched, what was found there, executed, launched, whether the worker is a
+# process of its own, when launching what proposes drafts began and ended. Times are ns until written.
 _PART = 12
 Part = list[Any]
 
@@ -152,6 +153,11 @@ class Recorder:
                 if row is None:
                     return original(engine, decision, *args, **kwargs)
                 row.append(_now())
+                try:
+                    row.append(_verified(engine, decision, *args, **kwargs))
+                except Exception as error:
+                    row.append(())
+                    recorder.fail("update_from_output", error)
                 outputs = original(engine, decision, *args, **kwargs)
                 row.append(_now())
                 if writer is not None and recorder.is_on:
@@ -212,6 +218,7 @@ class Recorder:
         writer: Writer | None = None
         dispatching: Part | None = None
         launching: Part | None = None
+        proposing: Part | None = None
 
         def finish(part: Part) -> None:
             """Hand the part of a process of its own to the writer; in one process it is in the row."""
@@ -228,7 +235,7 @@ class Recorder:
                 if step is None or not recorder.is_on:
                     return original(self, decision, *args, **kwargs)
                 row = rows.get(step)
-                part: Part = [step, _now(), 0, None, 0, 0, row is None]
+                part: Part = [step, _now(), 0, None, 0, 0, row is None, 0, 0]
                 if row is not None:
                     row[_PART] = part
                 dispatching = launching = part
@@ -242,12 +249,15 @@ class Recorder:
 
         def of_sample(original: Any) -> Any:
             def sample_tokens(self: Any, *args: Any, **kwargs: Any) -> Any:
-                nonlocal launching
+                nonlocal launching, proposing
                 part = launching
                 if part is None:
                     return original(self, *args, **kwargs)
-                launching = None
-                output = original(self, *args, **kwargs)
+                launching, proposing = None, part
+                try:
+                    output = original(self, *args, **kwargs)
+                finally:
+                    proposing = None
                 part[5] = _now()
                 try:
                     finish(part)
@@ -267,6 +277,18 @@ class Recorder:
 
             return dispatch
 
+        def of_propose(original: Any) -> Any:
+            def propose(self: Any, *args: Any, **kwargs: Any) -> Any:
+                part = proposing
+                if part is None:
+                    return original(self, *args, **kwargs)
+                part[7] = _now()
+                drafts = original(self, *args, **kwargs)
+                part[8] = _now()
+                return drafts
+
+            return propose
+
         dispatcher = getattr(runner, "cudagraph_manager", None) or getattr(
             runner, "cudagraph_dispatcher", None
         )
@@ -275,6 +297,8 @@ class Recorder:
         self._put(_owner(type(dispatcher), "dispatch"), "dispatch", of_dispatch)
         self._put(_owner(type(runner), "execute_model"), "execute_model", of_execute)
         self._put(_owner(type(runner), "sample_tokens"), "sample_tokens", of_sample)
+        for owner, name in _proposers(runner):
+            self._put(owner, name, of_propose)
 
     def _begin_worker(self, runner: Any) -> Writer:
         """Start the writer of a worker's process; the scheduler's process has put the old files away."""
@@ -293,27 +317,58 @@ def _owner(kind: type, name: str) -> type:
     return next(base for base in kind.__mro__ if name in base.__dict__)
 
 
+def _proposers(runner: Any) -> list[tuple[type, str]]:
+    """Return what proposes drafts, if anything: runner V2's speculator, or a method of runner V1."""
+    speculator = getattr(runner, "speculator", None)
+    if speculator is not None:
+        return [(_owner(type(speculator), "propose"), "propose")]
+    if getattr(runner, "speculative_config", None) is not None:
+        return [(_owner(type(runner), "propose_draft_token_ids"), "propose_draft_token_ids")]
+    return []
+
+
+def _verified(engine: Any, decision: Any, model_runner_output: Any) -> Sequence[tuple[int, int]]:
+    """Return (drafts, tokens got) of each request whose drafts were verified and that had not ended.
+
+    As vLLM counts them for its own metrics: what a request that ended in the step before computes in vain is
+    left out, and so are drafts that only fill up a row or that a grammar forbids.
+    """
+    drafted = getattr(decision, "scheduled_spec_decode_tokens", None)
+    sampled = model_runner_output.sampled_token_ids if drafted else None
+    if not drafted or not sampled:
+        return ()
+    place_of, known = model_runner_output.req_id_to_index, engine.requests
+    invalid = getattr(decision, "num_invalid_spec_tokens", None) or {}
+    return [
+        (len(drafts) - invalid.get(name, 0), len(sampled[place_of[name]]))
+        for name, drafts in drafted.items()
+        if name in known
+    ]
+
+
 def _row(step: int, begun: int, decided: int, engine: Any, decision: Any) -> Row:
-    """Return what the scheduler knows of a step; chunks are the token counts other than 1."""
+    """Return what the scheduler knows of a step; chunks are the prompts' token counts other than 1."""
     of_request = decision.num_scheduled_tokens
+    drafted = getattr(decision, "scheduled_spec_decode_tokens", None) or {}
     new, cached = decision.scheduled_new_reqs, decision.scheduled_cached_reqs
     requests, tokens = len(of_request), decision.total_num_scheduled_tokens
     kv_tokens = sum(cached.num_computed_tokens)
     chunks: list[int] | tuple[()] = ()
     before: list[int] | tuple[()] = ()
-    if tokens != requests:
+    verified = sum(map(len, drafted.values()))
+    if tokens != requests + verified:
         chunks, before = [], []
         fresh = []
         of_new = 0
         for request in new:
             count = of_request[request.req_id]
             of_new += count
-            if count != 1:
+            if count != 1 and request.req_id not in drafted:
                 fresh.append((count, request.num_computed_tokens))
-        if tokens - of_new != len(cached.req_ids):  # prompts go on, or drafts are verified
+        if tokens - of_new != len(cached.req_ids) + verified:  # prompts go on
             for name, computed in zip(cached.req_ids, cached.num_computed_tokens):  # noqa: B905
                 count = of_request[name]
-                if count != 1:
+                if count != 1 and name not in drafted:
                     chunks.append(count)
                     before.append(computed)
         for count, computed in fresh:
@@ -355,32 +410,47 @@ def _step_line(row: Row) -> str:
         kv,
         part,
         output,
+        verified,
         updated,
     ) = row
     if part is None:  # the worker is another process and writes its own
-        entered = dispatched = mode = captured = executed = launched = ""
+        entered = dispatched = mode = captured = executed = launched = drafting = drafted = ""
     else:
-        _, entered, dispatched, mode, captured, executed, launched = map(str, _part_cells(part, tokens))
+        _, entered, dispatched, mode, captured, executed, launched, drafting, drafted = map(
+            str, _part_cells(part, tokens)
+        )
     chunk_cells = " ".join(map(str, chunks)) if chunks else ""
     before_cells = " ".join(map(str, before)) if before else ""
     return (
         f"{scheduled // 1000},{requests},{tokens},{chunk_cells},{waiting},{free},{preempted},{dispatched},"
         f"{mode},{captured},{output // 1000},{new},{kv},{before_cells},{decided // 1000},{entered},"
-        f"{executed},{launched},{updated // 1000},{step}\n"
+        f"{executed},{launched},{updated // 1000},{step},{_by_place(drafts for drafts, _ in verified)},"
+        f"{_by_place(tokens - 1 for _, tokens in verified)},{drafting},{drafted}\n"
     )
+
+
+def _by_place(counts: Iterable[int]) -> str:
+    """Return how many of the counts reach 1, 2, …, with spaces between."""
+    reached: list[int] = []
+    for count in counts:
+        if count > len(reached):
+            reached += [0] * (count - len(reached))
+        for place in range(count):
+            reached[place] += 1
+    return " ".join(map(str, reached))
 
 
 def _part_line(part: Part) -> str:
     return ",".join(map(str, _part_cells(part, 0))) + "\n"
 
 
-def _part_cells(part: Part, tokens: int) -> tuple[int, int, int, str, int, int, int]:
-    """Return step, entered, dispatched, mode, captured, executed, launched; µs.
+def _part_cells(part: Part, tokens: int) -> tuple[int | str, ...]:
+    """Return step, entered, dispatched, mode, captured, executed, launched, drafting, drafted; µs.
 
     Model runner V2 dispatches to a descriptor with `cg_mode`, V1 to a pair of mode and descriptor. A step
     that was dispatched to nothing ran without a graph.
     """
-    step, entered, dispatched, found, executed, launched, _ = part
+    step, entered, dispatched, found, executed, launched, _, drafting, drafted = part
     mode, captured = "NONE", tokens
     if found is not None:
         kind, size = (found[0], found[1]) if isinstance(found, tuple) else (found.cg_mode, found)
@@ -393,6 +463,8 @@ def _part_cells(part: Part, tokens: int) -> tuple[int, int, int, str, int, int, 
         captured,
         executed // 1000,
         (launched or executed) // 1000,
+        drafting // 1000 if drafting else "",
+        drafted // 1000 if drafted else "",
     )
 
 

@@ -59,6 +59,42 @@ def test_every_step_is_recorded_and_read(tmp_path, executor, runner):
     assert np.array_equal(np.diff(steps.kv_tokens)[same], steps.requests[1:][same])
 
 
+@pytest.mark.parametrize("runner", ["v1", "v2"])
+@pytest.mark.parametrize("executor", ["uni", "mp"])
+def test_drafted_steps_are_decode_steps_that_say_what_was_accepted(tmp_path, executor, runner):
+    drafts = 3
+    log = record(
+        tmp_path,
+        executor,
+        VLLM_USE_V2_MODEL_RUNNER=str(int(runner == "v2")),
+        FAKE_VLLM_DRAFTS=str(drafts),
+    ).stderr
+    assert "graphpool" not in log, "nothing to warn of"
+    run = read_recorded(tmp_path / "log" / "mine.json")
+    steps = run.steps
+    assert (run.engine.draft_method, run.engine.draft_tokens) == ("eagle", drafts)
+    assert 0 <= PROMPT_TOKENS - steps.chunk_tokens.sum() <= 3
+    # But for a prompt's rest of one token, which counts as a decode, every request has all its drafts.
+    decode = (steps.chunks == 0) & (steps.tokens == (1 + drafts) * steps.requests)
+    assert decode.sum() > 20
+    assert ((steps.chunks == 0) & ~decode).sum() <= 3
+    assert {MODES[mode] for mode in steps.mode[decode & (steps.tokens <= 32)]} == {"full"}
+    # Every answer's first token is its prompt's; each row that counts gives one and what was accepted.
+    assert steps.drafts.shape[1] == steps.accepted.shape[1] == drafts
+    verified, accepted = steps.drafts.sum(0), steps.accepted.sum(0)
+    assert (verified == verified[0]).all(), "all drafts of a row are verified together"
+    cut = verified[0] + accepted.sum() - REQUESTS * (ANSWER - 1)
+    assert 0 <= cut <= drafts * REQUESTS, "what an answer's end cut off was accepted, too"
+    rates = accepted / verified
+    assert rates == pytest.approx([0.75, 0.5, 0.25], abs=0.05)
+    drafting = ~np.isnan(steps.drafting)
+    assert drafting.mean() > 0.95
+    took = (steps.drafted - steps.drafting)[drafting]
+    assert np.median(took) == pytest.approx(0.4, abs=0.2)
+    assert (steps.drafted <= steps.launched)[drafting].all()
+    assert (steps.dispatched < steps.drafting)[drafting].all()
+
+
 @pytest.mark.parametrize("executor", ["uni", "mp"])
 def test_the_one_door_takes_what_was_recorded(tmp_path, executor):
     record(tmp_path, executor)
@@ -68,6 +104,18 @@ def test_the_one_door_takes_what_was_recorded(tmp_path, executor):
         assert (log.facts.max_num_seqs, log.facts.version, log.facts.runner) == (16, "0.26.0", "v2")
         assert log.without_graph == {}
     assert logs[0] == logs[1]
+
+
+def test_the_one_door_says_what_was_drafted(tmp_path):
+    record(tmp_path, FAKE_VLLM_DRAFTS="3")
+    log = read_engine_log(tmp_path / "log" / "mine.json")
+    assert (log.tokens_per_request, log.facts.draft_tokens) == (4, 3)
+    assert log.accepted_length == pytest.approx(2.5, abs=0.1)
+    assert max(log.decode_steps) <= 16, "batches are requests"
+    assert sum(log.decode_steps.values()) > 20
+    # A list that ends at 32 tokens holds 8 requests of 4.
+    assert set(log.without_graph) == {batch for batch in log.decode_steps if batch > 8}
+    assert any("eagle with 3 draft tokens" in note for note in log.notes)
 
 
 def test_a_run_before_is_put_away(tmp_path):

@@ -1,7 +1,8 @@
 """A recorded run of a real engine: `NAME.json`, `NAME_steps.csv.gz`, with traffic `NAME_requests.csv.gz`.
 
 The recorder inside vLLM (scheduler/record/) writes the first two, and, where the worker is a process of
-its own, that one's part as `NAME_worker.csv.gz`: both number the steps.
+its own, that one's part as `NAME_worker.csv.gz`: both number the steps. Of an engine that drafts, `chunks`
+are the prompts alone, `engine.speculation` says how it drafts, and each step what was accepted.
 
 `NAME.json` holds the engine's settings (`engine`), start-up facts (`start_up`), and when each grid cell
 (`cells`: batch, prompt_tokens, output_tokens), single prompt (`prefills`: prompt_tokens) and traffic
@@ -46,6 +47,7 @@ REQUEST_COLUMNS = ("traffic", "arrival_us", "prompt_tokens", "output_tokens", "f
 _LOGGED_MODES = {"FULL": "full", "PIECEWISE": "piecewise", "NONE": "compiled"}
 _AT_ONCE_MS = 0.5  # nothing was waited for
 _MOST_STEPS = 2_000_000
+MOST_DRAFTS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +71,8 @@ class RecordedEngine:
     utilization: float | None
     cudagraph_mode: str = "NONE"
     runner: Literal["v1", "v2"] | None = None
+    draft_method: str | None = None
+    draft_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +98,8 @@ class Steps:
     `gpu_ms` is the GPU's work on the step where the log shows it with no launch in its way, `gpu_after` from
     the dispatch until a graph ran on an idle GPU; both NaN elsewhere.
     `held`: the GPU was kept busy before the step, so that its times are no engine's.
+    Of engines that draft: `drafts[i, j]` requests of step i verified a draft number j + 1 and had not ended,
+    `accepted[i, j]` of them took it; launching the next drafts began at `drafting` and ended at `drafted`.
     """
 
     scheduled: Float
@@ -114,6 +120,10 @@ class Steps:
     pairs: Float
     kv_tokens: Float
     chunk_lists: tuple[tuple[tuple[int, int], ...], ...]
+    drafts: Int
+    accepted: Int
+    drafting: Float
+    drafted: Float
 
     def __len__(self) -> int:
         return len(self.scheduled)
@@ -122,6 +132,16 @@ class Steps:
     def decodes(self) -> Int:
         """How many requests of each step decode."""
         return self.requests - self.chunks
+
+    @property
+    def draft_tokens(self) -> Int:
+        """How many drafts each step verifies, beside the one token of each request that decodes."""
+        return self.tokens - self.chunk_tokens - self.decodes
+
+    @property
+    def rows(self) -> Int:
+        """On how many tokens of each step head and sampler run."""
+        return self.requests + self.draft_tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,6 +237,9 @@ def _engine(facts: Mapping[str, Any], path: Path) -> RecordedEngine:
         sizes = []
     mode = str(engine.get("cudagraph_mode", "NONE")).rsplit(".", 1)[-1]
     length, share = args.get("max_model_len"), args.get("gpu_memory_utilization")
+    drafting = engine.get("speculation")
+    drafting = drafting if isinstance(drafting, dict) else {}
+    drafts = drafting.get("num_speculative_tokens", 0)
     result = RecordedEngine(
         version=str(engine.get("version", "not stated")),
         model=str(engine.get("model", "not stated")),
@@ -235,6 +258,8 @@ def _engine(facts: Mapping[str, Any], path: Path) -> RecordedEngine:
         utilization=float(share) if isinstance(share, int | float) and 0 < share <= 1 else None,
         cudagraph_mode=mode,
         runner=None if "v2_runner" not in engine else "v2" if engine["v2_runner"] else "v1",
+        draft_method=str(drafting["method"]) if "method" in drafting else None,
+        draft_tokens=drafts if isinstance(drafts, int) and 0 <= drafts <= MOST_DRAFTS else 0,
     )
     if problems:
         raise InputError(problems)
@@ -303,6 +328,16 @@ class _Columns:
             return np.full(len(self.rows), np.nan)
         return np.array(self.read(column, parse, expected), np.float64)
 
+    def by_place(self, column: str) -> Int:
+        """Return counts by place, a row per step; no places where the column is missing."""
+        if column not in self.rows[0]:
+            return np.zeros((len(self.rows), 0), np.int64)
+        lists = self.read(column, _list_of_counts, "counts with spaces between")
+        places = min(max(map(len, lists), default=0), MOST_DRAFTS)
+        return np.array([(row + [0] * places)[:places] for row in lists], np.int64).reshape(
+            len(lists), places
+        )
+
     def check(self) -> None:
         if self.problems:
             raise InputError(self.problems)
@@ -355,7 +390,11 @@ def _steps(path: Path, engine: RecordedEngine) -> Steps:
         else None
     )
     kv_logged = columns.optional("kv_tokens", _time_or_none, "a number or nothing")
-    launched = columns.optional("launched_us", _time_or_none, "microseconds or nothing") / 1e3
+    launched, drafting, drafted = (
+        columns.optional(name, _time_or_none, "microseconds or nothing") / 1e3
+        for name in ("launched_us", "drafting_us", "drafted_us")
+    )
+    drafts, accepted = columns.by_place("drafts"), columns.by_place("accepted")
     held = columns.optional("held", _time_or_none, "1 or nothing") > 0
     gpu = {
         name: columns.optional(f"{name}_us", _time_or_none, "microseconds or nothing") / 1e3
@@ -363,6 +402,7 @@ def _steps(path: Path, engine: RecordedEngine) -> Steps:
     }
     columns.check()
     _check_order(path, scheduled, dispatched, output, requests, tokens)
+    drafts, accepted = _check_drafts(path, drafts, accepted, requests)
     chunk_lists = _with_cached(chunk_tokens, cached, tokens, engine.max_num_batched_tokens)
     in_chunks = np.array([sum(tokens for tokens, _ in chunks) for chunks in chunk_lists], np.int64)
     cached_of_prompts = np.array([sum(before for _, before in row) for row in chunk_lists], np.float64)
@@ -386,6 +426,10 @@ def _steps(path: Path, engine: RecordedEngine) -> Steps:
         np.array([sum(c * (k + c / 2) for c, k in chunks) for chunks in chunk_lists], np.float64),
         np.where(np.isnan(kv_logged), kv_tokens, kv_logged - cached_of_prompts),
         chunk_lists,
+        drafts,
+        accepted,
+        drafting,
+        drafted,
     )
 
 
@@ -455,6 +499,22 @@ def _check_order(
             f"{path}: row {row + 2}: expected scheduled_us ≤ dispatched_us ≤ output_us, steps in the order "
             "of their scheduling, and tokens ≥ requests ≥ 1"
         )
+
+
+def _check_drafts(path: Path, drafts: Int, accepted: Int, requests: Int) -> tuple[Int, Int]:
+    """Return drafts and accepted drafts with as many places; never more accepted than verified, by place."""
+    places = max(drafts.shape[1], accepted.shape[1])
+    drafts, accepted = (
+        np.pad(counts, ((0, 0), (0, places - counts.shape[1]))) for counts in (drafts, accepted)
+    )
+    wrong = (accepted > drafts).any(1) | (drafts > requests[:, None]).any(1)
+    wrong |= (np.diff(drafts, axis=1) > 0).any(1) | (np.diff(accepted, axis=1) > 0).any(1)
+    if wrong.any():
+        raise InputError(
+            f"{path}: row {int(np.argmax(wrong)) + 2}: expected requests ≥ drafts ≥ accepted at each place, "
+            "neither rising from place to place"
+        )
+    return drafts, accepted
 
 
 def _with_cached(

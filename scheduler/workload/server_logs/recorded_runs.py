@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from scheduler.catalog.importers.recorded_drafts import drafts_of
 from scheduler.catalog.importers.recorded_run import MODES, RecordedRun
 from scheduler.workload.server_logs.engine_log import EngineLog, Times
 from scheduler.workload.server_logs.start_up import StartUpFacts
@@ -25,8 +26,14 @@ def settings_of(steps: Path) -> Path | None:
 
 
 def log_of(run: RecordedRun) -> EngineLog:
-    """Return a recorded run's steps as a server's log; a step takes from the hand-over before to its own."""
+    """Return a recorded run's steps as a server's log; a step takes from the hand-over before to its own.
+
+    Of an engine that drafts, decode steps are those whose every request verifies all its drafts; one that
+    lacks some is dispatched like a step with prompts, by its tokens.
+    """
     steps = run.steps
+    is_mixed = (steps.chunks > 0) | (steps.draft_tokens != steps.decodes * run.engine.draft_tokens)
+    ragged = int((is_mixed & (steps.chunks == 0) & ~steps.held).sum())
     before = np.concatenate([steps.scheduled[:1], steps.output[:-1]])
     took_ms = steps.output - np.maximum(before, steps.scheduled)
     decode: Counter[int] = Counter()
@@ -38,17 +45,17 @@ def log_of(run: RecordedRun) -> EngineLog:
     rows = zip(
         steps.requests.tolist(),
         steps.tokens.tolist(),
-        steps.chunks.tolist(),
+        is_mixed.tolist(),
         steps.mode.tolist(),
         steps.kv_tokens.tolist(),
         took_ms.tolist(),
         steps.held.tolist(),
         strict=True,
     )
-    for requests, tokens, chunks, mode, kv_tokens, ms, held in rows:
+    for requests, tokens, with_prompts, mode, kv_tokens, ms, held in rows:
         if held:
             continue
-        if chunks:
+        if with_prompts:
             mixed[tokens] += 1
             mixed_times[tokens].add(ms)
             continue
@@ -70,12 +77,28 @@ def log_of(run: RecordedRun) -> EngineLog:
         (
             f"{decode.total():,} decode steps and {mixed.total():,} with prompts, every one recorded",
             f"graphs: {counts}",
+            *_drafting_notes(run, ragged),
         ),
         kv_tokens={batch: share.mean_ms for batch, share in sorted(kv.items())},
         decode_times=dict(sorted(times.items(), key=str)),
         mixed_times=dict(sorted(mixed_times.items())),
         without_graph=dict(sorted(without.items())),
+        accepted_length=drafts_of(run).tokens_per_step if run.engine.draft_tokens else None,
+        tokens_per_request=1 + run.engine.draft_tokens,
     )
+
+
+def _drafting_notes(run: RecordedRun, ragged: int) -> list[str]:
+    """Say how the engine drafted, and what became of its drafts."""
+    if not run.engine.draft_tokens:
+        return []
+    width = 1 + run.engine.draft_tokens
+    notes = [f"speculative decoding: {width} tokens to a request and step; sizes are requests"]
+    if ragged:
+        notes.append(
+            f"{ragged:,} decode steps had requests with fewer drafts: taken by tokens, as those with prompts"
+        )
+    return [*notes, drafts_of(run).text()]
 
 
 def _facts(run: RecordedRun) -> StartUpFacts:
@@ -91,4 +114,5 @@ def _facts(run: RecordedRun) -> StartUpFacts:
         block_size=engine.block_size,
         version=words[-1] if words and words[-1][:1].isdigit() else None,
         runner=engine.runner,
+        draft_tokens=engine.draft_tokens or None,
     )

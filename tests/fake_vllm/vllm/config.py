@@ -52,10 +52,19 @@ class ModelConfig:
 
 
 @dataclass
+class SpeculativeConfig:
+    num_speculative_tokens: int
+    method: str = "eagle"
+    rejection_sample_method: str = "synthetic"
+    synthetic_acceptance_rates: tuple[float, ...] = ()
+
+
+@dataclass
 class VllmConfig:
     model_config: ModelConfig
     scheduler_config: SchedulerConfig
     compilation_config: CompilationConfig = field(default_factory=CompilationConfig)
     cache_config: CacheConfig = field(default_factory=CacheConfig)
     parallel_config: ParallelConfig = field(default_factory=ParallelConfig)
+    speculative_config: SpeculativeConfig | None = None
     use_v2_model_runner: bool = True

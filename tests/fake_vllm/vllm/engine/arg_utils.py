@@ -13,6 +13,7 @@ from vllm.config import (
     ModelConfig,
     ParallelConfig,
     SchedulerConfig,
+    SpeculativeConfig,
     VllmConfig,
 )
 from vllm.plugins import load_general_plugins
@@ -59,6 +60,7 @@ class AsyncEngineArgs:
         if compilation.cudagraph_mode is None:
             compilation.cudagraph_mode = CUDAGraphMode.FULL_AND_PIECEWISE
         own = [size for size in (1, 2, 4, 8, 16, 24, 32) if size <= 2 * self.max_num_seqs]
+        drafts = int(os.environ.get("FAKE_VLLM_DRAFTS", "0"))
         sizes = self.cudagraph_capture_sizes or compilation.cudagraph_capture_sizes or own
         compilation.cudagraph_capture_sizes = sizes
         return VllmConfig(
@@ -66,5 +68,6 @@ class AsyncEngineArgs:
             SchedulerConfig(self.max_num_seqs, self.max_num_batched_tokens),
             compilation,
             parallel_config=ParallelConfig(self.distributed_executor_backend),
+            speculative_config=SpeculativeConfig(drafts) if drafts else None,
             use_v2_model_runner=os.environ.get("VLLM_USE_V2_MODEL_RUNNER", "1") == "1",
         )

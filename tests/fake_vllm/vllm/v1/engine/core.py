@@ -37,7 +37,7 @@ def work(config: VllmConfig, pipe: Any) -> None:
     worker.init_worker(config)
     while (decision := pipe.recv()) is not None:
         worker.execute_model(decision)
-        pipe.send(worker.sample_tokens(None).done_at if decision.total_num_scheduled_tokens else 0.0)
+        pipe.send(worker.sample_tokens(None) if decision.total_num_scheduled_tokens else None)
 
 
 class MultiprocExecutor:
@@ -51,9 +51,8 @@ class MultiprocExecutor:
         self.pipe.send(decision)
 
     def result(self, output: Any) -> Any:
-        from vllm.v1.worker.gpu.model_runner import AsyncOutput
-
-        return AsyncOutput(self.pipe.recv()).get_output()
+        output = self.pipe.recv()
+        return None if output is None else output.get_output()
 
     def shutdown(self) -> None:
         self.pipe.send(None)
@@ -78,8 +77,7 @@ class EngineCore:
         if not self.batches:
             return []
         decision, output = self.batches.popleft()
-        self.executor.result(output)
-        return self.scheduler.update_from_output(decision, output)
+        return self.scheduler.update_from_output(decision, self.executor.result(output))
 
 
 def serve(config: VllmConfig, inbox: Any, outbox: Any) -> None:

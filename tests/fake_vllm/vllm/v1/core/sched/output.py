@@ -25,3 +25,4 @@ class SchedulerOutput:
     total_num_scheduled_tokens: int
     preempted_req_ids: set[str] | None = None
     sampled: frozenset[str] = frozenset()  # whose prompts end here, or who decode
+    scheduled_spec_decode_tokens: dict[str, list[int]] = field(default_factory=dict)
