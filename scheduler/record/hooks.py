@@ -31,11 +31,13 @@ _now = time.monotonic_ns
 _installed: list[Recorder] = []
 
 # A row: step, scheduled, decided, requests, tokens, chunks, cached, waiting, free, preempted, new, kv,
-# worker's part, handed over, (drafts, tokens got) of each request that verified drafts, updated. The
+# worker's part, handed over, what drafts are counted by, updated. The
 # worker's part: step, entered, dispatched, what was found there, executed, launched, whether the worker is a
 # process of its own, when launching what proposes drafts began and ended. Times are ns until written.
 _PART = 12
 Part = list[Any]
+# Drafts by request, which requests had not ended, invalid drafts, places in the output, tokens by place.
+Verified = tuple[dict[str, Any], Iterable[str], dict[str, int], dict[str, int], list[int]]
 
 
 def install(target: str) -> None:
@@ -156,7 +158,7 @@ class Recorder:
                 try:
                     row.append(_verified(engine, decision, *args, **kwargs))
                 except Exception as error:
-                    row.append(())
+                    row.append(None)
                     recorder.fail("update_from_output", error)
                 outputs = original(engine, decision, *args, **kwargs)
                 row.append(_now())
@@ -327,23 +329,31 @@ def _proposers(runner: Any) -> list[tuple[type, str]]:
     return []
 
 
-def _verified(engine: Any, decision: Any, model_runner_output: Any) -> Sequence[tuple[int, int]]:
+def _verified(engine: Any, decision: Any, model_runner_output: Any) -> Verified | None:
+    """Return what the writer counts drafts by, None where none were verified; quick, for the engine waits.
+
+    Taken before the scheduler cuts the tokens of those whose answer ends.
+    """
+    drafted = getattr(decision, "scheduled_spec_decode_tokens", None)
+    sampled = model_runner_output.sampled_token_ids if drafted else None
+    if not drafted or not sampled:
+        return None
+    known = engine.requests.keys()
+    left = drafted.keys() if drafted.keys() <= known else drafted.keys() & known
+    invalid = getattr(decision, "num_invalid_spec_tokens", None) or {}
+    return drafted, left, invalid, model_runner_output.req_id_to_index, [*map(len, sampled)]
+
+
+def _drafts_and_tokens(verified: Verified | None) -> list[tuple[int, int]]:
     """Return (drafts, tokens got) of each request whose drafts were verified and that had not ended.
 
     As vLLM counts them for its own metrics: what a request that ended in the step before computes in vain is
     left out, and so are drafts that only fill up a row or that a grammar forbids.
     """
-    drafted = getattr(decision, "scheduled_spec_decode_tokens", None)
-    sampled = model_runner_output.sampled_token_ids if drafted else None
-    if not drafted or not sampled:
-        return ()
-    place_of, known = model_runner_output.req_id_to_index, engine.requests
-    invalid = getattr(decision, "num_invalid_spec_tokens", None) or {}
-    return [
-        (len(drafts) - invalid.get(name, 0), len(sampled[place_of[name]]))
-        for name, drafts in drafted.items()
-        if name in known
-    ]
+    if verified is None:
+        return []
+    drafted, left, invalid, place_of, tokens = verified
+    return [(len(drafted[name]) - invalid.get(name, 0), tokens[place_of[name]]) for name in left]
 
 
 def _row(step: int, begun: int, decided: int, engine: Any, decision: Any) -> Row:
@@ -419,13 +429,14 @@ def _step_line(row: Row) -> str:
         _, entered, dispatched, mode, captured, executed, launched, drafting, drafted = map(
             str, _part_cells(part, tokens)
         )
+    counts = _drafts_and_tokens(verified)
     chunk_cells = " ".join(map(str, chunks)) if chunks else ""
     before_cells = " ".join(map(str, before)) if before else ""
     return (
         f"{scheduled // 1000},{requests},{tokens},{chunk_cells},{waiting},{free},{preempted},{dispatched},"
         f"{mode},{captured},{output // 1000},{new},{kv},{before_cells},{decided // 1000},{entered},"
-        f"{executed},{launched},{updated // 1000},{step},{_by_place(drafts for drafts, _ in verified)},"
-        f"{_by_place(tokens - 1 for _, tokens in verified)},{drafting},{drafted}\n"
+        f"{executed},{launched},{updated // 1000},{step},{_by_place(drafts for drafts, _ in counts)},"
+        f"{_by_place(tokens - 1 for _, tokens in counts)},{drafting},{drafted}\n"
     )
 
 

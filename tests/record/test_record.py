@@ -76,7 +76,7 @@ def test_drafted_steps_are_decode_steps_that_say_what_was_accepted(tmp_path, exe
     assert 0 <= PROMPT_TOKENS - steps.chunk_tokens.sum() <= 3
     # But for a prompt's rest of one token, which counts as a decode, every request has all its drafts.
     decode = (steps.chunks == 0) & (steps.tokens == (1 + drafts) * steps.requests)
-    assert decode.sum() > 20
+    assert decode.sum() > 10
     assert ((steps.chunks == 0) & ~decode).sum() <= 3
     assert {MODES[mode] for mode in steps.mode[decode & (steps.tokens <= 32)]} == {"full"}
     # Every answer's first token is its prompt's; each row that counts gives one and what was accepted.
@@ -112,7 +112,7 @@ def test_the_one_door_says_what_was_drafted(tmp_path):
     assert (log.tokens_per_request, log.facts.draft_tokens) == (4, 3)
     assert log.accepted_length == pytest.approx(2.5, abs=0.1)
     assert max(log.decode_steps) <= 16, "batches are requests"
-    assert sum(log.decode_steps.values()) > 20
+    assert sum(log.decode_steps.values()) > 10
     # A list that ends at 32 tokens holds 8 requests of 4.
     assert set(log.without_graph) == {batch for batch in log.decode_steps if batch > 8}
     assert any("eagle with 3 draft tokens" in note for note in log.notes)
