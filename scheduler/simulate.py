@@ -12,7 +12,7 @@ import numpy as np
 
 from scheduler.catalog.dispatch.engines import engine_rules
 from scheduler.catalog.numbers import MOST_TOKENS
-from scheduler.catalog.profile.profile import Profile
+from scheduler.catalog.profile.profile import DraftCosts, Profile
 from scheduler.engine.acceptance import Acceptance
 from scheduler.engine.batching import Batching, Limits
 from scheduler.engine.executor import Executor, PipelinedExecutor, StepKind
@@ -262,12 +262,22 @@ def _speculation(
 
 
 def draft_cost(settings: SpeculationSettings, profile: Profile, variant: Variant) -> DraftCost:
-    """Return what drafting takes.
+    """Return what drafting takes: what the workload says, else what the profile's engine took, else assumed.
 
     A pass is launched as one graph; without graphs, launching takes its share of a step's kernels.
     """
     model = cost_model(profile, variant.without_graph, variant.bound)
     model.verifies_drafts = True
+    measured = measured_draft(settings, profile)
+    if measured is not None:
+        return DraftCost(
+            model,
+            settings.passes,
+            pass_ms=measured.pass_ms,
+            token_ms=measured.token_ms,
+            launch_ms=measured.launch_ms,
+            more_ms=measured.more.model_dump(),
+        )
     draft, share = settings.draft or DraftSettings(), settings.share
     launch_ms = draft.launch_ms
     if launch_ms is None:
@@ -281,6 +291,19 @@ def draft_cost(settings: SpeculationSettings, profile: Profile, variant: Variant
         token_ms=draft.token_ms,
         launch_ms=launch_ms if settings.passes else 0.0,
     )
+
+
+def measured_draft(settings: SpeculationSettings, profile: Profile) -> DraftCosts | None:
+    """Return what drafting costs by the profile, None where that is not known or the workload says it."""
+    measured = profile.draft
+    if settings.draft is not None or measured is None or measured.method != settings.method:
+        return None
+    return measured
+
+
+def assumed_draft(settings: SpeculationSettings, profile: Profile) -> str | None:
+    """Return in words what was assumed of the drafter's cost, None where it is known."""
+    return None if measured_draft(settings, profile) is not None else settings.assumed_cost
 
 
 def verify_costs(workload: Workload, profile: Profile, pool: GraphPool) -> list[tuple[int, float]]:

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from scheduler.catalog.profile.engine import EngineProfile
-from scheduler.catalog.profile.profile import Identity
+from scheduler.catalog.profile.profile import DraftCosts, Identity
 from scheduler.engine.executor import PrefillChunk, StepKind, StepPlan
 from scheduler.executors.model.engine_model import EngineCostModel
 
@@ -96,6 +96,7 @@ class Settings:
     kv_blocks: int = 20_000
     multiproc: bool = False
     logs_gpu: bool = False
+    drafts: DraftCosts | None = None  # then every decode verifies drafts, accepted as `drafts.accepted` says
 
 
 @dataclass
@@ -105,6 +106,7 @@ class Request:
     output: int
     computed: int = 0
     generated: int = 0
+    got: int = 0
     received: list[int] = field(default_factory=list)
 
     @property
@@ -119,6 +121,7 @@ class PaperEngine:
         self.model, self.settings = model, settings
         self.now = self.gpu_end = self.launcher_free = 0
         self.rows: list[dict[str, Any]] = []
+        self.luck = np.random.default_rng(3)
 
     def serve(self, requests: list[Request]) -> None:
         """Serve all requests to the end."""
@@ -164,7 +167,7 @@ class PaperEngine:
                 budget -= chunks[-1][1]
             elif request.generated < request.output:
                 decodes.append(request)
-                budget -= 1
+                budget -= 1 + self.most_drafts
         while waiting and budget > 0 and len(running) < settings.max_num_seqs:
             request = waiting.popleft()
             chunks.append((request, min(request.prompt, budget), 0))
@@ -173,13 +176,19 @@ class PaperEngine:
         if not decodes and not chunks:
             return None
         kv = sum(request.prompt + request.generated - 1 for request in decodes)
-        for request in decodes:
-            request.generated += 1
+        got = [min(1 + self.accepted(), request.output - request.generated) for request in decodes]
+        for request, count in zip(decodes, got, strict=True):
+            request.generated += count
         for request, tokens, _ in chunks:
             request.computed += tokens
             request.generated += request.computed == request.prompt
-        tokens = len(decodes) + sum(chunk[1] for chunk in chunks)
-        rows = [size for size in settings.sizes if chunks or size <= settings.max_num_seqs]
+        verified = self.most_drafts * len(decodes)
+        tokens = len(decodes) + verified + sum(chunk[1] for chunk in chunks)
+        rows = [
+            size
+            for size in settings.sizes
+            if chunks or size <= settings.max_num_seqs * (1 + self.most_drafts)
+        ]
         place = bisect.bisect_left(rows, tokens)
         size = rows[place] if place < len(rows) else None
         kind = StepKind.DECODE if not chunks else StepKind.MIXED if decodes else StepKind.PREFILL
@@ -189,27 +198,51 @@ class PaperEngine:
         )
         used = sum(-(-(request.held + 1) // BLOCK) for request in running)
         return (
-            StepPlan(kind, len(decodes), size, kv, prefill, 0, bool(chunks and size)),
-            decodes,
+            StepPlan(kind, len(decodes), size, kv, prefill, 0, bool(chunks and size), verified),
+            list(zip(decodes, got, strict=True)),
             chunks,
             len(waiting),
             used,
         )
+
+    @property
+    def most_drafts(self) -> int:
+        return 0 if self.settings.drafts is None else self.settings.drafts.draft_tokens
+
+    def accepted(self) -> int:
+        """Return how many drafts of a row are accepted, by the shares of rows that reach each place."""
+        drafts = self.settings.drafts
+        return 0 if drafts is None else int((self.luck.random() < np.array(drafts.accepted)).sum())
+
+    def drafting(self, plan: StepPlan, requests: int, mode: str) -> tuple[int, int]:
+        """Return the nanoseconds that the GPU and the launching thread spend on the next drafts."""
+        costs = self.settings.drafts
+        if costs is None:
+            return 0, 0
+        passes = costs.draft_tokens
+        width = max(plan.batch_size + plan.draft_tokens + plan.prefill_tokens, plan.capture_size or 0)
+        gpu_ms = passes * costs.pass_ms + costs.token_ms * (width + (passes - 1) * requests)
+        more = {"FULL": 0.0, "PIECEWISE": costs.more.piecewise, "NONE": costs.more.compiled}[mode]
+        return round(gpu_ms * 1e6), round((passes * costs.launch_ms + more) * 1e6)
 
     def launch(self, decided: tuple[Any, ...], now: int) -> dict[str, Any]:
         plan, decodes, chunks, waiting, used = decided
         parts = self.model.parts(plan, now)
         own = now + parts.schedule_ns
         dispatched = max(own, self.launcher_free) if self.settings.multiproc else own
-        launched = self.launcher_free = dispatched + parts.launch_ns
+        launched = dispatched + parts.launch_ns
         free = self.gpu_end
         start = max(free, dispatched + parts.gpu_after_ns)
         self.gpu_end = start + parts.gpu_ns
         if parts.tail_ns >= 0:
             self.gpu_end = max(self.gpu_end, launched + parts.tail_ns)
         mode = "NONE" if plan.capture_size is None else "FULL" if not chunks else "PIECEWISE"
-        tokens = plan.batch_size + plan.prefill_tokens
-        step = {"parts": parts, "launched": launched, "gpu_end": self.gpu_end, "decodes": decodes}
+        tokens = plan.batch_size + plan.draft_tokens + plan.prefill_tokens
+        draft_ns, draft_launch_ns = self.drafting(plan, plan.batch_size + len(chunks), mode)
+        drafting, tokens_at = launched, self.gpu_end
+        launched = self.launcher_free = launched + draft_launch_ns
+        self.gpu_end = max(self.gpu_end + draft_ns, launched) if draft_launch_ns else self.gpu_end
+        step = {"parts": parts, "launched": launched, "gpu_end": tokens_at, "decodes": decodes}
         step |= {"chunks": chunks, "dispatched": dispatched, "dispatched_by_scheduler": own}
         step["row"] = {
             "scheduled_us": now // 1000,
@@ -223,6 +256,15 @@ class PaperEngine:
             "mode": mode,
             "captured_tokens": plan.capture_size or tokens,
         }
+        if self.settings.drafts is not None:
+            reached = [[tokens > place for _, tokens in decodes] for place in range(1, 1 + self.most_drafts)]
+            step["row"] |= {
+                "launched_us": launched // 1000,
+                "drafting_us": drafting // 1000,
+                "drafted_us": launched // 1000,
+                "drafts": " ".join([str(len(decodes))] * self.most_drafts) if decodes else "",
+                "accepted": " ".join(str(sum(place)) for place in reached) if decodes else "",
+            }
         if self.settings.logs_gpu:
             begun = max(start, dispatched)
             step["row"] |= {
@@ -240,12 +282,13 @@ class PaperEngine:
     def hand_over(self, step: dict[str, Any], output: int, running: list[Request]) -> int:
         step["row"]["output_us"] = output // 1000
         ends = [chunk[0] for chunk in step["chunks"] if chunk[1] + chunk[2] == chunk[0].prompt]
-        receivers = [*step["decodes"], *ends]
+        receivers = [*step["decodes"], *((request, 1) for request in ends)]
         first = output + self.model.front_out_ns(len(receivers))
         ended = 0
-        for place, request in enumerate(receivers):
+        for place, (request, tokens) in enumerate(receivers):
             request.received.append(first + place * self.model.front_out_row_ns)
-            if len(request.received) == request.output:
+            request.got += tokens
+            if request.got == request.output:
                 running.remove(request)
                 ended += 1
         return ended
@@ -317,6 +360,9 @@ def record(
         "prefix_caching": False,
         "args": args,
     }
+    if settings.drafts is not None:
+        drafts = settings.drafts.draft_tokens
+        facts["engine"]["speculation"] = {"method": settings.drafts.method, "num_speculative_tokens": drafts}
     path = folder / f"{name}.json"
     path.write_text(json.dumps(facts), encoding="utf-8")
     write_csv(folder / f"{name}_steps.csv.gz", engine.rows)

@@ -17,7 +17,7 @@ from scheduler.report.drafting_text import drafts_json, drafts_text
 from scheduler.report.flat_csv import csv_text
 from scheduler.report.progress import progress_bar
 from scheduler.report.wording import count_text
-from scheduler.simulate import verify_costs
+from scheduler.simulate import assumed_draft, verify_costs
 from scheduler.workload.schema import Workload
 from scheduler.workload.speculation import MOST_DRAFTS
 
@@ -49,7 +49,9 @@ def tune_drafts(workload: Workload, options: TuneOptions) -> int:
     if options.json:
         sys.stdout.write((folder / "tune.json").read_text(encoding="utf-8"))
     else:
-        sys.stdout.write(drafts_text(study, workload, on))
+        settings = workload.engine.speculation
+        assumed = None if settings is None else assumed_draft(settings, profile)
+        sys.stdout.write(drafts_text(study, workload, on, assumed))
     return 0
 
 

@@ -27,7 +27,7 @@ from scheduler.report.validation import (
     validation_figure,
     validation_text,
 )
-from scheduler.simulate import Variant
+from scheduler.simulate import Variant, draft_cost
 from scheduler.workload.file.loader import load_workload
 from scheduler.workload.inputs.door import read_measured
 
@@ -105,7 +105,11 @@ def _run_recorded(workload_file: Path | None, path: Path, options: ValidateOptio
         model = cost_model(profile, "eager" if run.engine.eager else "fallback")
         if not isinstance(model, PipelinedExecutor):
             raise InputError(f"--teacher: expected a profile of version 2, {profile.name} knows no parts")
-        found = residuals(run, traffic.span, model)
+        settings = workload.engine.speculation
+        drafting = None
+        if settings is not None and settings.draft_tokens:
+            drafting = draft_cost(settings, profile, Variant("run", pool.pool, model.without_graph))
+        found = residuals(run, traffic.span, model, drafting)
         result["teacher"] = [{**asdict(residual), "error": residual.error} for residual in found]
         text += teacher_text(found)
     if options.plots:

@@ -17,6 +17,7 @@ from scheduler.catalog.dispatch.table import kind_ranges
 from scheduler.engine.executor import StepKind
 from scheduler.engine.records import Graph, StepRecords
 from scheduler.report.wording import count_text, ranges_text, sizes_text
+from scheduler.simulate import assumed_draft
 
 TOO_FEW = "too few requests to tell a steady state; run at least 100."
 
@@ -100,7 +101,7 @@ def _warmup_warnings(comparison: Comparison, column: Column) -> list[str]:
 def _drafting_warnings(comparison: Comparison) -> list[str]:
     """Say what was assumed of the drafter."""
     settings = comparison.workload.engine.speculation
-    assumed = None if settings is None else settings.assumed_cost
+    assumed = None if settings is None else assumed_draft(settings, comparison.profile)
     return [] if assumed is None else [f"ASSUMED: {assumed} (engine.speculation.draft)."]
 
 

@@ -70,8 +70,8 @@ def _which_list(study: DraftStudy, k: int) -> str:
     return f"List? Not the own one{falls}: {count_text(len(chosen.pool.sizes), 'graph')} {chosen.origin}."
 
 
-def drafts_text(study: DraftStudy, workload: Workload, on: str) -> str:
-    """Return the card of `tune --draft-tokens`, ending in a newline."""
+def drafts_text(study: DraftStudy, workload: Workload, on: str, assumed: str | None) -> str:
+    """Return the card of `tune --draft-tokens`, ending in a newline; `assumed` of the drafter's cost."""
     lines = [*drafting_answer(study), "", f"against no drafts, {on}:"]
     for bound in study.changes:
         if bound == "high":
@@ -87,7 +87,6 @@ def drafts_text(study: DraftStudy, workload: Workload, on: str) -> str:
     lines += ["", flags_text(pasted_drafts(study, workload)).rstrip("\n")]
     flags = speculation_flags(workload, study.best_here().draft_tokens)
     lines += ["", "# drafting itself, the method's further options left to you", *flags]
-    assumed = workload.engine.speculation.assumed_cost if workload.engine.speculation else None
     if assumed is not None:
         lines.append(f"ASSUMED: {assumed} (engine.speculation.draft)")
     return "\n".join(lines) + "\n"

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from scheduler.analysis.fidelity.measured import STATISTICS, Compared, compared
 from scheduler.analysis.metrics import latencies_ms
 from scheduler.analysis.statistics.intervals import weighted_percentile
+from scheduler.catalog.importers.recorded_drafts import drafts_of, method_of
 from scheduler.catalog.importers.recorded_run import MODES, RecordedRun, Traffic
 from scheduler.catalog.profile.file import error_lines
 from scheduler.catalog.profile.profile import Profile
@@ -69,9 +70,18 @@ def recorded_workload(
 ) -> Workload:
     """Return the run's engine and pool as a workload; its requests are those of `recorded_requests`.
 
-    `changes` are keys of the engine section to set otherwise.
+    `changes` are keys of the engine section to set otherwise. An engine that drafts has the acceptance of its
+    steps during the traffic.
     """
     engine = run.engine
+    drafting = {}
+    if engine.draft_tokens:
+        accepted = drafts_of(run, run.of_span(traffic.span)).of_all_rows
+        drafting["speculation"] = {
+            "method": method_of(engine.draft_method),
+            "draft_tokens": engine.draft_tokens,
+            "acceptance": {"per_position": list(accepted)},
+        }
     span_s = max(float(traffic.arrival_ms[-1] - traffic.arrival_ms[0]) / 1e3, 1e-3)
     pool: dict[str, Any] = {"sizes": list(engine.capture_sizes) if engine.full or engine.piecewise else []}
     if pool["sizes"] and engine.piecewise:
@@ -93,6 +103,7 @@ def recorded_workload(
             "async_scheduling": engine.async_scheduling,
             "max_model_len": engine.max_model_len,
             "profile": profile,
+            **drafting,
             **(changes or {}),
         },
         "pool": pool,
@@ -123,7 +134,7 @@ def validate_recorded(
     variant = Variant("graphs", pool, without_graph)  # type: ignore[arg-type]
     requests = recorded_requests(traffic)
     runs = [simulate(workload, requests, profile, variant, replication=r) for r in range(replications)]
-    truth = _measured(traffic)
+    truth = _measured(traffic, has_drafts=run.engine.draft_tokens > 0)
     drawn = [_simulated(one) for one in runs]
     latencies = {
         name: {
@@ -169,13 +180,16 @@ def _once(values: Float) -> Weighted:
     return values, np.ones(len(values), np.int64)
 
 
-def _measured(traffic: Traffic) -> dict[str, Weighted]:
+def _measured(traffic: Traffic, *, has_drafts: bool) -> dict[str, Weighted]:
     """Return the client's latencies; TPOT by tokens, for a delivery can hold several."""
     first = np.array([times[0] for times in traffic.token_ms]) - traffic.arrival_ms
     last = np.array([times[-1] for times in traffic.token_ms]) - traffic.arrival_ms
     several = traffic.output_tokens > 1
     tpot = (last - first)[several] / (traffic.output_tokens[several] - 1)
     gaps = np.concatenate([np.diff(times) for times in traffic.token_ms])
+    if has_drafts:  # tokens that are handed over together reach the client together
+        together = int(traffic.output_tokens.sum()) - sum(len(times) for times in traffic.token_ms)
+        gaps = np.concatenate([gaps, np.zeros(max(together, 0))])
     return {
         "ttft_ms": _once(first),
         "tpot_ms": _once(tpot),

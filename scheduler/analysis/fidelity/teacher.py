@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from scheduler.catalog.importers.recorded_run import MODES, RecordedRun, Span
 from scheduler.engine.executor import PipelinedExecutor, PrefillChunk, StepKind, StepPlan
+from scheduler.engine.speculation import DraftWork
 
 _NS_PER_MS = 1e6
 
@@ -33,11 +34,13 @@ class Residual:
         return self.model_ms / self.measured_ms - 1
 
 
-def residuals(run: RecordedRun, span: Span, model: PipelinedExecutor) -> list[Residual]:
-    """Replay the steps of a span; each idle time is the measured one."""
+def residuals(
+    run: RecordedRun, span: Span, model: PipelinedExecutor, drafting: DraftWork | None = None
+) -> list[Residual]:
+    """Replay the steps of a span, each followed by its drafting; each idle time is the measured one."""
     steps = run.steps
     index = np.flatnonzero(run.of_span(span))
-    handed = replay(run, index, model)
+    handed = replay(run, index, model, drafting)
     measured, foretold = np.diff(steps.output[index]), np.diff(handed)
     follows = steps.scheduled[index[1:]] < steps.output[index[:-1]]
     mode, prompts = steps.mode[index], steps.chunks[index] > 0
@@ -53,7 +56,12 @@ def residuals(run: RecordedRun, span: Span, model: PipelinedExecutor) -> list[Re
     return found
 
 
-def replay(run: RecordedRun, index: NDArray[np.int64], model: PipelinedExecutor) -> NDArray[np.float64]:
+def replay(
+    run: RecordedRun,
+    index: NDArray[np.int64],
+    model: PipelinedExecutor,
+    drafting: DraftWork | None = None,
+) -> NDArray[np.float64]:
     """Return when the model hands over each of the steps, in milliseconds of the run's clock."""
     steps = run.steps
     uniproc, asynchronous = model.topology == "uniproc", run.engine.async_scheduling
@@ -75,17 +83,23 @@ def replay(run: RecordedRun, index: NDArray[np.int64], model: PipelinedExecutor)
             decided = free if asynchronous else before_end + before_update
         else:
             decided = max(free, round(handed[place - 2] * _NS_PER_MS) + older_update)
-        parts = model.parts(_plan(run, step), max(decided, 0))
+        plan = _plan(run, step)
+        parts = model.parts(plan, max(decided, 0))
         dispatched = decided + parts.schedule_ns
         launching = dispatched if uniproc else max(dispatched, launched)
         launched = launching + parts.launch_ns
         gpu_end = max(gpu_end, launching + parts.gpu_after_ns) + parts.gpu_ns
         if parts.tail_ns >= 0:
             gpu_end = max(gpu_end, launched + parts.tail_ns)
+        tokens_ready = gpu_end  # they are copied out before the next drafts are proposed
+        if drafting is not None:
+            rows = int(steps.requests[step])
+            launched += drafting.launch_ns(plan, rows)
+            gpu_end = max(gpu_end + drafting.gpu_ns(plan, rows), launched)
         free = launched if uniproc else dispatched
         if place and overlaps[place]:
             handed[place - 1] = max(before_end, free) / _NS_PER_MS
-        older_update, before_update, before_end = before_update, parts.update_ns, max(gpu_end, free)
+        older_update, before_update, before_end = before_update, parts.update_ns, max(tokens_ready, free)
     handed[-1] = before_end / _NS_PER_MS
     return handed
 
@@ -98,4 +112,7 @@ def _plan(run: RecordedRun, step: int) -> StepPlan:
     mode = MODES[steps.mode[step]]
     size = int(steps.captured[step]) if mode in ("full", "piecewise") else None
     kv_tokens = round(float(steps.kv_tokens[step]))
-    return StepPlan(kind, decodes, size, kv_tokens, chunks, piecewise=mode == "piecewise")
+    drafts = int(steps.draft_tokens[step])
+    return StepPlan(
+        kind, decodes, size, kv_tokens, chunks, piecewise=mode == "piecewise", draft_tokens=drafts
+    )

@@ -45,6 +45,12 @@ class RecordedDrafts:
         )
 
 
+def method_of(name: str | None) -> str:
+    """Return the kind of drafter, as workload files name it, of an engine's method."""
+    known = {"ngram": "ngram", "suffix": "ngram", "mtp": "mtp", "draft_model": "draft_model"}
+    return next((kind for begin, kind in known.items() if (name or "").startswith(begin)), "eagle")
+
+
 def drafts_of(run: RecordedRun, within: NDArray[np.bool_] | None = None) -> RecordedDrafts:
     """Return what became of the drafts of a run's steps, or of those `within`."""
     steps, settings = run.steps, run.engine

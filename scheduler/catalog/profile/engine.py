@@ -252,6 +252,8 @@ class EngineProfile(MeasuredProfile):
                 parts.append(
                     ("launch", f"{how:<10} {launch.ms:6.2f} ms{each}, spread {launch.spread:.0%}{cold}")
                 )
+        if self.draft is not None:
+            parts += self.draft.in_words()
         if self.host.speed:
             wanders = [f"{part.spread:.1%} for {part.tau_ms:,.0f} ms" for part in self.host.speed]
             parts.append(("host speed", f"wanders by {', '.join(wanders)}"))

@@ -109,6 +109,10 @@ class InlineProfile(Strict):
         """See Profile: not known."""
 
     @property
+    def draft(self) -> None:
+        """See Profile: not known."""
+
+    @property
     def gpu_bytes(self) -> None:
         """See Profile: not known."""
 

@@ -12,6 +12,7 @@ from scheduler.catalog.numbers import Strict, as_tuple, expectation, whole
 from scheduler.catalog.profile.profile import (
     Bytes,
     CurveSource,
+    DraftCosts,
     Fit,
     Identity,
     Jitter,
@@ -64,6 +65,7 @@ class MeasuredProfile(Strict):
     memory: Memory = Memory()
     pool: PoolCosts | None = None
     jitter: Jitter | None = None
+    draft: DraftCosts | None = None
     fit: Annotated[tuple[Fit, ...], BeforeValidator(as_tuple)] = ()
     provenance: dict[str, Provenance]
 

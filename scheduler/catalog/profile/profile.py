@@ -8,7 +8,7 @@ from typing import Annotated, Literal, NamedTuple, Protocol
 
 from pydantic import BeforeValidator, model_validator
 
-from scheduler.catalog.numbers import MsOrZero, PlainText, Strict, expectation, number, whole
+from scheduler.catalog.numbers import MsOrZero, PlainText, Strict, as_tuple, expectation, number, whole
 from scheduler.errors import InputError
 
 Origin = Literal["measured", "derived", "assumed"]
@@ -17,6 +17,7 @@ Mode = Literal["graph", "fallback", "eager"]
 Bytes = Annotated[int, BeforeValidator(whole(0, 1 << 50))]
 Share = Annotated[float, BeforeValidator(number(1.0, above=0))]
 _Rate = Annotated[float, BeforeValidator(number(1e3, least=0))]
+_UpToOne = Annotated[float, BeforeValidator(number(1.0, least=0))]
 _Signed = Annotated[float, BeforeValidator(number(1e3, least=-1e3))]
 
 
@@ -99,6 +100,51 @@ class Jitter(Strict):
 
     graph: Share | None = None
     eager: Share | None = None
+
+
+class DraftLaunchCosts(Strict):
+    """Milliseconds by how a step was launched."""
+
+    piecewise: MsOrZero = 0.0
+    compiled: MsOrZero = 0.0
+    eager: MsOrZero = 0.0
+
+
+class DraftCosts(Strict):
+    """What proposing drafts behind a step costs, as an engine that drafts `draft_tokens` had it.
+
+    A pass takes the GPU `pass_ms` + `token_ms` per token; there is one per draft token. The first computes
+    the tokens of the step, the others one per request. The launching thread is busy for `launch_ms` per pass,
+    and behind a step that was not in a FULL graph for as much more as `more` says of its launching.
+    `accepted` are the shares of rows whose first, second, … draft was accepted there: facts of its traffic,
+    which a workload says for itself.
+    """
+
+    method: PlainText
+    draft_tokens: Annotated[int, BeforeValidator(whole(1, 64))]
+    pass_ms: MsOrZero = 0.0
+    token_ms: MsOrZero = 0.0
+    launch_ms: MsOrZero = 0.0
+    more: DraftLaunchCosts = DraftLaunchCosts()
+    accepted: Annotated[tuple[_UpToOne, ...], BeforeValidator(as_tuple)] = ()
+
+    def in_words(self) -> list[tuple[str, str]]:
+        """Return (what, how much) for people."""
+        more = self.more
+        cost = (
+            f"{self.method}, {self.draft_tokens} tokens: a pass {self.pass_ms:.3f} ms + "
+            f"{1e3 * self.token_ms:.3f} per 1,000 tokens, launching it {self.launch_ms:.2f}; behind "
+            f"PIECEWISE {more.piecewise:.2f} more, without a graph {max(more.compiled, more.eager):.2f}"
+        )
+        if not self.accepted:
+            return [("drafting", cost)]
+        shares = ", ".join(f"{share:.3f}" for share in self.accepted)
+        accepted = (
+            f"{1 + sum(self.accepted):.3f} tokens to a request and step: engine.speculation "
+            f"{{method: {self.method}, draft_tokens: {self.draft_tokens}, "
+            f"acceptance: {{per_position: [{shares}]}}}}"
+        )
+        return [("drafting", cost), ("accepted", accepted)]
 
 
 class Fit(Strict):
@@ -197,6 +243,11 @@ class Profile(Protocol):
     @property
     def is_asynchronous(self) -> bool:
         """Whether the engine was measured while it decided each step with the one before under way."""
+        ...
+
+    @property
+    def draft(self) -> DraftCosts | None:
+        """What proposing drafts costs, where an engine that drafts was measured."""
         ...
 
     @property

@@ -10,6 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from scheduler.catalog.importers.engine_steps.drafting import (
+    DraftLaunches,
+    are_told_apart,
+    fit_draft_launches,
+)
 from scheduler.catalog.importers.engine_steps.flow import FULL, Flow, flow_of, near_held
 from scheduler.catalog.importers.engine_steps.front_end import FrontEnd as FrontEndFit
 from scheduler.catalog.importers.engine_steps.front_end import fit_front_end
@@ -23,6 +28,7 @@ from scheduler.catalog.importers.engine_steps.work import (
     predicted_outputs,
 )
 from scheduler.catalog.importers.overrides import with_overrides
+from scheduler.catalog.importers.recorded_drafts import drafts_of, method_of
 from scheduler.catalog.importers.recorded_run import MODES, RecordedRun, read_recorded
 from scheduler.catalog.importers.whole_steps import imported_identity
 from scheduler.catalog.profile.engine import (
@@ -36,7 +42,7 @@ from scheduler.catalog.profile.engine import (
     SpeedComponent,
     UpdateCost,
 )
-from scheduler.catalog.profile.profile import Fit, Origin, Provenance
+from scheduler.catalog.profile.profile import DraftCosts, DraftLaunchCosts, Fit, Origin, Provenance
 from scheduler.catalog.profile.tables import Curve
 from scheduler.errors import InputError
 
@@ -80,6 +86,8 @@ class Fitted:
     host: HostFit
     variation: Variation
     front_end: FrontEndFit | None
+    drafts: DraftLaunches
+    drafts_apart: bool
 
 
 def import_steps(
@@ -125,7 +133,14 @@ def fit_all(
     work = fit_work(runs, flows, used, told)
     host = fit_host(runs, flows, told)
     variation = fit_variation(host.schedule_ratio, work.launch_ratio)
-    return Fitted(work, host, variation, fit_front_end(runs, told))
+    return Fitted(
+        work,
+        host,
+        variation,
+        fit_front_end(runs, told),
+        fit_draft_launches(runs, told),
+        are_told_apart(runs, used),
+    )
 
 
 def _check(runs: Sequence[RecordedRun], used: Sequence[Bool]) -> None:
@@ -147,6 +162,7 @@ def _check(runs: Sequence[RecordedRun], used: Sequence[Bool]) -> None:
                 raise InputError(
                     f"{run.path}: engine {key}: expected that of {other}, {others!r}, got {mine!r}"
                 )
+    _check_drafting([run for run in runs if run.engine.draft_tokens])
     steps = sum(int(mask.sum()) for mask in used)
     if steps < _FEWEST_STEPS:
         raise InputError(f"{runs[0].path}: expected at least {_FEWEST_STEPS} steps to fit to, got {steps}")
@@ -157,6 +173,17 @@ def _check(runs: Sequence[RecordedRun], used: Sequence[Bool]) -> None:
             f"{names}: no step ran in a FULL graph, so what the GPU takes for decode steps stays hidden "
             "behind their launches; add a run with graphs"
         )
+
+
+def _check_drafting(runs: Sequence[RecordedRun]) -> None:
+    for run in runs[1:]:
+        for key in ("draft_method", "draft_tokens"):
+            mine, others = getattr(run.engine, key), getattr(runs[0].engine, key)
+            if mine != others:
+                raise InputError(
+                    f"{run.path}: engine.speculation: {key}: expected that of {runs[0].path.name}, "
+                    f"{others!r}, got {mine!r}"
+                )
 
 
 def _left_out(
@@ -270,7 +297,54 @@ def _profile(fitted: Fitted, runs: Sequence[RecordedRun], left_out: Sequence[Lef
             out_request_ms=_ms(front.out_request_ms),
             out_row_ms=_ms(front.out_row_ms),
         )
+    if (draft := _draft(fitted, runs)) is not None:
+        values["draft"] = draft
+        values["provenance"] |= _provenance_of_drafts(fitted, runs)
     return EngineProfile(**values)
+
+
+def _draft(fitted: Fitted, runs: Sequence[RecordedRun]) -> DraftCosts | None:
+    """Return what drafting costs, None where no run drafts."""
+    drafting = [run for run in runs if run.engine.draft_tokens]
+    if not drafting:
+        return None
+    engine, gpu, launches = drafting[0].engine, fitted.work.gpu, fitted.drafts
+    more = {MODES[mode]: _ms(launches.more_of(mode)) for mode in range(len(MODES)) if mode != FULL}
+    return DraftCosts(
+        method=method_of(engine.draft_method),
+        draft_tokens=engine.draft_tokens,
+        pass_ms=_ms(gpu.draft_pass_ms),
+        token_ms=_ms(gpu.draft_token_ms),
+        launch_ms=_ms(launches.pass_ms),
+        more=DraftLaunchCosts(**more),
+        accepted=tuple(_ms(share) for share in _accepted(drafting)),
+    )
+
+
+def _provenance_of_drafts(fitted: Fitted, runs: Sequence[RecordedRun]) -> dict[str, Provenance]:
+    of = ", ".join(run.path.name for run in runs if run.engine.draft_tokens)
+    if fitted.drafts_apart:
+        gpu = Provenance(origin="measured", note=f"steps of {of} against those of runs without drafts")
+    else:
+        note = f"inside the GPU's work on the steps of {of}, for no run without drafts is beside them"
+        gpu = Provenance(origin="derived", note=note)
+    launches = f"{fitted.drafts.samples:,} launches of drafts, {of}"
+    return {
+        "draft": gpu,
+        "draft.launch_ms": Provenance(origin="measured", note=launches),
+        "draft.more": Provenance(origin="measured", note=launches),
+        "draft.accepted": Provenance(
+            origin="measured", note=f"tokens that requests got of their steps, {of}"
+        ),
+    }
+
+
+def _accepted(runs: Sequence[RecordedRun]) -> list[float]:
+    """Return the shares of all rows of the runs whose first, second, … draft was accepted."""
+    drafts = [drafts_of(run) for run in runs]
+    rows = sum(each.rows / max(each.drafted, 1e-9) for each in drafts)
+    places = zip(*(np.array(each.per_position) * each.rows for each in drafts), strict=True)
+    return [float(sum(place) / max(rows, 1.0)) for place in places]
 
 
 def _speed(variation: Variation) -> dict[str, tuple[SpeedComponent, ...]]:

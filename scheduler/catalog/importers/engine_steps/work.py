@@ -13,6 +13,12 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from scheduler.catalog.importers.engine_steps.drafting import (
+    COLUMNS,
+    are_told_apart,
+    draft_columns,
+    launching_drafts,
+)
 from scheduler.catalog.importers.engine_steps.flow import FULL, Flow, near_held
 from scheduler.catalog.importers.engine_steps.robust import mean_ratio, relative_fit, robust_sd
 from scheduler.catalog.importers.recorded_run import MODES, RecordedRun, Steps
@@ -72,6 +78,13 @@ class GpuWork:
     kv_token_ms: float
     pair_ms: float
     prompt_ms: float
+    draft_pass_ms: float = 0.0
+    draft_token_ms: float = 0.0
+
+    def drafting(self, run: RecordedRun) -> Float:
+        """Return the GPU milliseconds of drafting behind every step."""
+        times: Float = draft_columns(run) @ np.array([self.draft_pass_ms, self.draft_token_ms])
+        return times
 
     def of(self, steps: Steps) -> Float:
         """Return the GPU milliseconds of every step."""
@@ -105,7 +118,7 @@ def _columns(knots: Float, steps: Steps) -> Float:
     rising = np.clip(share, 0.0, 1.0)
     rising[:, -1] = np.maximum(share[:, -1], 0.0)
     return np.column_stack(
-        [np.ones(len(steps)), rising, steps.requests, steps.kv_tokens, steps.pairs, steps.chunks]
+        [np.ones(len(steps)), rising, steps.rows, steps.kv_tokens, steps.pairs, steps.chunks]
     )
 
 
@@ -233,10 +246,12 @@ def _round(
         logged = mask & np.isfinite(run.steps.gpu_ms)
         if logged.sum() >= _FEWEST_LOGGED:
             index = np.flatnonzero(logged)
-            seen = replace(seen, gpu=index, gpu_ms=run.steps.gpu_ms[index], begins=np.zeros(len(index)))
+            none = np.zeros(len(index))
+            seen = replace(seen, gpu=index, gpu_ms=run.steps.gpu_ms[index], begins=none, follows=none)
             begins.append(run.steps.gpu_after[mask & np.isfinite(run.steps.gpu_after)])
         columns = _columns(fit.gpu.at, run.steps)[seen.gpu]
-        rows.append(np.concatenate([columns, seen.begins[:, None]], axis=1))
+        drafts = draft_columns(run)[seen.gpu - 1] * seen.follows[:, None]
+        rows.append(np.concatenate([columns, drafts, seen.begins[:, None]], axis=1))
         right.append(seen.gpu_ms)
         widths.append(run.steps.width[seen.gpu])
         for mode in launches:
@@ -246,6 +261,8 @@ def _round(
             requests[mode].append(run.steps.requests[index].astype(np.float64))
             coldness[mode].append(coldness_of(run.steps, mode)[index])
     matrix, target = np.concatenate(rows), np.concatenate(right)
+    if not are_told_apart(runs, used):  # drafting, if any, stays inside the steps
+        matrix = np.delete(matrix, np.s_[-1 - COLUMNS : -1], axis=1)
     gpu, after_full, error = _fit_gpu(fit, matrix, target)
     result = WorkFit(gpu, dict(fit.launch_ms), dict(fit.gpu_after_ms), fit.tail_ms)
     result.gpu_samples = len(target)
@@ -318,11 +335,16 @@ def _fit_by_request(fit: WorkFit, requests: Float, times: Float) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
-    """What one run's steps show: GPU times, and launches; `begins` is 1 where a graph waited for no GPU."""
+    """What one run's steps show: GPU times, and launches.
+
+    `begins` is 1 where a graph waited for no GPU, `follows` where the drafting behind the step before is in
+    the time.
+    """
 
     gpu: Int
     gpu_ms: Float
     begins: Float
+    follows: Float
     launch: Int
     launch_ms: Float
 
@@ -334,19 +356,21 @@ def _look(fit: WorkFit, run: RecordedRun, flow: Flow, mask: Bool, waits: list[bo
     full = [mode == FULL for mode in modes]
     launch = _launches(fit, steps).tolist()
     after = [fit.gpu_after_ms.get(mode, GPU_AFTER_MS) for mode in modes]
-    work = fit.gpu.of(steps).tolist()
+    work, drafting = fit.gpu.of(steps).tolist(), fit.gpu.drafting(run).tolist()
+    launching = launching_drafts(steps).tolist()
     dispatched, output = steps.dispatched.tolist(), steps.output.tolist()
     overlaps, second, inside = flow.overlaps.tolist(), flow.second.tolist(), mask.tolist()
     count, multiproc = len(modes), run.engine.multiproc
     late = _surely_late(fit, run, flow, mask).tolist()
     gpu: list[tuple[int, float, bool]] = []
     refuting: list[bool] = []
+    behinds: list[bool] = []
     launches: list[tuple[int, float]] = []
     before = -1e12  # when the GPU ended the step before
     for i in range(count):
         begun = dispatched[i] + after[i]
         start, from_dispatch = (begun, True) if begun > before else (before, False)
-        own = 0.0 if full[i] else dispatched[i] + launch[i] + fit.tail_ms
+        own = 0.0 if full[i] else dispatched[i] + launch[i] - launching[i] + fit.tail_ms
         follows = not multiproc and i + 1 < count and overlaps[i + 1]
         next_launch = dispatched[i + 1] + launch[i + 1] if follows else -1e12
         margin = _MARGIN * max(launch[i + 1] if follows else 0.0, 0.0 if full[i] else launch[i])
@@ -367,14 +391,16 @@ def _look(fit: WorkFit, run: RecordedRun, flow: Flow, mask: Bool, waits: list[bo
         refutes = not is_first and start + work[i] - output[i] > _GPU_MARGIN * work[i]
         if (by_gpu or refutes) and inside[i] and (i == 0 or inside[i - 1]):
             if refutes or not own_hides:
-                since = before if not from_dispatch else dispatched[i] if full[i] else begun
+                behind = drafting[i - 1] if i else 0.0  # what is fitted is this step with that drafting
+                since = before - behind if not from_dispatch else dispatched[i] if full[i] else begun
                 gpu.append((i, output[i] - since, from_dispatch and full[i]))
+                behinds.append(not from_dispatch and i > 0)
                 refuting.append(refutes and not by_gpu)
             elif own > start + work[i] + margin:
                 launches.append((i, output[i] - fit.tail_ms - dispatched[i]))
         elif by_next and inside[i + 1] and not second[i + 1]:
             launches.append((i + 1, output[i] - dispatched[i + 1]))
-        before = end
+        before = end + drafting[i]
     index = np.array([i for i, _, _ in gpu], np.int64)
     kept = _mostly_seen(steps, mask, index) | np.array(refuting, bool)
     if (np.isfinite(steps.launched) & mask).any():
@@ -383,6 +409,7 @@ def _look(fit: WorkFit, run: RecordedRun, flow: Flow, mask: Bool, waits: list[bo
         index[kept],
         np.array([ms for _, ms, _ in gpu], np.float64)[kept],
         np.array([begins for _, _, begins in gpu], np.float64)[kept],
+        np.array(behinds, np.float64)[kept],
         np.array([i for i, _ in launches], np.int64),
         np.array([ms for _, ms in launches], np.float64),
     )
@@ -394,7 +421,7 @@ def _logged_launches(steps: Steps, flow: Flow, mask: Bool) -> list[tuple[int, fl
     A host that slept takes up to half as long again for its first launch. Of a mode that was hardly seen but
     then, what the others took in the flow relative to after an idle time tells what it would have taken.
     """
-    took = steps.launched - steps.dispatched
+    took = steps.launched - steps.dispatched - launching_drafts(steps)
     logged = np.isfinite(took) & mask
     steady = flow.overlaps & ~flow.second
     ratios, scale = [], np.ones(len(steps))
@@ -460,6 +487,7 @@ def _surely_late(fit: WorkFit, run: RecordedRun, flow: Flow, mask: Bool) -> Bool
     steps = run.steps
     launch = _launches(fit, steps)
     own = np.where(steps.mode == FULL, 0.0, launch)
+    own = np.maximum(own - launching_drafts(steps), 0.0)
     explained = np.where(own > 0, steps.dispatched + own + fit.tail_ms, -np.inf)
     following, next_launch = np.full(len(steps), len(MODES)), np.zeros(len(steps))
     if not run.engine.multiproc:
@@ -485,7 +513,8 @@ def predicted_outputs(fit: WorkFit, run: RecordedRun, flow: Flow) -> Float:
     modes = steps.mode.tolist()
     launch = _fitted_launches(fit, steps).tolist()
     after = [fit.gpu_after_ms.get(mode, GPU_AFTER_MS) for mode in modes]
-    work = fit.gpu.of(steps).tolist()
+    work, drafting = fit.gpu.of(steps).tolist(), fit.gpu.drafting(run).tolist()
+    launching = launching_drafts(steps).tolist()
     dispatched, output, overlaps = steps.dispatched.tolist(), steps.output.tolist(), flow.overlaps.tolist()
     count = len(modes)
     result = np.empty(count)
@@ -495,10 +524,10 @@ def predicted_outputs(fit: WorkFit, run: RecordedRun, flow: Flow) -> Float:
         if modes[i] != FULL:
             end = max(end, dispatched[i] + launch[i] + fit.tail_ms)
         follows = not run.engine.multiproc and i + 1 < count and overlaps[i + 1]
-        next_launch = dispatched[i + 1] + launch[i + 1] if follows else -1e12
+        next_launch = dispatched[i + 1] + launch[i + 1] + launching[i + 1] if follows else -1e12
         result[i] = max(end, next_launch)
         # What is known by then: the GPU was not done after the hand-over, and at it where it was waited for.
-        before = output[i] if end > next_launch else min(end, output[i])
+        before = (output[i] if end > next_launch else min(end, output[i])) + drafting[i]
     return result
 
 
@@ -518,6 +547,6 @@ def _fit_gpu(fit: WorkFit, matrix: Float, target: Float) -> tuple[GpuWork, float
     size = len(knots)
     error = robust_sd(matrix @ x / target - 1)
     seen = (matrix[:, -1] > 0).sum() >= 20 and x[-1] > 0
-    row_ms, kv_token_ms, pair_ms, prompt_ms = (float(value) for value in x[size : size + 4])
-    work = GpuWork(knots, np.cumsum(x[:size]), row_ms, kv_token_ms, pair_ms, prompt_ms)
+    parts = [float(value) for value in x[size:-1]]
+    work = GpuWork(knots, np.cumsum(x[:size]), *parts)
     return work, float(x[-1]) if seen else None, error
