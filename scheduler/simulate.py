@@ -176,7 +176,7 @@ def simulate(
     if executor is None:
         executor = variant_model(workload, profile, variant, replication)
     policy = POLICIES[engine.policy]
-    speculation = _speculation(workload, profile, variant, replication, len(requests))
+    speculation = _speculation(workload, profile, variant, replication, requests)
     batching = (policy if speculation is None else speculative(policy))(
         limits_of(engine, cost.kv_blocks),
         variant.pool,
@@ -247,13 +247,14 @@ def variant_model(workload: Workload, profile: Profile, variant: Variant, replic
 
 
 def _speculation(
-    workload: Workload, profile: Profile, variant: Variant, replication: int, requests: int
+    workload: Workload, profile: Profile, variant: Variant, replication: int, requests: Requests
 ) -> Speculation | None:
     """Return how the engine drafts, None where it does not; the same luck for every variant."""
     settings = workload.engine.speculation
     if settings is None or not settings.draft_tokens:
         return None
-    drawn = settings.acceptance.draw(acceptance_generator(workload, replication), requests)
+    recorded = None if requests.acceptance is None else requests.acceptance.tolist()
+    drawn = settings.acceptance.draw(acceptance_generator(workload, replication), len(requests), recorded)
     acceptance = Acceptance(
         settings.draft_tokens, drawn.key, rates=drawn.rates, by_place=drawn.by_place, matches=drawn.matches
     )

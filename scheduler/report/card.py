@@ -259,7 +259,8 @@ def drafting_text(settings: SpeculationSettings) -> str:
     else:
         varied = f" ± {rates.spread:g} among requests" if rates.spread else ""
         match = "" if rates.match is None else f" where an n-gram matches, {rates.match:g}"
-        accepted = f"acceptance rate {rates.rate:g}{match}{varied}"
+        rate = f"{rates.rate:g}" if rates.column is None else f"by request, column {rates.column}"
+        accepted = f"acceptance rate {rate}{match}{varied}"
     return f"{settings.method}, {settings.draft_tokens} tokens per request and step, {accepted}"
 
 

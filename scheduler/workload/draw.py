@@ -114,7 +114,8 @@ def _from_trace(
 ) -> Requests:
     path = workload.trace_path
     assert path is not None  # noqa: S101  (the schema resolves the path of every trace)
-    trace = read_trace(path, arrivals.time_scale)
+    column = workload.engine.acceptance_column
+    trace = read_trace(path, arrivals.time_scale, column)
     count, notes = _kept(workload, trace)
     from_trace = dict(zip(LENGTH_KEYS, workload.lengths_from_trace, strict=True))
     columns: dict[LengthKey, Int64] = {
@@ -131,6 +132,10 @@ def _from_trace(
     if cached is not None:
         # Drawn prompts may be shorter than the recorded ones, and a prompt cannot be cached beyond its end.
         cached = np.minimum(cached[:count], columns["prompt_tokens"])
+    acceptance = None if trace.shares is None else trace.shares[:count]
+    if acceptance is not None:
+        spread = f"mean {acceptance.mean():.3f}, sd {acceptance.std():.3f}"
+        notes.append(f"rates at which drafts are accepted from column {column}: {spread}")
     lines, prefixes = list(trace.lines), None
     if trace.prefixes is not None and from_trace["prompt_tokens"] and workload.shares_prefixes:
         prefixes, cached = trace.prefixes.part(0, count), None
@@ -146,6 +151,7 @@ def _from_trace(
         output_tokens=columns["output_tokens"],
         cached_tokens=cached,
         prefixes=prefixes,
+        acceptance=acceptance,
         notes=(*lines, *notes),
     )
 

@@ -167,6 +167,11 @@ class Engine(Strict):
         return 0 if self.speculation is None else self.speculation.draft_tokens
 
     @property
+    def acceptance_column(self) -> str | None:
+        """The trace's column with the rate at which each request's drafts are accepted, if one is named."""
+        return None if self.speculation is None else self.speculation.acceptance.column
+
+    @property
     def prefill_tokens_per_step(self) -> int:
         """The most prompt tokens of one prefill step."""
         if self.policy == "sglang":  # whose max_prefill_tokens only ends a step once it is reached
@@ -354,6 +359,14 @@ def disagreements(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             elif _inner(values, key, "distribution") == "trace" and not _inner(values, key, "path"):
                 expected = "arrivals.process trace where lengths come from a trace, or a path of their own"
                 yield f"{key}.distribution", expected
+    speculation = _inner(values, "engine", "speculation")
+    if (
+        isinstance(speculation, Mapping)
+        and _inner(speculation, "acceptance", "column")
+        and process != "trace"
+    ):
+        key = "engine.speculation.acceptance.column"
+        yield key, "arrivals.process trace, whose file has the column"
     profile = _inner(values, "engine", "profile")
     policy = _inner(values, "engine", "policy")
     has_no_prefill = isinstance(profile, Mapping) and profile.get("prefill_ms") is None

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 from pydantic import BeforeValidator, Field, model_validator
 
-from scheduler.catalog.numbers import MsOrZero, Strict, as_tuple, expectation, number, whole
+from scheduler.catalog.numbers import MsOrZero, PlainText, Strict, as_tuple, expectation, number, whole
 
 MOST_DRAFTS = 64
 DraftMethod = Literal["eagle", "mtp", "ngram", "draft_model"]
@@ -43,7 +44,8 @@ class AcceptanceRates(Strict):
     With `rate` each draft is accepted with this probability if all before it were (geometric). `spread` is
     the standard deviation of that rate among requests (a beta distribution; 0: all alike). N-grams draft
     only where the text has a match, at a share `match` of the steps; there, `spread` is the standard
-    deviation of `match`. `per_position` are the shares of steps in which the first, second, … draft is
+    deviation of `match`. `column` instead of `rate` names the column of the trace that holds each request's
+    own. `per_position` are the shares of steps in which the first, second, … draft is
     accepted, never rising, as vLLM counts them (`spec_decode_num_accepted_tokens_per_pos / num_drafts`).
     """
 
@@ -51,12 +53,19 @@ class AcceptanceRates(Strict):
     spread: _Share = 0.0
     match: _Share | None = None
     per_position: _Shares | None = None
+    column: PlainText | None = None
 
     @model_validator(mode="after")
     def _one_way(self) -> AcceptanceRates:
-        if (self.rate is None) == (self.per_position is None):
-            given = "neither is given" if self.rate is None else "both are given"
-            raise expectation(f"one of rate and per_position; {given}", got=False)
+        names = ("rate", "per_position", "column")
+        given = [name for name in names if getattr(self, name) is not None]
+        if len(given) != 1:
+            found = f"{' and '.join(given)} are given" if given else "none is given"
+            raise expectation(f"one of rate, per_position and column; {found}", got=False)
+        if self.column is not None and self.spread:
+            raise expectation(
+                "no spread beside column, where each request has its own rate", "spread", got=False
+            )
         if self.per_position is not None:
             if self.spread or self.match is not None:
                 raise expectation("no spread and no match beside per_position", "per_position", got=False)
@@ -72,17 +81,22 @@ class AcceptanceRates(Strict):
             )
         return self
 
-    def draw(self, generator: np.random.Generator, requests: int) -> DrawnRates:
-        """Draw the requests' rates, in the order of the requests."""
+    def draw(
+        self, generator: np.random.Generator, requests: int, recorded: Sequence[float] | None = None
+    ) -> DrawnRates:
+        """Draw the requests' rates, in the order of the requests; `recorded` are those of a `column`."""
         key = int(generator.integers(1 << 63))
         if self.per_position is not None:
             pairs = zip((1.0, *self.per_position), self.per_position, strict=False)
             return DrawnRates(key, by_place=[after / before if before else 0.0 for before, after in pairs])
-        assert self.rate is not None  # noqa: S101  (checked above)
-        if self.match is None:
-            return DrawnRates(key, _spread_out(self.rate, self.spread, generator, requests))
-        matches = _spread_out(self.match, self.spread, generator, requests)
-        return DrawnRates(key, [self.rate] * requests, matches=matches)
+        rates = None if recorded is None else list(recorded)
+        if rates is None:
+            assert self.rate is not None  # noqa: S101  (checked above, and the trace has the column)
+            if self.match is None:
+                return DrawnRates(key, _spread_out(self.rate, self.spread, generator, requests))
+            rates = [self.rate] * requests
+        matches = None if self.match is None else _spread_out(self.match, self.spread, generator, requests)
+        return DrawnRates(key, rates, matches=matches)
 
 
 class DraftCost(Strict):

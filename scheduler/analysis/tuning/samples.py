@@ -51,4 +51,5 @@ def _part(requests: Requests, first: int, last: int) -> Requests:
         cached_tokens=None if requests.cached_tokens is None else requests.cached_tokens[first:last],
         concurrency=requests.concurrency,
         prefixes=None if requests.prefixes is None else requests.prefixes.part(first, last),
+        acceptance=None if requests.acceptance is None else requests.acceptance[first:last],
     )

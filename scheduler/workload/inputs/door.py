@@ -17,6 +17,7 @@ from scheduler.workload.inputs.measured import Measured, measured_of
 from scheduler.workload.requests import Int64
 from scheduler.workload.server_logs.engine_log import EngineLog
 from scheduler.workload.traces.read import Trace, trace_of
+from scheduler.workload.traces.values import shown
 
 
 def read_input(path: Path, told: Told = NOTHING_TOLD) -> Found:
@@ -29,11 +30,19 @@ def read_input(path: Path, told: Told = NOTHING_TOLD) -> Found:
     return next(row for row in FORMATS if row.is_it(head)).read(head)
 
 
-def read_trace(path: Path, time_scale: float = 1.0) -> Trace:
-    """Return the arrivals and lengths of a file as a trace; raises InputError where it has none."""
-    found = read_input(path)
+def read_trace(path: Path, time_scale: float = 1.0, share_column: str | None = None) -> Trace:
+    """Return the arrivals and lengths of a file as a trace; raises InputError where it has none.
+
+    `share_column` names a further column, of shares from 0 to 1, that the file has to have.
+    """
+    found = read_input(path, Told(share_column=share_column))
     found.require(Use.ARRIVALS, "a trace")
-    return trace_of(found, time_scale)
+    trace = trace_of(found, time_scale)
+    if share_column is not None and trace.shares is None:
+        raise InputError(
+            f"{path}: {found.title}: expected a CSV or JSON Lines trace with the column {shown(share_column)}"
+        )
+    return trace
 
 
 def read_lengths(path: Path) -> Found:

@@ -235,7 +235,7 @@ FORMATS = (
         "CSV or JSON Lines with arrivals and lengths (docs/workloads.md)",
         (Use.ARRIVALS, Use.LENGTHS),
         lambda head: (head.kind == "csv" and _is_trace_header(head.keys)) or _is_trace_object(head),
-        lambda head: read_rows(head.path),
+        lambda head: read_rows(head.path, share_column=head.told.share_column),
     ),
     Format(
         "server log",

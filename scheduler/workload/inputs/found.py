@@ -52,13 +52,13 @@ class RequestRows:
     """Requests in file order, as read: nothing dropped, sorted or shifted.
 
     `numbers` locate each row for messages: the `place` ("line" or "request") of that number. Columns that
-    a file does not have stay empty: `arrival_ns` where only order is known, `cached_tokens`, and the
-    latencies. `served_ns` is when the server queued the request, on the clock of its token times, where
-    that is another one than the arrivals'. `shares_prefixes` says that the file names prefix blocks;
-    `reusable_tokens` counts the prompt tokens in leading blocks that came up before, None where the size
-    of a block is not known. Row i's prefix blocks of `block_tokens` tokens are `block_ids` up to
-    `block_ends[i]`, each also standing for those before it. `sending` is how the client was told to send,
-    where the file says so.
+    a file does not have stay empty: `arrival_ns` where only order is known, `cached_tokens`, the `shares` of
+    a column that was asked for, and the latencies. `served_ns` is when the server queued the request, on the
+    clock of its token times, where that is another one than the arrivals'. `shares_prefixes` says that the
+    file names prefix blocks; `reusable_tokens` counts the prompt tokens in leading blocks that came up
+    before, None where the size of a block is not known. Row i's prefix blocks of `block_tokens` tokens are
+    `block_ids` up to `block_ends[i]`, each also standing for those before it. `sending` is how the client
+    was told to send, where the file says so.
     """
 
     format_name: str = ""
@@ -69,6 +69,7 @@ class RequestRows:
     prompt_tokens: array[int] = field(default_factory=integers)
     output_tokens: array[int] = field(default_factory=integers)
     cached_tokens: array[int] = field(default_factory=integers)
+    shares: array[float] = field(default_factory=reals)
     served_ns: array[int] = field(default_factory=integers)
     ttft_ms: array[float] = field(default_factory=reals)
     e2el_ms: array[float] = field(default_factory=reals)

@@ -19,10 +19,15 @@ _ZIP = b"PK\x03\x04"
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """What the user says where a server's log does not: it tells decode steps from mixed ones, and widths."""
+    """What the user says of a file.
+
+    Where a server's log does not say it, `max_num_seqs` and `draft_tokens` tell decode steps from mixed ones,
+    and widths. `share_column` names the column of a trace that holds a share for each request.
+    """
 
     max_num_seqs: int | None = None
     draft_tokens: int | None = None
+    share_column: str | None = None
 
 
 NOTHING_TOLD = Told()

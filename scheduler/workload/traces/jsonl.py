@@ -9,7 +9,7 @@ from scheduler.errors import InputError
 from scheduler.workload.inputs.found import RequestRows
 from scheduler.workload.traces.formats import CACHED_COLUMN, JSON_FORMATS, KNOWN_KEYS, TraceFormat, recognise
 from scheduler.workload.traces.lines import Problems
-from scheduler.workload.traces.rows import LineFeed, RowReader
+from scheduler.workload.traces.rows import LineFeed, RowReader, add_share
 from scheduler.workload.traces.values import is_wall_clock, shown
 
 
@@ -40,7 +40,9 @@ _MISSING = object()
 _ZERO = _JsonNumber("0")
 
 
-def read_jsonl(feed: LineFeed, rows: RequestRows, problems: Problems) -> tuple[str, ...]:
+def read_jsonl(
+    feed: LineFeed, rows: RequestRows, problems: Problems, share_column: str | None = None
+) -> tuple[str, ...]:
     """Read one object per line; bad lines are noted in `problems`, an unknown first line is raised.
 
     Returns what was left out: agentic sessions, whose later calls wait for the answers before them.
@@ -69,6 +71,8 @@ def read_jsonl(feed: LineFeed, rows: RequestRows, problems: Problems) -> tuple[s
             read_time, rows.time_unit = form.reader_of_times(cells[0])
             reader = RowReader([form.time, form.prompt, form.output, CACHED_COLUMN], read_time)
         is_read = reader.read_or_explain(cells, feed.number, rows, problems)
+        if share_column is not None:
+            _add_share(found.get(share_column, _MISSING), share_column, feed, rows, problems)
         if is_read and form.block_tokens:
             ids = found.get("hash_ids")
             blocks.add(ids if isinstance(ids, list) else [], form.block_tokens, rows)
@@ -124,6 +128,15 @@ def _cells(found: dict[str, Any], form: TraceFormat, feed: LineFeed, problems: P
         else:
             problems.add(feed.number, f"{key}: expected a number, got {shown(json.dumps(value))}")
     return cells if len(cells) == 4 else None
+
+
+def _add_share(value: Any, key: str, feed: LineFeed, rows: RequestRows, problems: Problems) -> None:
+    if value is _MISSING:
+        problems.add(feed.number, f"missing key {key}")
+    elif type(value) is _JsonNumber:
+        add_share(key, value, feed.number, rows, problems)
+    else:
+        problems.add(feed.number, f"{key}: expected a share from 0 to 1, got {shown(json.dumps(value))}")
 
 
 class _PrefixBlocks:

@@ -28,6 +28,7 @@ class Trace:
 
     `lines` tell people what was read and what was done: rows, span, rate, variation, rows dropped. `prefixes`
     say which prompts begin alike, where the trace does; `overstated` is the line on what ignoring that means.
+    `shares` is the column of shares that was asked for.
     """
 
     arrival_ns: Int64
@@ -38,6 +39,7 @@ class Trace:
     lines: tuple[str, ...]
     prefixes: RecordedPrefixes | None = None
     overstated: str | None = None
+    shares: NDArray[np.float64] | None = None
 
     def __len__(self) -> int:
         return len(self.arrival_ns)
@@ -57,9 +59,15 @@ def read_trace(
     return trace_of(read_rows(path, max_text_bytes=max_text_bytes, max_rows=max_rows), time_scale)
 
 
-def read_rows(path: Path, *, max_text_bytes: int = MAX_TEXT_BYTES, max_rows: int = MAX_ROWS) -> Found:
+def read_rows(
+    path: Path,
+    *,
+    max_text_bytes: int = MAX_TEXT_BYTES,
+    max_rows: int = MAX_ROWS,
+    share_column: str | None = None,
+) -> Found:
     """Read the rows of a trace file as they are; raises InputError, one line per problem."""
-    rows, left_out = _read_rows(LineFeed(path, max_text_bytes, max_rows))
+    rows, left_out = _read_rows(LineFeed(path, max_text_bytes, max_rows), share_column)
     made_by = "CSV or JSON Lines with arrivals and lengths"
     return Found(path, rows.format_name, made_by, requests=rows, left_out=left_out)
 
@@ -97,6 +105,7 @@ def trace_of(found: Found, time_scale: float = 1.0) -> Trace:
         lines if overstated is None else (*lines, overstated),
         None if prefixes is None else prefixes.chosen(order),
         overstated,
+        np.array(rows.shares, np.float64)[order] if rows.shares else None,
     )
 
 
@@ -113,7 +122,7 @@ def rate_per_s(arrival_ns: Int64) -> float | None:
     return (len(arrival_ns) - 1) * NS_PER_S / span_ns if span_ns else None
 
 
-def _read_rows(feed: LineFeed) -> tuple[RequestRows, tuple[str, ...]]:
+def _read_rows(feed: LineFeed, share_column: str | None = None) -> tuple[RequestRows, tuple[str, ...]]:
     path = feed.path
     if not feed.advance():
         raise InputError(f"{path}: expected a trace, got an empty file")
@@ -123,9 +132,9 @@ def _read_rows(feed: LineFeed) -> tuple[RequestRows, tuple[str, ...]]:
     rows = RequestRows()
     left_out: tuple[str, ...] = ()
     if feed.text.startswith("{"):
-        left_out = read_jsonl(feed, rows, problems)
+        left_out = read_jsonl(feed, rows, problems, share_column)
     else:
-        read_csv(feed, rows, problems)
+        read_csv(feed, rows, problems, share_column)
     problems.raise_if_any(feed.number)
     if not rows.numbers:
         raise InputError(

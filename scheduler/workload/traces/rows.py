@@ -8,7 +8,7 @@ from pathlib import Path
 from scheduler.errors import InputError
 from scheduler.workload.inputs.found import RequestRows
 from scheduler.workload.traces.lines import MAX_TEXT_BYTES, Problems, numbered_lines
-from scheduler.workload.traces.values import read_tokens, shown
+from scheduler.workload.traces.values import read_share, read_tokens, shown
 
 MAX_ROWS = 10_000_000
 
@@ -38,6 +38,14 @@ class LineFeed:
         """Raise InputError where the file has more rows than allowed."""
         if len(rows) > self._max_rows:
             raise InputError(f"{self.path}:{self.number}: expected at most {self._max_rows:,} rows, got more")
+
+
+def add_share(column: str, text: str, line_number: int, rows: RequestRows, problems: Problems) -> None:
+    """Add a row's share, or the problem with it."""
+    try:
+        rows.shares.append(read_share(text))
+    except ValueError as error:
+        problems.add(line_number, f"{column}: {error}")
 
 
 class RowReader:

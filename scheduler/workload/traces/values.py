@@ -36,6 +36,13 @@ def read_tokens(text: str) -> int:
     return int(number)
 
 
+def read_share(text: str) -> float:
+    """Read a share: a decimal number from 0 to 1."""
+    if _NUMBER.fullmatch(text) is None or not 0 <= float(text) <= 1:
+        raise ValueError(f"expected a share from 0 to 1, got {shown(text)}")
+    return float(text)
+
+
 def seconds_reader(power: int) -> Callable[[str], int]:
     """Return a reader of decimal numbers in units of 10^-power seconds (0: s, 3: ms) as whole ns.
 
