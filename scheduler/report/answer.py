@@ -12,9 +12,12 @@ from scheduler.analysis.comparison.differences import (
     differences,
     verdict_of_range,
 )
-from scheduler.analysis.comparison.loads import AtLoad, FewerGraphs, LoadStudy, VariantLoads
+from scheduler.analysis.comparison.evidence import LEAST_REQUESTS, busy_share, may_be_milliseconds
+from scheduler.analysis.comparison.loads import AtLoad, FewerGraphs, LoadStudy, Unjudged, VariantLoads
+from scheduler.analysis.comparison.measured_on import mismatch
 from scheduler.analysis.comparison.steadiness import is_steady, loads
 from scheduler.analysis.statistics.difference import Difference, Verdict
+from scheduler.report.trust import not_of_text
 from scheduler.report.wording import (
     count_text,
     cut_text,
@@ -97,6 +100,8 @@ def verdict_lines(comparison: Comparison) -> list[str]:
     lines = []
     if comparison.failure is not None:
         lines.append(f"PARTIAL RESULT: the run ended early ({comparison.failure}).")
+    if may_be_milliseconds(comparison):
+        lines.append(f"AN IDLE SERVER: {_idle_text(comparison)}")
     overload = overload_lines(comparison)
     lines += overload
     pairs = [(pool, comparison.eager) for pool in comparison.pools[:1]]
@@ -105,6 +110,13 @@ def verdict_lines(comparison: Comparison) -> list[str]:
         if not overload or are_steady(comparison, (pool, other)):  # who cannot keep up has been named
             lines.append(_against(comparison, pool, other))
     return lines
+
+
+def _idle_text(comparison: Comparison) -> str:
+    """Return what makes recorded arrivals look like milliseconds that were read as seconds."""
+    first = (comparison.pools or [comparison.eager])[0]
+    idle = 100 * (1 - busy_share(first))
+    return f"nothing runs {idle:.1f} % of the time; {_MS}"
 
 
 def overload_lines(comparison: Comparison) -> list[str]:
@@ -179,7 +191,9 @@ def _judged(
             f"NO DIFFERENCE SHOWN from {other}: {graphs}, {what} {amount} within its interval ({sure}{need})."
         )
     if verdict is Verdict.NO_DIFFERENCE_SHOWN:
-        return f"NO CLEAR DIFFERENCE: {graphs} against {other}, {seen}; not at every end of the range."
+        if not any(_is_small(difference) or _is_unsure(difference) for difference in found):
+            return f"DEPENDS ON THE HOST: {graphs} against {other}, {seen}: better on one, worse on another."
+        return f"NO CLEAR DIFFERENCE: {graphs} against {other}, {seen}; shown at one end of that range alone."
     return f"{verdict} than {other}: {graphs}, {what} {change} ({certainty(comparison, found)})."
 
 
@@ -206,9 +220,9 @@ def latency_numbers(comparison: Comparison) -> str:
     parts = _each(comparison, "mean_tpot_ms", " ms")
     found = differences(comparison, comparison.pools[0], "mean_tpot_ms") if comparison.pools else []
     if found and are_steady(comparison, (comparison.pools[0], comparison.eager)):
-        intervals = [difference.interval for difference in found if difference.interval is not None]
-        least = min((min(abs(i.low), abs(i.high)) for i in intervals if not i.contains(0.0)), default=None)
-        if least is not None and len(intervals) == len(found):
+        intervals = [difference.interval for difference in found]
+        if all(interval is not None and not interval.contains(0.0) for interval in intervals):
+            least = min(min(abs(i.low), abs(i.high)) for i in intervals if i is not None)
             parts += f"  at least {short_text(least)} apart"
     return parts
 
@@ -350,9 +364,60 @@ def _at_load(found: Sequence[AtLoad]) -> str:
 
 
 def fewer_graphs(comparison: Comparison) -> str:
-    """Return whether fewer graphs would do at every load, in a sentence; nothing where nothing is known."""
+    """Return whether fewer graphs would do at every load, or what is missing to tell, in a sentence.
+
+    Nothing for a pool without graphs, and where the list is judged with its drafts.
+    """
+    own = comparison.pools[0] if comparison.pools else None
+    if own is None or not own.variant.pool.sizes or comparison.draft_study is not None:
+        return ""
     study = comparison.load_study
-    return "" if study is None or study.fewer is None else _fewer_at_loads(study, study.fewer)
+    if comparison.failure is not None:
+        return "Not judged: the run ended early."
+    if comparison.execution is not None:
+        return "Not judged on executed steps; run it without --executor."
+    if study is None:
+        return ""
+    if study.fewer is not None:
+        return _fewer_at_loads(study, study.fewer)
+    return "" if study.unjudged is None else _unjudged(comparison, own, study, study.unjudged)
+
+
+_MS = "do the time stamps count milliseconds? (--set arrivals.time_scale=0.001)"
+
+
+def _unjudged(comparison: Comparison, own: Column, study: LoadStudy, why: Unjudged) -> str:
+    """Return why fewer graphs were not judged, or that none can go."""
+    sizes = len(own.variant.pool.sizes)
+    match why:
+        case "other profile":
+            found = mismatch(comparison.workload, comparison.profile)
+            text = "" if found is None else not_of_text(found)
+            return f"Not judged, no flag: {text} (run.py profile list)."
+        case "too few requests":
+            requests = sum(len(run.requests.arrival_ns) for run in own.runs)
+            return f"Not judged: {count_text(requests, 'request')} of the {LEAST_REQUESTS} it takes."
+        case "milliseconds":
+            return f"Not judged: {_MS}"
+        case "all at once":
+            return "Not judged: all requests arrive at once, so there is no other load to try."
+        case "overload":
+            return "Not judged: the queue grows; it takes a load that the server keeps up with."
+        case "too short":
+            return "Not judged: it takes a steady state; run more requests."
+        case "idle":
+            return f"Not judged: the server is idle {100 * (1 - busy_share(own)):.0f} % of the time."
+        case "too few sizes":
+            return f"Not judged: of {count_text(sizes, 'size')} none is left out."
+        case "exact sizes":
+            return "Not judged: without padding each size serves its own batch alone."
+        case "ends early":
+            return "Not judged: the list ends below max_num_seqs; first add sizes (run.py tune)."
+        case "wide interval":
+            return "Not judged: the interval is wider than 1 % of mean TPOT; run more requests."
+        case "all needed":
+            tried = f"{study.factors[0]:g}x to {study.factors[-1]:g}x"
+            return f"No: each of the {sizes} sizes is needed at some load ({tried} tried)."
 
 
 def _fewer_at_loads(study: LoadStudy, fewer: FewerGraphs) -> str:

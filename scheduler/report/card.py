@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -19,10 +20,10 @@ from scheduler.report.answer import (
     verdict_lines,
 )
 from scheduler.report.cautions import warnings_of
-from scheduler.report.drafting_text import drafting_answer, drafts_flag
-from scheduler.report.flags import fewer_flag
+from scheduler.report.drafting_text import drafting_answer
+from scheduler.report.flags import drafted_flag, fewer_flag, why_no_flag
 from scheduler.report.full_card import full_text
-from scheduler.report.trust import trust_texts
+from scheduler.report.trust import trust_lines
 from scheduler.report.views import used_graphs
 from scheduler.report.wording import (
     aligned,
@@ -30,6 +31,7 @@ from scheduler.report.wording import (
     coarse_text,
     count_text,
     cut_text,
+    cut_words,
     short_text,
     wrapped,
 )
@@ -40,6 +42,8 @@ WIDTH, HEIGHT = 80, 25
 _LABEL = 10
 _NAME = 15
 _MOST_VARIANTS = 6
+# What a reader needs below the answer and its table, most needed first.
+_TRUST, _WORKLOAD, _CAUTION, _SETTING, _DETAIL, _MORE_CAUTIONS = range(6)
 # Of each latency the number that the change is of; a percentile stands beside it.
 _ROWS = (("TTFT", "mean"), ("TPOT", "mean"), ("ITL", "p50"), ("E2EL", "mean"))
 # With several pools every variant is a row, and these are the columns after mean TPOT and its change.
@@ -47,23 +51,61 @@ _COLUMNS = (("", "TPOT"), ("mean", "TTFT"), ("", "TTFT"), ("", "ITL"))  # "": th
 _PROMPTS = "p99 ITL is prompt chunks' time, which decode graphs leave as it is."
 
 
+class _Block(NamedTuple):
+    """Lines that belong together; the lower `rank` is what the reader needs more."""
+
+    rank: int
+    lines: list[str]
+    kind: str
+
+
 def card_text(comparison: Comparison, *, full: bool = False) -> str:
     """Return the card, ending in a newline; with `full` every percentile, interval and warning below it."""
-    top = [*_answer(comparison), "", *_table(comparison), ""]
-    bottom = [line for label, text in _setting(comparison) for line in _labelled(label, text, most=2)]
-    for index, text in enumerate(trust_texts(comparison)):
-        bottom += _labelled("" if index else "trust", text, most=1)
-    warnings = warnings_of(comparison, overload=False)  # that is the headline
-    if len(top) + len(bottom) + bool(warnings) + 1 > HEIGHT:
-        top = [line for line in top if line]
-    room = HEIGHT - len(top) - 1
-    kept = bottom[: room - 1 if warnings else room]
-    cautions, left = _cautions(warnings, room - len(kept))
-    seen = f"{count_text(left, 'more caution')}, " if left else ""
-    closing = _labelled("next", f"--full: {seen}every percentile; run.py tune; report.html", 1)
-    lines = [cut_text(line.rstrip(), WIDTH) for line in (*top, *kept, *cautions, *closing)]
-    text = "\n".join(lines) + "\n"
+    answer, table = _answer(comparison), _table(comparison)
+    top = [*answer, "", *table, ""]
+    blocks = _blocks(comparison)
+    if len(top) + sum(len(block.lines) for block in blocks) + 1 > HEIGHT:
+        top = [*answer, *table]
+    kept, left = _chosen(blocks, HEIGHT - len(top) - 1)
+    lines = [*top, *kept, *_labelled("next", _closing(left))]
+    text = "\n".join(cut_words(line.rstrip(), WIDTH) for line in lines) + "\n"
     return f"{text}\n{_in_full(comparison)}\n\n{full_text(comparison)}" if full else text
+
+
+def _blocks(comparison: Comparison) -> list[_Block]:
+    """Return what stands below the table, in its order: the setting, what to trust, cautions."""
+    blocks = []
+    for label, text in _setting(comparison):
+        rank = _WORKLOAD if label in ("workload", "pool") else _SETTING
+        blocks.append(_Block(rank, _labelled(label, text, most=2), "setting"))
+    for index, line in enumerate(trust_lines(comparison, WIDTH - _LABEL)):
+        rank = _DETAIL if line.is_detail else _TRUST
+        blocks.append(_Block(rank, _labelled("" if index else "trust", line.text, most=2), "setting"))
+    for index, warning in enumerate(warnings_of(comparison, overload=False)):  # overload is the headline
+        rank = _MORE_CAUTIONS if index else _CAUTION
+        blocks.append(_Block(rank, _labelled("caution", warning, most=3), "caution"))
+    return blocks
+
+
+def _chosen(blocks: Sequence[_Block], room: int) -> tuple[list[str], list[_Block]]:
+    """Return the lines of the blocks that there is room for, in their order, and the blocks left out."""
+    chosen: dict[int, _Block] = {}
+    for index in sorted(range(len(blocks)), key=lambda index: (blocks[index].rank, index)):
+        block = blocks[index]
+        if len(block.lines) <= room:
+            chosen[index] = block
+            room -= len(block.lines)
+    left = [block for index, block in enumerate(blocks) if index not in chosen]
+    return [line for index in sorted(chosen) for line in chosen[index].lines], left
+
+
+def _closing(left: Sequence[_Block]) -> str:
+    """Return what to do next; what was left out is in `--full`."""
+    cautions = sum(block.kind == "caution" for block in left)
+    parts = [count_text(cautions, "more caution")] if cautions else []
+    parts += ["setting"] if any(block.kind == "setting" for block in left) else []
+    every = "percentiles" if len(parts) == 2 else "every percentile"
+    return f"--full: {', '.join([*parts, every])}; tune; report.html"
 
 
 def _in_full(comparison: Comparison) -> str:
@@ -76,15 +118,16 @@ def _in_full(comparison: Comparison) -> str:
         if pool.cost.capture_s is not None:
             after = ", serving starts after" if delayed else ""
             lines.append(("start-up", f"{pool.name}: {pool.cost.capture_s:.1f} s to capture{after}"))
-    lines += [("" if index else "trust", text) for index, text in enumerate(trust_texts(comparison))]
+    trust = trust_lines(comparison, width=10_000)
+    lines += [("" if index else "trust", line.text) for index, line in enumerate(trust)]
     return "\n".join(f"{label:<{_LABEL}}{text}".rstrip() for label, text in dict.fromkeys(lines))
 
 
-def _labelled(label: str, text: str, most: int) -> list[str]:
-    """Return text wrapped beside its label; what is longer than `most` lines is cut off."""
+def _labelled(label: str, text: str, most: int = 1) -> list[str]:
+    """Return text wrapped beside its label; of what is longer than `most` lines, whole words are kept."""
     lines = wrapped(text, WIDTH - _LABEL) or [""]
     if len(lines) > most:
-        lines = [*lines[: most - 1], cut_text(f"{lines[most - 1]} {lines[most]}", WIDTH - _LABEL)]
+        lines = [*lines[: most - 1], cut_words(f"{lines[most - 1]} {lines[most]}", WIDTH - _LABEL)]
     return [f"{label if i == 0 else '':<{_LABEL}}{line}" for i, line in enumerate(lines)]
 
 
@@ -95,25 +138,32 @@ def _answer(comparison: Comparison) -> list[str]:
     lines = []
     for verdict in verdict_lines(comparison)[:3]:
         lines += wrapped(verdict, WIDTH, "  ")[:2]
-    rate, delivered = throughput_numbers(comparison)
-    for label, text in (
-        ("mean TPOT", latency_numbers(comparison)),
-        (rate, delivered),
-        ("load now", load_text(comparison)),
-    ):
+    tpot, (rate, delivered) = latency_numbers(comparison), throughput_numbers(comparison)
+    if len(comparison.pools) > 1 and len(tpot) > WIDTH - 15:
+        tpot = ""  # the table has a row for each
+    for label, text in (("mean TPOT", tpot), (rate, delivered), ("load now", load_text(comparison))):
         found = wrapped(text, WIDTH - 15)
         lines += [f"  {label if i == 0 else '':<13}{line}" for i, line in enumerate(found[:2])]
     for text in drafting_answer(comparison.draft_study) if comparison.draft_study else ():
         lines += wrapped(text, WIDTH, "  ")[:3]
     if comparison.draft_study is not None:
-        command = drafts_flag(comparison.draft_study, comparison.workload)
+        command, why = drafted_flag(comparison), why_no_flag(comparison)
+        lines += [f"  ({why})"] if why else []
         lines += [] if command is None else _pasted(command, "run.py tune")
     fewer = fewer_graphs(comparison)
     if fewer:
         lines += wrapped(f"Fewer graphs? {fewer}", WIDTH, "  ")[:2]
-        flag = fewer_flag(comparison)
-        lines += [] if flag is None else _pasted(flag)
+        lines += _fewer_flag(comparison)
     return lines
+
+
+def _fewer_flag(comparison: Comparison) -> list[str]:
+    """Return the flag of a smaller list that would do, or why there is none."""
+    study = comparison.load_study
+    if study is None or study.fewer is None or not study.fewer.would_do:
+        return []
+    flag = fewer_flag(comparison)
+    return [f"  ({why_no_flag(comparison)})"] if flag is None else _pasted(flag)
 
 
 def _pasted(flag: str, elsewhere: str = "report.html") -> list[str]:
@@ -290,13 +340,3 @@ def pool_text(column: Column) -> str:
     exact = "" if pool.padding else ", exact sizes only"
     sizes = f"{column.name} = {column.origin}: {count_text(len(pool.sizes), 'size')} {shown}{exact}"
     return ", ".join([sizes, *costs])
-
-
-def _cautions(warnings: Sequence[str], room: int) -> tuple[list[str], int]:
-    """Return the warnings that there is room for, most important first, and how many are left out."""
-    lines: list[str] = []
-    for index, warning in enumerate(warnings):
-        if len(lines) >= room:
-            return lines, len(warnings) - index
-        lines += _labelled("caution", warning, most=min(3, room - len(lines)))
-    return lines, 0

@@ -188,8 +188,7 @@ def _prompt_warnings(comparison: Comparison, column: Column) -> list[str]:
         return []
     return [
         f"{column.name}: {100 * steps:.1f} % of steps with prompts ran without a graph, {100 * time:.1f} % "
-        f"of all time; {ranges_text(without)} tokens have none "
-        f"(capture sizes up to {budget}, the token budget)."
+        f"of all time: {ranges_text(without)} tokens have none (capture sizes up to {budget})."
     ]
 
 

@@ -127,13 +127,16 @@ def pasted_drafts(study: DraftStudy, workload: Workload) -> PastedPool:
     )
 
 
-def drafts_flag(study: DraftStudy, workload: Workload) -> str | None:
-    """Return the command that captures the chosen list, None where that is the workload's own."""
+def drafts_flag(study: DraftStudy, workload: Workload, engine: str | None) -> str | None:
+    """Return the command that captures the chosen list in an engine (see `paste_line`).
+
+    None where that list is the workload's own.
+    """
     k = study.best_here().draft_tokens
     own = next(each for each in study.lists if each.draft_tokens == k)
     if study.chosen[k].pool == own.pool:
         return None
-    return paste_line(pasted_drafts(study, workload), workload.pool.preset)
+    return paste_line(pasted_drafts(study, workload), engine)
 
 
 def speculation_flags(workload: Workload, draft_tokens: int) -> list[str]:

@@ -82,14 +82,31 @@ def engine_flags(pool: PastedPool) -> list[EngineFlags]:
     return [_vllm(pool), *(maker(pool.of_requests) for maker in (_sglang, _trtllm, _lmdeploy, _tgi))]
 
 
-def paste_line(pool: PastedPool, preset: str | None) -> str:
-    """Return one command that captures this pool, for the engine whose preset is named (else vLLM)."""
-    name = (preset or "").split("-")[0]
-    makers = {"sglang": _sglang, "lmdeploy": _lmdeploy, "tgi": _tgi}
-    maker = makers.get(name, _vllm)
-    return maker(pool if maker is _vllm else pool.of_requests).commands[0] + (
-        "" if maker is _vllm else _slower_text(pool)
-    )
+def paste_line(pool: PastedPool, engine: str | None) -> str | None:
+    """Return one command that captures this pool, for an engine by its key (`vllm`, `sglang`, `trtllm`, …).
+
+    None for an engine whose sizes nobody can choose by a flag.
+    """
+    makers = {"vllm": _vllm, "sglang": _sglang, "lmdeploy": _lmdeploy, "tgi": _tgi, "trtllm": _trtllm}
+    maker = makers.get(engine or "")
+    if maker is None:
+        return None
+    if maker is _vllm:
+        return maker(pool).commands[0]
+    if maker is _trtllm:
+        return _trtllm_line(pool.of_requests) + _slower_text(pool)
+    return maker(pool.of_requests).commands[0] + _slower_text(pool)
+
+
+def _trtllm_line(pool: PastedPool) -> str:
+    """Return TensorRT-LLM's command with its file of options written beside it, in one line of bash."""
+    found = _trtllm(pool)
+    options = "cuda_graph_config: null"
+    if pool.sizes:
+        sizes = ", ".join(map(str, pool.sizes))
+        padding = "true" if pool.padding else "false"
+        options = f"cuda_graph_config: {{batch_sizes: [{sizes}], enable_padding: {padding}}}"
+    return found.commands[0].replace(str(found.file_name), f'<(echo "{options}")')
 
 
 def _slower_text(pool: PastedPool) -> str:

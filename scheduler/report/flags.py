@@ -5,13 +5,21 @@ from __future__ import annotations
 from dataclasses import replace
 
 from scheduler.analysis.comparison.compare import Comparison
+from scheduler.analysis.comparison.measured_on import ENGINES, flags_are_for, mismatch
 from scheduler.catalog.dispatch.audit import slower_batches
 from scheduler.engine.graph_pool import GraphPool
+from scheduler.report.drafting_text import drafts_flag
 from scheduler.report.engine_flags import PastedPool, paste_line
+from scheduler.report.trust import not_of_text
 
 
-def pool_flag(comparison: Comparison, pool: GraphPool, instead_of: GraphPool | None = None) -> str:
-    """Return the command that captures a pool; `instead_of` another, with what runs slower than there."""
+def pool_flag(comparison: Comparison, pool: GraphPool, instead_of: GraphPool | None = None) -> str | None:
+    """Return the command that captures a pool; `instead_of` another, with what runs slower than there.
+
+    None where the step times are not those of the engine, release, GPU or model that the flag is for.
+    """
+    if mismatch(comparison.workload, comparison.profile) is not None:
+        return None
     engine = comparison.workload.engine
     limit, tokens = engine.max_num_seqs, engine.prefill_tokens_per_step
     slower = (
@@ -29,7 +37,7 @@ def pool_flag(comparison: Comparison, pool: GraphPool, instead_of: GraphPool | N
         draft_tokens=pool.draft_tokens,
         in_tokens=pool.draft_tokens > 0 and pool.tokens_per_size > 1,
     )
-    return paste_line(pasted, comparison.workload.pool.preset)
+    return paste_line(pasted, flags_are_for(comparison.workload, comparison.profile))
 
 
 def fewer_flag(comparison: Comparison) -> str | None:
@@ -39,3 +47,26 @@ def fewer_flag(comparison: Comparison) -> str | None:
         return None
     own = comparison.pools[0].variant.pool
     return pool_flag(comparison, replace(own, sizes=study.fewer.sizes), own)
+
+
+def why_no_flag(comparison: Comparison) -> str:
+    """Return why no flag stands by a list that would do; nothing where there is one."""
+    workload, profile = comparison.workload, comparison.profile
+    other = mismatch(workload, profile)
+    if other is not None:
+        return f"no flag: {not_of_text(other)}"
+    engine = flags_are_for(workload, profile)
+    if paste_line(PastedPool((1,)), engine) is None:
+        return f"no flag: {ENGINES.get(engine or '', 'the engine')} takes no list of sizes"
+    return ""
+
+
+def drafted_flag(comparison: Comparison) -> str | None:
+    """Return the command of the list chosen for a drafting server, where it is not its own.
+
+    None, too, where the step times are of something else than the flag is for.
+    """
+    workload, profile = comparison.workload, comparison.profile
+    if comparison.draft_study is None or mismatch(workload, profile) is not None:
+        return None
+    return drafts_flag(comparison.draft_study, workload, flags_are_for(workload, profile))

@@ -163,7 +163,9 @@ def report_html(
             [field, entry.origin.upper() if entry.origin == "assumed" else entry.origin, entry.note]
             for field, entry in sorted(profile.provenance.items())
         ],
-        flags=[(pool.name, pool_flag(comparison, pool.variant.pool)) for pool in comparison.pools],
+        flags=[
+            (pool.name, pool_flag(comparison, pool.variant.pool) or "No flag.") for pool in comparison.pools
+        ],
         card=card_text(comparison, full=True),
         command=command,
         version=__version__,

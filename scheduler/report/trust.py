@@ -2,43 +2,84 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from scheduler.analysis.comparison.compare import Comparison
-from scheduler.catalog.profile.profile import assumed_fields
+from scheduler.analysis.comparison.measured_on import Mismatch, mismatch
+from scheduler.catalog.profile.profile import Identity, Profile, assumed_fields
 from scheduler.engine.executor import StepKind
-from scheduler.report.wording import range_of_percents
+from scheduler.report.wording import count_text, range_of_percents
 
-# How an engine is called in a profile, by the engine that a pool's preset belongs to.
-_ENGINES = {
-    "vllm": "vLLM",
-    "sglang": "SGLang",
-    "trtllm": "TensorRT-LLM",
-    "lmdeploy": "LMDeploy",
-    "tgi": "TGI",
-}
+_WIDE = 1.2  # from this ratio of mean TPOT on a slow to a fast host on, a step of one's own narrows much
+_OWN_EAGER = "--eager-ms "
 
 
-def trust_texts(comparison: Comparison) -> list[str]:
-    """Return a line each on the profile, the source of the steps, eager, and what is assumed."""
+class Trust(NamedTuple):
+    """A line on what a result rests on; the card may leave out what is no more than `detail`."""
+
+    text: str
+    is_detail: bool = False
+
+
+def trust_lines(comparison: Comparison, width: int = 70) -> list[Trust]:
+    """Return a line each on the profile, the source of the steps, eager, what is assumed, and the error.
+
+    What does not fit `width` is left out by whole words of meaning, and counted where it is names.
+    """
     profile = comparison.profile
     if comparison.execution is not None:
-        return [_executed(comparison.execution.facts)]
+        return [Trust(_executed(comparison.execution.facts))]
     identity = profile.identity
     if identity is None:
-        return ["step times are the workload file's own: nothing was measured"]
-    engine = other_engine(comparison)
+        return [Trust("step times are the workload file's own: nothing was measured")]
     graph = profile.curve("graph")
     origin = "given" if graph is None else _loud(graph.origin)
-    lines = [
-        f"profile {identity.name}{f', NOT of {engine} itself' if engine else ''}: {identity.gpu}",
-        f"graph steps {origin}: {identity.engine} {identity.engine_version}",
-        _eager(comparison),
-    ]
-    assumed = assumed_fields(profile)
-    return [*lines, f"ASSUMED: {', '.join(assumed)}"] if assumed else lines
+    other = mismatch(comparison.workload, profile)
+    lines = []
+    apart = f", NOT {other.asked}" if other is not None and other.asked else ""
+    for text, kinds in (
+        (f"profile {identity.name}: {identity.gpu}", ("GPU",)),
+        (f"model {identity.model}", ("model",)),
+        (f"graph steps {origin}: {_engine_text(identity)}", ("engine", "release")),
+    ):
+        end = apart if other is not None and other.what in kinds else ""
+        if end or kinds != ("model",):
+            lines.append(Trust(_fitting(text, width - len(end)) + end))
+    lines.append(Trust(_eager(comparison)))
+    error, assumed = profile_error(profile), assumed_fields(profile)
+    lines += [Trust(error)] if error else []
+    lines += [Trust(_listed("ASSUMED: ", assumed, width), is_detail=True)] if assumed else []
+    return lines
+
+
+def _fitting(text: str, width: int) -> str:
+    """Return the text without as many of its last parts after a comma as do not fit."""
+    while len(text) > width and ", " in text:
+        text = text.rpartition(", ")[0]
+    return text
+
+
+def _engine_text(identity: Identity) -> str:
+    """Return the engine and its release; a description that is long is a part of its own."""
+    is_name = len(identity.engine) < 15  # vLLM 0.26.0
+    name = identity.engine.replace(" of this project", "")
+    return f"{name}{' ' if is_name else ', '}{identity.engine_version}"
+
+
+_NOT_OF = {"engine": "OTHER ENGINE", "release": "OTHER RELEASE", "GPU": "OTHER GPU", "model": "OTHER MODEL"}
+
+
+def _listed(lead: str, names: Sequence[str], width: int) -> str:
+    """Return as many whole names as fit, and how many more there are."""
+    for shown in range(len(names), 0, -1):
+        left = len(names) - shown
+        text = lead + ", ".join(names[:shown]) + (f" and {left} more" if left else "")
+        if len(text) <= width:
+            return text
+    return f"{lead}{count_text(len(names), 'field')} of the profile"
 
 
 def trust_rows(comparison: Comparison) -> list[list[str]]:
@@ -49,15 +90,16 @@ def trust_rows(comparison: Comparison) -> list[list[str]]:
     identity = profile.identity
     if identity is None:
         return [["steps", "written in the workload file and taken as they are: nothing was measured"]]
-    other = other_engine(comparison)
-    measured_on = f"{identity.engine} {identity.engine_version}"
+    other = mismatch(comparison.workload, profile)
     graph, eager = profile.curve("graph"), profile.curve("eager")
     rows = [
         ["GPU and model", f"{identity.gpu}; {identity.model}, {identity.dtype}"],
-        [
-            "engine",
-            measured_on if other is None else f"{measured_on}: NOT {other}, whose pool this is",
-        ],
+        ["engine", f"{identity.engine} {identity.engine_version}"],
+        *(
+            [[_NOT_OF[other.what] if other.asked else "flags", f"{not_of_text(other)}: no flag"]]
+            if other
+            else []
+        ),
         ["graph steps", "given" if graph is None else _loud(graph.origin)],
         ["eager steps", "given" if eager is None else _loud(eager.origin)],
     ]
@@ -65,9 +107,10 @@ def trust_rows(comparison: Comparison) -> list[list[str]]:
         origin = _loud(profile.range_origin)
         rows.append(["range of eager", f"a fast and a slow host ({origin}); yours may be either, or neither"])
     rows.append(["outside what was measured", _outside(comparison)])
-    if interpolation_error(comparison):
+    error = profile_error(profile)
+    if error:
         points = sum(fit.points for fit in profile.fit)
-        rows.append(["fit", f"{interpolation_error(comparison)}, worst of {points} points"])
+        rows.append(["fit", f"{error}, worst of {points} points"])
     assumed = assumed_fields(profile)
     return [*rows, ["ASSUMED", ", ".join(assumed)]] if assumed else rows
 
@@ -96,13 +139,17 @@ def _outside(comparison: Comparison) -> str:
     return f"{text}; {'; '.join(remarks)}" if remarks else text
 
 
-def other_engine(comparison: Comparison) -> str | None:
-    """Return the engine of the pool's preset where the profile was not measured on it, else None."""
-    identity, preset = comparison.profile.identity, comparison.workload.pool.preset
-    engine = _ENGINES.get((preset or "").split("-")[0])
-    if identity is None or engine is None or engine.lower() in identity.engine.lower():
-        return None
-    return engine
+def not_of_text(found: Mismatch) -> str:
+    """Return whose step times a profile has, and for what else the workload is."""
+    measured = _first_words(found.measured)
+    if not found.asked:
+        return f"step times are of a {measured}, no serving engine"
+    return f"step times are {measured}'s, not {found.asked}'s"
+
+
+def _first_words(text: str) -> str:
+    """Return what a profile says of itself up to the first comma or `of this project`."""
+    return text.partition(",")[0].removesuffix(" of this project")
 
 
 def _executed(facts: Mapping[str, object]) -> str:
@@ -117,19 +164,37 @@ def _loud(origin: str) -> str:
 
 
 def _eager(comparison: Comparison) -> str:
+    """Return whose eager steps these are; where hosts make much of a difference, how to give one's own."""
     profile = comparison.profile
+    own = own_eager_ms(profile)
+    if own:
+        return f"eager as on your host: --eager-ms {own}"
     eager = profile.curve("eager")
     text = f"eager {'of this profile' if eager is None else _loud(eager.origin)}"
-    if profile.has_range:
-        text += f", fast to slow host {_loud(profile.range_origin)}"
-    error = interpolation_error(comparison)
-    return f"{text}; {error}" if error else text
+    if not profile.has_range:
+        return f"{text}, one host"
+    text += f", fast to slow host {_loud(profile.range_origin)}"
+    return f"{text}; yours: --eager-ms X" if _is_wide(comparison) else text
 
 
-def interpolation_error(comparison: Comparison) -> str:
-    """Return how far the profile's curves are from the points they were built from; nothing where unknown."""
-    fits = comparison.profile.fit
-    errors = [fit.worst_error for fit in fits]
+def own_eager_ms(profile: Profile) -> str:
+    """Return the milliseconds that `--eager-ms` gave, as they were given; nothing where it was not."""
+    notes = [entry.note for entry in profile.provenance.values() if entry.note.startswith(_OWN_EAGER)]
+    return notes[0].removeprefix(_OWN_EAGER).partition(":")[0] if notes else ""
+
+
+def _is_wide(comparison: Comparison) -> bool:
+    """Tell whether a fast and a slow host make much of a difference to eager."""
+    high = comparison.high.get(comparison.eager.variant.name)
+    low_ms, high_ms = (None if end is None else end.mean("mean_tpot_ms") for end in (comparison.eager, high))
+    return low_ms is not None and high_ms is not None and high_ms > _WIDE * low_ms
+
+
+def profile_error(profile: Profile) -> str:
+    """Return how far a profile is from measured steps: those it was built from, or others; else nothing."""
+    errors = [fit.worst_error for fit in profile.fit]
     if not errors:
         return ""
-    return f"interpolation error {range_of_percents(errors)}"
+    left_out = all("left out" in fit.of for fit in profile.fit)
+    of = "error on steps left out of the fit, worst" if left_out else "interpolation error, worst"
+    return f"{of} {range_of_percents(errors)}"

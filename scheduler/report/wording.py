@@ -83,6 +83,14 @@ def cut_text(text: str, most: int) -> str:
     return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
+def cut_words(text: str, most: int) -> str:
+    """Return the text up to the last whole word that fits, with … where words are left out."""
+    if len(text) <= most:
+        return text
+    words = text[: most - 1].rpartition(" ")[0] or text[: most - 2]
+    return f"{words.rstrip(' ,;:(')} …"
+
+
 def percent_text(share: float | None) -> str:
     """Return a signed relative change in percent, with a true minus sign; no change is +0.0 %."""
     if share is None:

@@ -109,7 +109,10 @@ def _inline_or_name(value: Any) -> str:
 
 
 class Engine(Strict):
-    """The server: its step policy, limits, KV cache and step times."""
+    """The server: its step policy, limits, KV cache and step times.
+
+    `gpu` and `model` change no step: they name what flags are for, and a profile of another gives none.
+    """
 
     policy: Policy
     max_num_seqs: Count = 256
@@ -132,6 +135,8 @@ class Engine(Strict):
     delay_start_by_capture: bool = False
     jitter: Annotated[Literal["auto", "none"] | bool, BeforeValidator(_jitter)] = "auto"
     preset: EnginePresetName | None = None
+    gpu: PlainText | None = None
+    model: PlainText | None = None
     profile: Annotated[
         Annotated[PlainText, branch("name")] | Annotated[InlineProfile, branch("inline")],
         Discriminator(_inline_or_name),

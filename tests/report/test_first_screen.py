@@ -18,7 +18,7 @@ from scheduler.analysis.statistics.intervals import Interval
 from scheduler.engine.executor import StepKind
 from scheduler.report.answer import change_text, overload_lines, verdict_lines
 from scheduler.report.card import HEIGHT, WIDTH, card_text
-from scheduler.report.trust import trust_texts
+from scheduler.report.trust import trust_lines
 from scheduler.report.wording import range_text
 
 GOLDEN = sorted((ROOT / "tests" / "golden").glob("*.txt"))
@@ -151,7 +151,7 @@ def test_the_error_of_a_profile_is_called_interpolation_error(tmp_path: Any) -> 
     outcome = call(ROOT / "workloads" / "reasoning.yaml", *few, "--out", tmp_path)
     assert "interpolation error" in outcome.stdout
     assert "its error" not in outcome.stdout
-    assert "NOT of vLLM itself" in outcome.stdout
+    assert "graph steps measured: plain PyTorch decoder, NOT vLLM 0.33.0" in outcome.stdout
 
 
 def test_means_stand_beside_percentiles_and_the_change_survives_a_second_pool() -> None:
@@ -179,4 +179,5 @@ def test_full_prints_every_percentile_below_the_same_card(tmp_path: Any) -> None
 
 
 def test_an_inline_profile_says_that_nothing_was_measured(comparison: Comparison) -> None:
-    assert trust_texts(comparison) == ["step times are the workload file's own: nothing was measured"]
+    (line,) = trust_lines(comparison)
+    assert line.text == "step times are the workload file's own: nothing was measured"

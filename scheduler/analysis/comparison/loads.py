@@ -22,6 +22,21 @@ LEAST_APART = 3
 
 RateLimit = Literal["slo", "queue growth", "every load fails", "nothing"]
 LossOf = Literal["mean TPOT", "highest rate", "throughput"]
+# Why fewer graphs were not judged, or (all needed) that none can go.
+Unjudged = Literal[
+    "other profile",
+    "too few requests",
+    "milliseconds",
+    "all at once",
+    "overload",
+    "too short",
+    "idle",
+    "too few sizes",
+    "exact sizes",
+    "ends early",
+    "wide interval",
+    "all needed",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +113,7 @@ class LoadStudy:
     slo_share: float | None
     variants: Mapping[str, VariantLoads]
     fewer: FewerGraphs | None = None
+    unjudged: Unjudged | None = None
 
 
 @dataclass(frozen=True, slots=True)

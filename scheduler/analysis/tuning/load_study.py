@@ -21,6 +21,7 @@ from scheduler.analysis.comparison.compare import (
     run_columns,
 )
 from scheduler.analysis.comparison.differences import column_difference
+from scheduler.analysis.comparison.evidence import unjudged
 from scheduler.analysis.comparison.loads import (
     LOADS,
     SLO_SHARE,
@@ -32,7 +33,6 @@ from scheduler.analysis.comparison.loads import (
     losses,
     variant_loads,
 )
-from scheduler.analysis.comparison.steadiness import loads
 from scheduler.analysis.tuning.choose import Load, SizeProblem, best_by_count
 from scheduler.analysis.tuning.load_runs import LoadRun, LoadTask
 from scheduler.analysis.tuning.step_loads import cell_loads, cell_problem
@@ -43,7 +43,6 @@ from scheduler.simulate import HIGH, Variant, pool_cost
 
 REQUESTS = 500
 TOLERANCE = 0.005  # of the steps' cost, by which the smaller list is chosen
-LEAST_REQUESTS = 100
 NO_LOSS = 0.01  # a difference below this is called none
 N = TypeVar("N", int, float)
 BOUNDS: tuple[Bound, Bound] = ("low", "high")
@@ -66,16 +65,15 @@ def study_loads(
         for variant in _over_loads(column.name, runs[column.name], share).values()
     }
     study = LoadStudy(LOADS, len(_sample(comparison)), share, variants)
-    if not comparison.pools:
-        return study
-    own = comparison.pools[0]
-    if own.variant.pool.draft_tokens:
-        return study  # its sizes are judged beside drafting itself, by draft_study.py
-    if not _is_evidence(comparison, own):
-        return study
+    own = comparison.pools[0] if comparison.pools else None
+    if own is None or not own.variant.pool.sizes or own.variant.pool.draft_tokens:
+        return study  # of a drafting server the list is judged beside drafting itself, by draft_study.py
+    why_not = unjudged(comparison, own)
+    if why_not is not None:
+        return replace(study, unjudged=why_not)
     sizes = _fewest_sizes(comparison, own, runs[own.name])
     if sizes is None or len(sizes) >= len(own.variant.pool.sizes):
-        return study
+        return replace(study, unjudged="all needed")
     name = f"{own.variant.name}_smaller"
     variant = replace(own.variant, name=name, pool=replace(own.variant.pool, sizes=sizes))
     cost = pool_cost(comparison.workload.engine, comparison.profile, variant.pool, name)
@@ -85,21 +83,10 @@ def study_loads(
         return study
     comparison.smaller = SmallerPool(own, column)
     smaller = _over_loads(name, _run(comparison, [variant], progress, workers)[name], share)
-    return replace(study, fewer=_judged(comparison, study, smaller))
-
-
-def _is_evidence(comparison: Comparison, own: Column) -> bool:
-    """Tell whether the requests can say that fewer graphs would do.
-
-    Not a handful of them, not without a steady state, and not where no two ever ran together: a list is not
-    judged by an idle server, such as arrivals in milliseconds make of one when they are read as seconds.
-    """
-    found = loads(comparison, own)
-    if sum(len(run.requests.arrival_ns) for run in own.runs) < LEAST_REQUESTS:
-        return False
-    if any(not load.steady_state for load in found):
-        return False
-    return any(int(run.steps.batch_size.max(initial=0)) > 1 for run in own.runs)
+    fewer = _judged(comparison, study, smaller)
+    if fewer is not None and fewer.would_do and _is_wide(comparison):
+        return replace(study, unjudged="wide interval")
+    return replace(study, fewer=fewer)
 
 
 def _columns(comparison: Comparison) -> list[Column]:
@@ -156,6 +143,17 @@ def _over_loads(name: str, runs: Sequence[LoadRun], share: float | None) -> dict
     }
 
 
+def _is_wide(comparison: Comparison) -> bool:
+    """Tell whether the interval of the smaller list's mean TPOT reaches beyond what is called no loss."""
+    if comparison.smaller is None:
+        return False
+    own, column = comparison.smaller.own, comparison.smaller.column
+    found = column_difference(comparison, own, column, "mean_tpot_ms")
+    if found is None or found.interval is None or not found.difference or found.relative is None:
+        return False
+    return found.interval.high * found.relative / found.difference > NO_LOSS
+
+
 def _judged(
     comparison: Comparison, study: LoadStudy, smaller: dict[Bound, VariantLoads]
 ) -> FewerGraphs | None:
@@ -202,8 +200,6 @@ def _fewest_sizes(comparison: Comparison, own: Column, runs: Sequence[LoadRun]) 
     pool = own.variant.pool
     most = comparison.workload.engine.max_num_seqs
     table = pool.table(most, comparison.workload.engine.prefill_tokens_per_step)
-    if table.decode[-1].kind == "NONE" or not pool.padding or len(pool.sizes) < 3:
-        return None
     kept = {pool.sizes[0], table.decode[-1].tokens}
     kept |= {graphs[-1] for graphs in (table.full, table.piecewise) if graphs}
     forced = sorted(kept & set(pool.sizes))

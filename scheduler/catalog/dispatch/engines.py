@@ -129,6 +129,17 @@ def engine_rules(text: str, runner: vllm.Runner = "v2") -> EngineRules:
     return replace(rules, note=_note(rules))
 
 
+def are_one_family(engine: str, one: str, other: str) -> bool:
+    """Tell whether what is measured on one release of an engine holds for another.
+
+    It does for releases of one minor version, and for those whose rules were read as one (vLLM 0.26 to 0.33).
+    """
+    versions = [_major_minor(release) for release in (one, other)]
+    if engine == "vllm" and all(vllm.OLDEST_READ <= version <= vllm.NEWEST_READ for version in versions):
+        return True
+    return versions[0] == versions[1]
+
+
 def _major_minor(release: str) -> vllm.Version:
     major, minor = re.findall(r"\d+", release)[:2]
     return int(major), int(minor)
