@@ -105,7 +105,8 @@ def _closing(left: Sequence[_Block]) -> str:
     parts = [count_text(cautions, "more caution")] if cautions else []
     parts += ["setting"] if any(block.kind == "setting" for block in left) else []
     every = "percentiles" if len(parts) == 2 else "every percentile"
-    return f"--full: {', '.join([*parts, every])}; tune; report.html"
+    text = f"--full: {', '.join([*parts, every])}; run.py tune; report.html"
+    return text if len(text) <= WIDTH - _LABEL else text.replace("run.py tune", "tune")
 
 
 def _in_full(comparison: Comparison) -> str:

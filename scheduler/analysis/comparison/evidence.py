@@ -29,6 +29,9 @@ def unjudged(comparison: Comparison, own: Column) -> Unjudged | None:
         return "other profile"
     if requests < LEAST_REQUESTS:
         return "too few requests"
+    no_choice = _no_choice(comparison, own)
+    if no_choice is not None:
+        return no_choice
     if may_be_milliseconds(comparison):
         return "milliseconds"
     found = loads(comparison, own)
@@ -39,9 +42,7 @@ def unjudged(comparison: Comparison, own: Column) -> Unjudged | None:
         return "overload"
     if any(load.too_short for load in found):
         return "too short"
-    if is_idle(own):
-        return "idle"
-    return _no_choice(comparison, own)
+    return "idle" if is_idle(own) else None
 
 
 def busy_share(column: Column) -> float:
