@@ -43,6 +43,7 @@ MIB = 1 << 20
 MOST_GRAPHS = 10_000
 MOST_LOADS = 12
 MOST_DRAFTS = 1_000
+CONFIRMING = "the best list on fresh requests"
 
 
 def run_tune(workload_file: Path | None, options: TuneOptions) -> int:
@@ -100,9 +101,11 @@ def _closed_loop(workload_file: Path | None, options: TuneOptions) -> tuple[Tuni
         )
         own = workload_pool(workload.pool, workload.engine, evaluator.profile).pool
         width, align = _request_width(options, own)
+        evaluator.plan.expected[CONFIRMING] = 2 * evaluator.work(held_out)
         tuning = tune(evaluator, search, replace(_budgets(options), align=align, tokens_per_request=width))
         fresh = FreshRequests(evaluator, held_out, on)
         over = None
+        evaluator.plan.enter(CONFIRMING)
         if evaluator.cost(tuning.own.pool) is not None:
             over = fresh.over_loads(tuning.best.pool, tuning.own.pool)
         verdict = tuning_verdict(tuning, fresh, over)

@@ -15,7 +15,7 @@ from scheduler.analysis.tuning.assemble import curve_points, knee, tuning_answer
 from scheduler.analysis.tuning.budgets import Budgets, SizeRules, size_rules
 from scheduler.analysis.tuning.checks import FreshRequests
 from scheduler.analysis.tuning.choose import Load
-from scheduler.analysis.tuning.closed_loop import tune
+from scheduler.analysis.tuning.closed_loop import FINALS, SEARCHING, tune
 from scheduler.analysis.tuning.objectives import objective
 from scheduler.analysis.tuning.pool_runs import DrawnRequests, Evaluator
 from scheduler.analysis.tuning.samples import search_and_fresh
@@ -172,6 +172,45 @@ def test_every_simulation_is_counted_and_no_pool_is_run_twice():
     tuning = tuned(workload_of(requests=60), Budgets(3), samples=None)
     finalists = tuning.evaluator.simulations / len(LOADS) - len(tuning.search.tried)
     assert 2 <= finalists <= 5  # a few and the own pool once more, on more requests
+
+
+def test_progress_says_how_much_is_left():
+    seen = []
+    workload = workload_of(requests=300)
+    evaluator = replace(evaluator_of(workload), progress=lambda *words: seen.append(words))
+    tune(evaluator, [DrawnRequests(draw_requests(workload, 0), 0, 0.1)], Budgets(4))
+    assert list(dict.fromkeys(label for label, _, _ in seen)) == [SEARCHING, FINALS]
+    done = [done for _, done, _ in seen]
+    assert done == sorted(done)
+    assert all(done <= total for _, done, total in seen)
+    first, last = seen[0], seen[-1]
+    assert last[1] > 0.6 * last[2], "what is left was expected, not made up at the end"
+    assert 0.3 < first[2] / last[2] < 3, "the first guess of all there is"
+
+
+def test_neighbours_that_change_nothing_at_any_load_are_not_tried():
+    """Which of the sizes that no step takes makes room for a new one is the same list fifteen times over."""
+    workload = workload_of(pool={"preset": "all"}, seqs=64, rate=4, requests=200)
+    tuning = tuned(workload, Budgets(64))
+    tried = [pool for pool, origin in tuning.search.origin.items() if origin == "neighbour"]
+    added = [frozenset(pool.sizes) - frozenset(tuning.own.pool.sizes) for pool in tried]
+    assert len(tried) <= 4
+    assert all(added.count(each) <= 2 for each in added if each)
+
+
+def test_below_the_own_load_the_search_takes_no_longer_than_at_it():
+    sample = DrawnRequests(draw_requests(workload_of(requests=1000), 0), 0, 0.1, same_time=True)
+    assert [len(sample.at(factor).requests) for factor in (0.01, 0.5, 1.0, 2.0)] == [100, 500, 1000, 1000]
+    assert sample.at(0.5).warmup_requests == 50
+    assert len(replace(sample, same_time=False).at(0.5).requests) == 1000
+
+
+def test_a_pool_given_twice_is_run_once():
+    evaluator = evaluator_of(workload_of(requests=60))
+    sample = DrawnRequests(draw_requests(evaluator.workload, 0), 0, 0.1)
+    first, second = evaluator.details([GraphPool((1, 8)), GraphPool((1, 8))], [sample], 0)
+    assert first is second
+    assert evaluator.simulations == len(LOADS)
 
 
 def judged(workload, budgets, goal="mean_tpot", fresh=4):

@@ -27,6 +27,7 @@ from scheduler.errors import InputError
 from scheduler.workload.schema import Engine
 
 GAPS_MAY_COST = 0.01
+MOST_ALIKE = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,12 +127,28 @@ class SizeRules:
         usable = [size for size in sizes if size in problem.candidates]
         price = self.capture_s if self.max_capture_s is not None else None
         budget = np.inf if self.max_capture_s is None else self.max_capture_s
-        found = neighbours(problem, usable, self.graphs, 4 * NEIGHBOURS, spent=price, budget=budget)
-        return [choice for choice in found if self.allows(GraphPool(choice.sizes))][:NEIGHBOURS]
+        found = neighbours(problem, usable, self.graphs, 64 * NEIGHBOURS, spent=price, budget=budget)
+        allowed = [choice for choice in found if self.allows(GraphPool(choice.sizes))]
+        return _unlike(allowed, usable)[:NEIGHBOURS]
 
     def chooser(self) -> Chooser:
         """Return these rules as the search takes them."""
         return Chooser(self.problem, self.best, self.near)
+
+
+def _unlike(choices: Sequence[Choice], sizes: Sequence[int]) -> list[Choice]:
+    """Return choices in their order, of those that add the same size the first `MOST_ALIKE`.
+
+    Which of many sizes that no step takes makes room for it changes nothing.
+    """
+    seen: dict[frozenset[int], int] = {}
+    kept = []
+    for choice in choices:
+        added = frozenset(choice.sizes) - frozenset(sizes)
+        seen[added] = seen.get(added, 0) + 1
+        if seen[added] <= MOST_ALIKE or not added:
+            kept.append(choice)
+    return kept
 
 
 def size_rules(budgets: Budgets, engine: Engine, profile: Profile, piecewise: bool) -> SizeRules:

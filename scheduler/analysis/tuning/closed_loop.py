@@ -15,7 +15,7 @@ import numpy as np
 from scheduler.analysis.comparison.loads import first_requests
 from scheduler.analysis.comparison.pools import NamedPool, named_pool, workload_pool
 from scheduler.analysis.tuning.budgets import Budgets, SizeRules, size_rules
-from scheduler.analysis.tuning.choose import Load, candidate_sizes
+from scheduler.analysis.tuning.choose import Choice, Load, candidate_sizes
 from scheduler.analysis.tuning.pool_runs import (
     Detail,
     DrawnRequests,
@@ -40,8 +40,12 @@ MANY_REQUESTS = 2_000
 FINALISTS = 3
 ITERATIONS = 3
 NO_LOSS = 0.01  # a difference below this is called none
+WORTH_TRYING = 0.001  # of the steps' time at a load, that a neighbour must save there
 MARGIN = 0.005  # what the search allows, for the few requests it sees are not all there are
 TRAP = 10.0  # what a pool's score is above that loses at some load
+# How many lists a search tries, about.
+LISTS_IN_ANY_MODE, LISTS_OF_A_MODE = 6, 12
+SEARCHING, FINALS = "trying lists", "the best lists on more requests"
 
 
 @dataclass(slots=True)
@@ -85,8 +89,14 @@ def tune(evaluator: Evaluator, samples: list[DrawnRequests], budgets: Budgets) -
     # A server whose attention has no FULL graphs cannot be told to capture them.
     modes = [True, False] if own.pool.piecewise and own.pool.full else [own.pool.piecewise]
     rules = {piecewise: size_rules(budgets, engine, profile, piecewise) for piecewise in modes}
+    few, many = (_cut(samples[:1], evaluator, count) for count in (FEW_REQUESTS, MANY_REQUESTS))
+    lists = LISTS_IN_ANY_MODE + LISTS_OF_A_MODE * len(modes)
+    evaluator.plan.expected |= {
+        SEARCHING: lists * evaluator.work(few),
+        FINALS: (FINALISTS + 2) * evaluator.work(many),
+    }
+    evaluator.plan.enter(SEARCHING)
     can_be_near = budgets.graphs >= graphs_to_be_near(engine.max_num_seqs)
-    few = [_few(sample, evaluator) for sample in samples[:1]]
     judge = _Judge(evaluator, few, own.pool, largest_total(rules))
     search = PoolSearch(judge.evaluate)
     reference = search.value(judge.reference, "own pool")
@@ -125,18 +135,22 @@ def tune(evaluator: Evaluator, samples: list[DrawnRequests], budgets: Budgets) -
         if leader is not None:
             curves[piecewise] = _curve(search, leader, rules[piecewise])
     best = pick.best(found for pool, found in search.tried.items() if allowed(pool)) or best
-    search.try_neighbours(best, rules[best.pool.piecewise].chooser())
+    chosen = rules[best.pool.piecewise]
+    search.try_neighbours(best, chosen.chooser(), _worth_trying(best, chosen))
     found = [found for pool, found in search.tried.items() if allowed(pool)]
-    best = _final(evaluator, samples, pick, found, own.pool, judge)
+    evaluator.plan.enter(FINALS)
+    best = _final(evaluator, many, pick, found, own.pool, judge)
     return Tuning(evaluator, budgets, rules, samples, search, best, own, presets, curves[best.pool.piecewise])
 
 
-def _few(sample: DrawnRequests, evaluator: Evaluator) -> DrawnRequests:
-    """Return the first few requests of a sample; all of them where a high percentile is asked for."""
+def _cut(samples: Sequence[DrawnRequests], evaluator: Evaluator, count: int) -> list[DrawnRequests]:
+    """Return the first `count` requests of each sample; all of them where a high percentile is asked for."""
     percentile = evaluator.objective.metric.percentile
     if percentile is not None and percentile > 90:
-        return sample
-    return replace(sample, requests=first_requests(sample.requests, FEW_REQUESTS))
+        return list(samples)
+    return [
+        replace(sample, requests=first_requests(sample.requests, count), same_time=True) for sample in samples
+    ]
 
 
 @dataclass(slots=True)
@@ -218,7 +232,7 @@ class _Pick:
 
 def _final(
     evaluator: Evaluator,
-    samples: Sequence[DrawnRequests],
+    many: Sequence[DrawnRequests],
     pick: _Pick,
     found: Sequence[Evaluated],
     own: GraphPool,
@@ -230,12 +244,27 @@ def _final(
     if cheapest:  # the best by score alone has most to give where the few requests misled
         least = min(cheapest, key=lambda each: each.score)
         finalists += [least] if least not in finalists else []
-    many = [
-        replace(sample, requests=first_requests(sample.requests, MANY_REQUESTS)) for sample in samples[:1]
-    ]
     judge = _Judge(evaluator, many, own, coarse.largest_total, with_rate=True, loads=coarse.loads)
     judged_again = judge.evaluate([each.pool for each in finalists])
     return pick.best(judged_again) or finalists[0]
+
+
+def _worth_trying(best: Evaluated, rules: SizeRules) -> Callable[[Choice], bool]:
+    """Return whether a pool next to the best may gain: its steps are cheaper at some load and of some kind.
+
+    By the steps that came with the best pool, as much as makes a difference once batches follow the steps.
+    """
+    loads = best.loads()
+    problems = [rules.problem([load]) for load in loads]
+    usable = [size for size in best.pool.sizes if size in set(rules.candidates)]
+    before = [problem.cost(usable) for problem in problems]
+    least = WORTH_TRYING * sum(before) / max(len(best.detail.histograms), 1)
+
+    def worth(choice: Choice) -> bool:
+        costs = zip(before, problems, strict=True)
+        return any(cost - problem.cost(choice.sizes) >= least for cost, problem in costs)
+
+    return worth
 
 
 def _kv_per_row(detail: Detail) -> float:

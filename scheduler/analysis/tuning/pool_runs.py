@@ -13,6 +13,7 @@ from scheduler.analysis.comparison.loads import (
     SLO_SHARE,
     Loss,
     VariantLoads,
+    first_requests,
     losses,
     mean_at_load,
     variant_loads,
@@ -36,21 +37,38 @@ from scheduler.workload.schema import Workload
 
 Progress = Callable[[str, int, int], None]
 WORTH_WORKERS_S = 0.1
+LEAST_REQUESTS = 100  # fewer tell neither a steady state nor a difference
 BOUNDS: tuple[Bound, Bound] = ("low", "high")
 
 
 @dataclass(frozen=True, slots=True)
 class DrawnRequests:
-    """Requests of one replication and the share of the first ones that statistics leave out."""
+    """Requests of one replication and the share of the first ones that statistics leave out.
+
+    `same_time`: below the workload's own load only so many come as in the same time at it (`LEAST_REQUESTS`
+    at least), for small batches make most steps and tell least.
+    """
 
     requests: Requests
     replication: int
     warmup_share: float
+    same_time: bool = False
 
     @property
     def warmup_requests(self) -> int:
         """How many of the first requests no statistic counts."""
         return int(len(self.requests) * self.warmup_share)
+
+    def at(self, factor: float) -> DrawnRequests:
+        """Return what is run at a load."""
+        if not self.same_time or factor >= 1:
+            return self
+        count = max(round(len(self.requests) * factor), LEAST_REQUESTS)
+        return replace(self, requests=first_requests(self.requests, count))
+
+    def work(self, factors: Sequence[float]) -> float:
+        """Return about how long one pool takes over the loads, in requests at the workload's own load."""
+        return sum(len(self.at(factor).requests) / factor for factor in factors)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,10 +128,40 @@ def judged(own: Detail, other: Detail, *, with_rate: bool) -> Judged:
 
 
 @dataclass(slots=True)
+class Plan:
+    """How much work there is in all, stage by stage: what was done of past ones, what is expected of others.
+
+    In requests at the workload's own load; a stage is named as people read it.
+    """
+
+    expected: dict[str, float] = field(default_factory=dict)
+    done: dict[str, float] = field(default_factory=dict)
+    stage: str = ""
+
+    def enter(self, stage: str) -> None:
+        """Begin a stage: what the one before was expected to take beyond what it took is struck."""
+        if self.stage:
+            self.expected[self.stage] = self.done.get(self.stage, 0.0)
+        self.stage = stage
+
+    def count(self, work: float) -> None:
+        """Add what was done in this stage."""
+        self.done[self.stage] = self.done.get(self.stage, 0.0) + work
+
+    @property
+    def so_far(self) -> tuple[int, int]:
+        """What is done and what there is in all, which is more where a stage took more than expected."""
+        stages = {*self.expected, *self.done}
+        total = sum(max(self.expected.get(each, 0.0), self.done.get(each, 0.0)) for each in stages)
+        return round(sum(self.done.values())), round(total)
+
+
+@dataclass(slots=True)
 class Evaluator:
     """Runs pools on the same requests at every load and keeps count of the simulations.
 
-    With `workers` pools run side by side once a simulation has turned out to take long.
+    With `workers` pools run side by side once a simulation has turned out to take long. `plan` is what is to
+    be done in all, so that people see how long it will take.
     """
 
     workload: Workload
@@ -124,6 +172,7 @@ class Evaluator:
     factors: tuple[float, ...] = LOADS
     simulations: int = 0
     longest_s: float = 0.0
+    plan: Plan = field(default_factory=Plan)
     _costs: dict[GraphPool, PoolCost | None] = field(default_factory=dict)
 
     def run(self, pool: GraphPool, samples: Sequence[DrawnRequests]) -> list[tuple[Run, Record]]:
@@ -137,7 +186,7 @@ class Evaluator:
             )
             if run.failure == "interrupted":
                 raise KeyboardInterrupt
-            self._count(1)
+            self._count(1, len(sample.requests))
             results.append((run, summarize(run, slo_ms, sample.warmup_requests)))
         return results
 
@@ -148,42 +197,45 @@ class Evaluator:
     def details(
         self, pools: Sequence[GraphPool], samples: Sequence[DrawnRequests], largest_total: int
     ) -> list[Detail]:
-        """Return what the runs of several pools show, in their order."""
+        """Return what the runs of several pools show, in their order; each distinct pool is run once."""
+        distinct = list(dict.fromkeys(pools))
         tasks = [
             LoadTask(
                 self.workload,
                 self.profile,
                 Variant("candidate", pool, "fallback"),
-                sample.requests,
-                sample.replication,
-                sample.warmup_requests,
+                part.requests,
+                part.replication,
+                part.warmup_requests,
                 factor,
                 largest_total,
                 self.objective,
             )
-            for pool in pools
+            for pool in distinct
             for sample in samples
             for factor in self.factors
+            for part in [sample.at(factor)]
         ]
         found = self._results(tasks)
         each = len(samples) * len(self.factors)
-        return [
-            self._detail([found[index] for index in range(first, first + each)], len(samples))
-            for first in range(0, len(tasks), each)
-        ]
+        details = {
+            pool: self._detail([found[index] for index in range(first, first + each)], len(samples))
+            for pool, first in zip(distinct, range(0, len(tasks), each), strict=True)
+        }
+        return [details[pool] for pool in pools]
 
     def _results(self, tasks: Sequence[LoadTask]) -> dict[int, LoadRun]:
         found: dict[int, LoadRun] = {}
         if self.workers is not None and len(tasks) > 1 and self.longest_s > WORTH_WORKERS_S:
             for index, result in as_completed(LoadTask.result, tasks, self.workers):
                 found[index] = result
-                self._count(len(result.at))
+                self._count(len(result.at), len(tasks[index].requests) / tasks[index].factor)
             return found
         for index, task in enumerate(tasks):
             started = time.monotonic()
             found[index] = task.result()
             self.longest_s = max(self.longest_s, time.monotonic() - started)
-            self._count(len(found[index].at))
+            self._count(len(found[index].at), len(task.requests) / task.factor)
         return found
 
     def _detail(self, runs: Sequence[LoadRun], samples: int) -> Detail:
@@ -216,10 +268,15 @@ class Evaluator:
             histograms=[pair for run in runs for pair in run.histogram.items()],
         )
 
-    def _count(self, simulations: int) -> None:
+    def work(self, samples: Sequence[DrawnRequests]) -> float:
+        """Return about how long one pool takes on samples over the loads, as the plan counts it."""
+        return sum(sample.work(self.factors) for sample in samples)
+
+    def _count(self, simulations: int, work: float) -> None:
         self.simulations += simulations
+        self.plan.count(work)
         if self.progress is not None:
-            self.progress(f"{self.simulations} simulations", self.simulations, 0)
+            self.progress(self.plan.stage or "simulations", *self.plan.so_far)
 
     def cost(self, pool: GraphPool) -> PoolCost | None:
         """Return start-up seconds, memory and KV blocks of a pool, or None where it leaves no KV block."""

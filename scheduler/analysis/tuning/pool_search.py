@@ -16,6 +16,7 @@ from scheduler.engine.graph_pool import GraphPool
 
 MOST_ITERATIONS = 12
 NEIGHBOURS = 16
+AT_ONCE = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +87,19 @@ class PoolSearch:
         candidates = [found for pool, found in self.tried.items() if allowed(pool)]
         return min(candidates, key=lambda e: (e.score, len(e.pool.sizes), e.pool.sizes), default=None)
 
-    def try_neighbours(self, around: Evaluated, chooser: Chooser) -> None:
-        """Evaluate the pools next to one that its own batches make the cheapest."""
+    def try_neighbours(
+        self, around: Evaluated, chooser: Chooser, worth: Callable[[Choice], bool] = lambda choice: True
+    ) -> None:
+        """Evaluate the pools next to one, cheapest first by its own batches, as long as some are better.
+
+        Only those that `worth` says may be.
+        """
         near = chooser.near(chooser.problem(around.loads()), around.pool.sizes)
-        pools = [around.pool.with_sizes(choice.sizes) for choice in near]
-        self.values([(pool, "neighbour") for pool in pools])
+        pools = [around.pool.with_sizes(choice.sizes) for choice in near if worth(choice)]
+        best = around.score
+        for first in range(0, len(pools), AT_ONCE):
+            found = self.values([(pool, "neighbour") for pool in pools[first : first + AT_ONCE]])
+            least = min(each.score for each in found)
+            if least >= best:
+                return
+            best = least

@@ -14,6 +14,7 @@ from scheduler.engine.graph_pool import GraphPool
 from scheduler.errors import InputError
 
 REQUESTS = 500
+STAGE = "other token budgets"
 MOST_BUDGETS = 8
 MOST_TOKENS = 1 << 20
 
@@ -45,6 +46,8 @@ def token_budgets(tuning: Tuning, budgets: Sequence[int]) -> tuple[TokenBudget, 
     samples = [replace(sample, requests=first_requests(sample.requests, REQUESTS))]
     if evaluator.cost(tuning.own.pool) is None:
         return ()
+    evaluator.plan.expected[STAGE] = (2 * len(budgets) + 1) * evaluator.work(samples)
+    evaluator.plan.enter(STAGE)
     (own,) = evaluator.details([tuning.own.pool], samples, 0)
     found = []
     for budget in budgets:
@@ -61,6 +64,7 @@ def token_budgets(tuning: Tuning, budgets: Sequence[int]) -> tuple[TokenBudget, 
             evaluator.workers,
             evaluator.factors,
             longest_s=evaluator.longest_s,
+            plan=evaluator.plan,
         )
         made = workload_pool(workload.pool, workload.engine, evaluator.profile).pool
         tuned = _up_to(tuning.best.pool, budget)

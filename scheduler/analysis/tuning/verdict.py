@@ -6,10 +6,10 @@ from scheduler.analysis.statistics.steady_state import offered_load
 from scheduler.analysis.tuning.answer import Advice, Reason, TuningVerdict
 from scheduler.analysis.tuning.checks import FreshRequests, OverLoads
 from scheduler.analysis.tuning.closed_loop import NO_LOSS, Tuning
+from scheduler.analysis.tuning.pool_runs import LEAST_REQUESTS
 from scheduler.engine.graph_pool import GraphPool
 
 NO_WORSE = 0.02  # a list that loses more than this at some load is no advice
-LEAST_REQUESTS = 100  # fewer tell neither a steady state nor a difference
 
 
 def tuning_verdict(tuning: Tuning, fresh: FreshRequests, over: OverLoads | None) -> TuningVerdict:
