@@ -61,6 +61,9 @@ def flat_record(
     record |= {key: value for key, value in costs.items() if value is not None}
     record |= mean_record(summaries)
     record |= _load_record(loads)
+    if "slo_attainment" in record and "delivered_request_rate" in record:
+        good = record["slo_attainment"] * record["delivered_request_rate"]
+        record["request_goodput_to_last_arrival"] = good
     record["request_rate"] = request_rate(workload, record)
     return record
 

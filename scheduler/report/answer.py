@@ -351,12 +351,20 @@ def risk_text(comparison: Comparison) -> str:
 
 
 def _at_load(found: Sequence[AtLoad]) -> str:
-    parts = [f"mean TPOT {range_text(at.mean_tpot_ms for at in found if at.mean_tpot_ms is not None)} ms"]
+    """Return what one column does at a load: overload first, then an SLO that nobody meets."""
+    parts = []
+    behind = [at for at in found if at.overloaded]
+    if behind:
+        came = range_text((at.rate_per_s for at in behind if at.rate_per_s is not None), rate_text)
+        served = range_text((at.requests_per_s for at in behind if at.requests_per_s is not None), rate_text)
+        host = "" if len(behind) == len(found) else " on a slow host"
+        parts.append(f"OVERLOADED{host} ({served} of {came}/s served)")
     shares = [100 * at.slo_attainment for at in found if at.slo_attainment is not None]
-    if shares:
+    if shares and not any(shares):
+        parts.append("SLO MET BY NONE")
+    parts.append(f"mean TPOT {range_text(at.mean_tpot_ms for at in found if at.mean_tpot_ms is not None)} ms")
+    if any(shares):
         parts.append(f"SLO met {range_text(shares)} %")
-    if any(at.overloaded for at in found):
-        parts.append("OVERLOADED" if all(at.overloaded for at in found) else "OVERLOADED on a slow host")
     return ", ".join(parts)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scheduler.analysis.metrics import Record
+from scheduler.analysis.statistics.intervals import Interval
 from scheduler.analysis.sweep.over_replications import Group, estimate, grouped
 from scheduler.simulate import HIGH
 
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from scheduler.report.plots.decisions import Estimate, ParetoPoint, SweepCurves
 
 RATE_KEY = "arrivals.rate_per_s"
-METRICS = ("p99_ttft_ms", "p99_tpot_ms", "request_goodput")
+METRICS = ("p99_ttft_ms", "p99_tpot_ms", "request_goodput_to_last_arrival")
 MOST_LINES = 10
 
 
@@ -75,13 +76,18 @@ def pareto_points(
     for name, groups in _lines(records, swept, axis).items():
         points = []
         for value, group in groups.items():
-            tpot, tokens = _estimate(group, "mean_tpot_ms"), estimate(group, "output_throughput")
+            tpot, tokens = _estimate(group, "mean_tpot_ms"), _served_tokens(group)
             if tpot is not None and tokens is not None:
                 label = f"{value:g}" if axis is not None else ""
                 points.append(ParetoPoint(label, 1000 / tpot.mean, tokens.mean))
         if points:
             found[name] = points
     return found
+
+
+def _served_tokens(group: Sequence[Record]) -> Interval | None:
+    """Return output tokens per second up to the last arrival; in a closed loop, which has none, in all."""
+    return estimate(group, "output_throughput_to_last_arrival") or estimate(group, "output_throughput")
 
 
 def _lines(

@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from statistics import fmean
 from typing import Any
 
 from scheduler.analysis.metrics import Record
+from scheduler.analysis.statistics.steady_state import LEAST_ARRIVALS
 from scheduler.analysis.sweep.over_replications import estimate, grouped
 from scheduler.report.wording import count_text, number_text, percent_text
 from scheduler.simulate import HIGH
 
 # The first percentile of each kind that every run may state is shown.
-LATENCIES = (
+LATENCIES: tuple[tuple[tuple[str, str], ...], ...] = (
     (("p99_ttft_ms", "p99 TTFT ms"), ("p90_ttft_ms", "p90 TTFT ms")),
     (("p99_tpot_ms", "p99 TPOT ms"), ("p90_tpot_ms", "p90 TPOT ms")),
 )
-COLUMNS = (
-    ("request_goodput", "goodput req/s"),
-    ("slo_attainment", "SLO met"),
-    ("output_throughput", "output tok/s"),
-    ("mean_batch_size", "batch"),
+# What is served is counted up to the last arrival; in a closed loop, which has none, in all.
+COLUMNS: tuple[tuple[tuple[str, str], ...], ...] = (
+    (("delivered_request_rate", "served req/s"), ("request_throughput", "served req/s")),
+    (("slo_attainment", "SLO met"),),
+    (("output_throughput_to_last_arrival", "output tok/s"), ("output_throughput", "output tok/s")),
+    (("mean_batch_size", "batch"),),
 )
+SERVED = "delivered_request_rate"
 LATENCY = "_ms"
 
 
@@ -52,9 +56,14 @@ def _columns(groups: Sequence[Sequence[Record]]) -> list[tuple[str, str]]:
     """Return the columns that exist, as (key, title)."""
     chosen = []
     for kinds in LATENCIES:
-        stated = [kind for kind in kinds if all(kind[0] in record for group in groups for record in group)]
-        chosen += stated[:1]
-    return chosen + [column for column in COLUMNS if any(column[0] in group[0] for group in groups)]
+        chosen += [kind for kind in kinds if _is_in(kind[0], groups, all)][:1]
+    for kinds in COLUMNS:
+        chosen += [kind for kind in kinds if _is_in(kind[0], groups, any)][:1]
+    return chosen
+
+
+def _is_in(key: str, groups: Sequence[Sequence[Record]], how_many: Callable[[Iterable[bool]], bool]) -> bool:
+    return how_many(key in record for group in groups for record in group)
 
 
 def max_rate_text(rows: Sequence[Record], swept: Sequence[str]) -> str:
@@ -109,11 +118,26 @@ def _cell(group: Sequence[Record], key: str) -> str:
     interval = estimate(group, key)
     if interval is None:
         return "–"
+    if key == SERVED:
+        return _served(group, interval.mean)
     if key == "slo_attainment":
         return f"{100 * interval.mean:.1f} %"
     if interval.samples < 2:
         return number_text(interval.mean)
     return f"{number_text(interval.mean)} ±{number_text(interval.half_width)}"
+
+
+def _served(group: Sequence[Record], served: float) -> str:
+    """Return what is served of what arrives; with a steady state that is all, whatever a finite run shows."""
+    if any(record["num_prompts"] < LEAST_ARRIVALS for record in group):
+        return "–"  # too few to tell
+    rates = [rate for record in group if not isinstance(rate := record["request_rate"], str)]
+    if len(rates) < len(group):
+        return number_text(served)
+    offered = number_text(fmean(rates))
+    if any(record.get("overloaded") for record in group):
+        return f"{number_text(served)} of {offered}"
+    return f"keeps up with {offered}" if all(record["steady_state"] for record in group) else "–"
 
 
 def _why(group: Sequence[Record]) -> str:

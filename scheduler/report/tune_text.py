@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
 from scheduler.analysis.tuning.answer import (
+    LoadRow,
     LogAnswer,
     PoolComparison,
     PoolFigures,
@@ -41,6 +43,7 @@ def tune_text(answer: TuningAnswer | LogAnswer, pasted: PastedPool) -> str:
 def _closed_loop(answer: TuningAnswer) -> list[str]:
     return [
         advice_line(answer),
+        *_overload(answer),
         *_pools(answer),
         "",
         *_curve(answer),
@@ -51,6 +54,29 @@ def _closed_loop(answer: TuningAnswer) -> list[str]:
         f"{count_text(answer.simulations, 'simulation')}, {len(answer.candidates)} pools tried; "
         + "; ".join(answer.search),
     ]
+
+
+def _overload(answer: TuningAnswer) -> list[str]:
+    """Return at which loads each list cannot keep up, and where nobody's request meets the SLO."""
+    lines = []
+    for name in ("own", "best"):
+        behind = [row for row in answer.loads if getattr(row, f"{name}_overloaded")]
+        unmet = [row for row in answer.loads if getattr(row, f"{name}_slo_attainment") == 0.0]
+        title = "own pool" if name == "own" else "tuned list"
+        if behind:
+            lines.append(f"  OVERLOAD       the {title} cannot keep up at {_loads_text(behind)}")
+        if unmet:
+            lines.append(f"  SLO MISSED     by every request of the {title} at {_loads_text(unmet)}")
+    return lines
+
+
+def _loads_text(rows: Sequence[LoadRow]) -> str:
+    """Return the loads of some rows, with what arrives at the first of them."""
+    factors = [f"{factor:g}×" for factor in dict.fromkeys(row.rate_factor for row in rows)]
+    came = rows[0].offered_per_s
+    arrive = "" if came is None else f" ({number_text(came)}/s arrive at {factors[0]})"
+    host = "" if any(row.host == "low" for row in rows) else " on a slow host"
+    return f"{', '.join(factors)}{host}{arrive}"
 
 
 def advice_line(answer: TuningAnswer) -> str:
@@ -272,7 +298,10 @@ def _over_loads(answer: TuningAnswer) -> list[str]:
     lines = ["  own list and tuned list over the loads, on requests the search never met:"]
     for row in answer.loads:
         host = ", slow host" if row.host == "high" else ""
-        what = "requests/s served" if row.of == "throughput" else answer.objective.unit
+        what = answer.objective.unit
+        if row.of == "throughput":
+            came = "" if row.offered_per_s is None else f"of {number_text(row.offered_per_s)} "
+            what = f"{came}requests/s served"
         # What is served is better when it is more: a loss is a change with the other sign.
         sign, bounds = (-1 if row.of == "throughput" else 1), ""
         if row.low is not None and row.high is not None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import heapq
+
 import numpy as np
 import pytest
 
@@ -118,6 +120,26 @@ def test_a_batch_that_grows_without_waiting_is_overload_too():
     arrival = poisson(12, 3_000)
     load = offered_load(records(arrival, arrival, 1.2 * arrival + 0.1))
     assert load.overloaded
+
+
+def slots(arrival_s, service_s, count) -> RequestRecords:
+    """First come, first served, `count` at a time, each of `service_s`."""
+    free, starts = [0.0] * count, []
+    for arrival in arrival_s:
+        starts.append(max(arrival, heapq.heappop(free)))
+        heapq.heappush(free, starts[-1] + service_s)
+    return records(arrival_s, starts, np.array(starts) + service_s)
+
+
+def test_a_run_shorter_than_its_answers_is_overloaded_where_ever_more_wait():
+    """500 requests at 75/s on 128 slots of 5 s each: a third of a minute's arrivals, 26/s are served."""
+    for seed in range(20):
+        assert offered_load(slots(poisson(75, 500, seed), 5.0, 128)).overloaded
+        served = offered_load(slots(poisson(20, 500, seed), 5.0, 128))
+        assert not served.overloaded
+        at_once = offered_load(slots(poisson(750, 500, seed), 5.0, 128))
+        assert not at_once.overloaded
+        assert at_once.too_short
 
 
 def test_refused_and_unfinished_requests_are_told_apart():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import re
+from dataclasses import replace
 
 import pytest
 from small_comparison import small_comparison
@@ -86,8 +87,12 @@ def test_the_report_says_what_twice_the_load_does_and_draws_the_rates(small: Com
     comparison = studied(small)
     assert risk_text(comparison) == (
         "At 2 times the load, graphs: mean TPOT 30.0 ms, SLO met 80.0 %; "
-        "eager: mean TPOT 60.0 ms, SLO met 80.0 %, OVERLOADED."
+        "eager: OVERLOADED (20 of 20/s served), mean TPOT 60.0 ms, SLO met 80.0 %."
     )
+    for name, found in comparison.load_study.variants.items():
+        at = tuple(replace(load, slo_attainment=0.0) for load in found.at)
+        comparison.load_study.variants[name] = replace(found, at=at)
+    assert risk_text(comparison).startswith("At 2 times the load, graphs: SLO MET BY NONE, mean TPOT 30.0 ms")
     page = html.unescape(report_html(comparison, command=""))
     rates = page[page.index('<section id="rates"') : page.index('<section id="batches"')]
     assert rates.count("<svg ") == 2

@@ -42,7 +42,7 @@ def every_figure(comparison: Comparison) -> dict[str, Figure]:
         "graphs",
         {
             key: tuple(Estimate(rate * 3, rate * 2, rate * 4) for rate in RATES)
-            for key in ("p99_ttft_ms", "request_goodput")
+            for key in ("p99_ttft_ms", "request_goodput_to_last_arrival")
         },
     )
     sweep = SweepCurves("request rate (1/s)", RATES, (swept,), {"ttft": 10.0})

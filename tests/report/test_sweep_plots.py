@@ -13,7 +13,8 @@ def records(rates=(2, 4), variants=("graphs", "eager"), steady=lambda rate: True
     return [
         {
             RATE: rate, "variant": variant, "replication": replication, "steady_state": steady(rate),
-            "p99_ttft_ms": 10.0 * rate + replication, "mean_tpot_ms": 20.0, "request_goodput": rate - 0.5,
+            "p99_ttft_ms": 10.0 * rate + replication, "mean_tpot_ms": 20.0,
+            "request_goodput_to_last_arrival": rate - 0.5,
             "output_throughput": 100.0 * rate, "goodput_slo": {"ttft": 50},
         } | more
         for rate in rates
@@ -41,7 +42,7 @@ def test_a_line_has_the_interval_over_replications():
 def test_a_latency_without_steady_state_is_a_gap_but_goodput_is_drawn():
     curves = sweep_curves_of(records(steady=lambda rate: rate < 4), [RATE], RATE)
     assert [found is None for found in curves.variants[0].metrics["p99_ttft_ms"]] == [False, True]
-    assert None not in curves.variants[0].metrics["request_goodput"]
+    assert None not in curves.variants[0].metrics["request_goodput_to_last_arrival"]
 
 
 def test_other_swept_keys_make_lines_of_their_own():

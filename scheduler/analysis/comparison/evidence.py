@@ -8,9 +8,10 @@ from scheduler.analysis.comparison.compare import Column, Comparison
 from scheduler.analysis.comparison.loads import Unjudged
 from scheduler.analysis.comparison.measured_on import mismatch
 from scheduler.analysis.comparison.steadiness import loads
+from scheduler.analysis.statistics.steady_state import LEAST_ARRIVALS
 from scheduler.workload.arrivals import ClosedLoopArrivals, TraceArrivals
 
-LEAST_REQUESTS = 100
+
 LEAST_BUSY = 0.05  # of the time; a server idle for longer does not tell one list from another
 # Recorded requests this far apart in whole seconds may well be milliseconds: six a minute need no server.
 LEAST_GAP_S = 5
@@ -27,7 +28,7 @@ def unjudged(comparison: Comparison, own: Column) -> Unjudged | None:
     other = mismatch(comparison.workload, comparison.profile)
     if other is not None and other.asked:  # who names no engine is told of lists, and given no flag
         return "other profile"
-    if requests < LEAST_REQUESTS:
+    if requests < LEAST_ARRIVALS:
         return "too few requests"
     no_choice = _no_choice(comparison, own)
     if no_choice is not None:

@@ -16,9 +16,11 @@ _MSER_BATCH = 5
 _IGNORED_START = 0.1
 _BLOCKS = 20
 _LEAST_GROWING_BLOCKS = 0.6
-_LEAST_ARRIVALS = 100
+LEAST_ARRIVALS = 100
 # Beyond this multiple of rate x service time, requests in the system are not being served but piling up.
 _PILE_TO_SERVED = 2
+# So many of the requests that came, still waiting at the end, are no queue that comes and goes.
+_MOST_WAITING = 0.1
 # While the first answers are still running, requests add up in any system, overloaded or not.
 _WINDOW_TO_SERVICE = 8
 
@@ -95,11 +97,13 @@ def offered_load(requests: RequestRecords) -> OfferedLoad:
     rare, since what grows there declines again; a burst that drains or that fills a quarter of the window
     leaves samples too unlike each other. Requests pile up when, besides, at the end of the window more
     than twice as many are in the system as the arrival rate × the service time (end − first step) of the
-    first quarter's requests explains (Little's law): a rising rate or a first filling stay below that.
-    Rejected requests are left out.
+    first quarter's requests explains (Little's law): a rising rate or a first filling stay below that. In
+    a run too short for that, but longer than one service, they pile up when more than a tenth of what
+    arrived still waits for its first step, and ever more did. Rejected requests are left out.
     """
     chosen = requests.status != Status.REJECTED
     arrival = requests.arrival_ns[chosen]
+    scheduled = requests.scheduled_ns[chosen]
     finish = requests.finish_ns[chosen]
     done = requests.status[chosen] == Status.COMPLETED
     if len(arrival) < 2 or arrival[-1] == arrival[0]:
@@ -110,25 +114,29 @@ def offered_load(requests: RequestRecords) -> OfferedLoad:
     arrived = np.searchsorted(arrival, edges, side="right")
     left = np.searchsorted(np.sort(finish[done]), edges, side="right")
     offered, delivered = (float(count[-1] - count[0]) / window_s for count in (arrived, left))
-    growth = np.diff(arrived - left) / (window_s / _BLOCKS)
-    interval = mean_interval(growth.tolist())
-    too_few = len(arrival) < _LEAST_ARRIVALS
-    adds_up = bool(
-        not too_few
-        and interval is not None
-        and interval.low > 0
-        and (growth > 0).mean() >= _LEAST_GROWING_BLOCKS
-    )
+    started = np.searchsorted(np.sort(scheduled[scheduled >= 0]), edges, side="right")
+    growth, waiting = (np.diff(arrived - gone) / (window_s / _BLOCKS) for gone in (left, started))
+    too_few = len(arrival) < LEAST_ARRIVALS
+    adds_up = not too_few and _is_steady_growth(growth)
     service_s = _early_service_s(requests, chosen)
     piled_up = arrived[-1] - left[-1] > _PILE_TO_SERVED * offered * service_s
+    # Requests that wait for their first step are no first filling, if a slot could have become free.
+    queued = arrived[-1] - started[-1] > _MOST_WAITING * offered * window_s
+    piled_up |= queued and window_s >= service_s and _is_steady_growth(waiting)
     return OfferedLoad(
         offered,
         delivered,
-        interval,
+        mean_interval(growth.tolist()),
         overloaded=adds_up and bool(piled_up),
         too_short=adds_up and not piled_up and window_s < _WINDOW_TO_SERVICE * service_s,
         too_few=too_few,
     )
+
+
+def _is_steady_growth(samples: NDArray[np.float64]) -> bool:
+    interval = mean_interval(samples.tolist())
+    growing = float((samples > 0).mean())
+    return interval is not None and interval.low > 0 and growing >= _LEAST_GROWING_BLOCKS
 
 
 def _early_service_s(requests: RequestRecords, chosen: NDArray[np.bool_]) -> float:

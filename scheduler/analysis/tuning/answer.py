@@ -143,7 +143,8 @@ class LoadRow:
 
     `own` and `best` are the objective, or where the load overloads the own list (`of` is throughput) requests
     served per second. `loss` is the winner's as a share, negative where it gains; `low` and `high` bound it
-    (95 %).
+    (95 %). `offered_per_s` requests arrive (None: a closed loop), so many that a list is overloaded or not;
+    the shares of requests that meet the SLO are None without one.
     """
 
     rate_factor: float
@@ -154,6 +155,11 @@ class LoadRow:
     loss: float
     low: float | None
     high: float | None
+    offered_per_s: float | None
+    own_overloaded: bool
+    best_overloaded: bool
+    own_slo_attainment: float | None
+    best_slo_attainment: float | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

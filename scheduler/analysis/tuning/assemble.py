@@ -124,16 +124,22 @@ def _load_rows(over: OverLoads, tuning: Tuning) -> tuple[LoadRow, ...]:
             if loss.of == "highest rate":
                 continue
             interval = over.interval(bound, loss)
+            mine, theirs = own[loss.factor], best[loss.factor]
             rows.append(
                 LoadRow(
                     rate_factor=loss.factor,
                     host=bound,
                     of=loss.of,
-                    own=value(own[loss.factor], loss.of),
-                    best=value(best[loss.factor], loss.of),
+                    own=value(mine, loss.of),
+                    best=value(theirs, loss.of),
                     loss=loss.share,
                     low=interval.low if interval else None,
                     high=interval.high if interval else None,
+                    offered_per_s=mine.rate_per_s,
+                    own_overloaded=mine.overloaded,
+                    best_overloaded=theirs.overloaded,
+                    own_slo_attainment=mine.slo_attainment,
+                    best_slo_attainment=theirs.slo_attainment,
                 )
             )
     return tuple(rows)

@@ -36,11 +36,12 @@ from scheduler.workload.schema import Workload
 PRESETS = ("vllm", "sglang", "trtllm", "lmdeploy", "powers_of_two")
 CURVE_GRAPHS = (0, 2, 4, 8, 12, 16, 24, 32, 48, 64)
 FEW_REQUESTS = 400  # of a coarse pass
-MANY_REQUESTS = 2_000
+MANY_REQUESTS = 1_000
 FINALISTS = 3
 ITERATIONS = 3
 NO_LOSS = 0.01  # a difference below this is called none
-WORTH_TRYING = 0.001  # of the steps' time at a load, that a neighbour must save there
+# Of the steps' time at a load, that a neighbour must save there; a further one is tried for so much in all.
+WORTH_TRYING = 0.001
 MARGIN = 0.005  # what the search allows, for the few requests it sees are not all there are
 TRAP = 10.0  # what a pool's score is above that loses at some load
 # How many lists a search tries, about.
@@ -136,7 +137,7 @@ def tune(evaluator: Evaluator, samples: list[DrawnRequests], budgets: Budgets) -
             curves[piecewise] = _curve(search, leader, rules[piecewise])
     best = pick.best(found for pool, found in search.tried.items() if allowed(pool)) or best
     chosen = rules[best.pool.piecewise]
-    search.try_neighbours(best, chosen.chooser(), _worth_trying(best, chosen))
+    search.try_neighbours(best, chosen.chooser(), _worth_trying(best, chosen), WORTH_TRYING)
     found = [found for pool, found in search.tried.items() if allowed(pool)]
     evaluator.plan.enter(FINALS)
     best = _final(evaluator, many, pick, found, own.pool, judge)
@@ -148,9 +149,7 @@ def _cut(samples: Sequence[DrawnRequests], evaluator: Evaluator, count: int) -> 
     percentile = evaluator.objective.metric.percentile
     if percentile is not None and percentile > 90:
         return list(samples)
-    return [
-        replace(sample, requests=first_requests(sample.requests, count), same_time=True) for sample in samples
-    ]
+    return [replace(sample, requests=first_requests(sample.requests, count)) for sample in samples]
 
 
 @dataclass(slots=True)

@@ -19,6 +19,7 @@ from scheduler.analysis.comparison.loads import (
     variant_loads,
 )
 from scheduler.analysis.metrics import Record, summarize
+from scheduler.analysis.statistics.steady_state import LEAST_ARRIVALS
 from scheduler.analysis.tuning.budgets import SizeRules
 from scheduler.analysis.tuning.choose import Load, smoothed
 from scheduler.analysis.tuning.load_runs import LoadRun, LoadTask
@@ -37,7 +38,6 @@ from scheduler.workload.schema import Workload
 
 Progress = Callable[[str, int, int], None]
 WORTH_WORKERS_S = 0.1
-LEAST_REQUESTS = 100  # fewer tell neither a steady state nor a difference
 BOUNDS: tuple[Bound, Bound] = ("low", "high")
 
 
@@ -45,7 +45,7 @@ BOUNDS: tuple[Bound, Bound] = ("low", "high")
 class DrawnRequests:
     """Requests of one replication and the share of the first ones that statistics leave out.
 
-    `same_time`: below the workload's own load only so many come as in the same time at it (`LEAST_REQUESTS`
+    `same_time`: below the workload's own load only so many come as in the same time at it (`LEAST_ARRIVALS`
     at least), for small batches make most steps and tell least.
     """
 
@@ -63,7 +63,7 @@ class DrawnRequests:
         """Return what is run at a load."""
         if not self.same_time or factor >= 1:
             return self
-        count = max(round(len(self.requests) * factor), LEAST_REQUESTS)
+        count = max(round(len(self.requests) * factor), LEAST_ARRIVALS)
         return replace(self, requests=first_requests(self.requests, count))
 
     def work(self, factors: Sequence[float]) -> float:

@@ -88,11 +88,15 @@ class PoolSearch:
         return min(candidates, key=lambda e: (e.score, len(e.pool.sizes), e.pool.sizes), default=None)
 
     def try_neighbours(
-        self, around: Evaluated, chooser: Chooser, worth: Callable[[Choice], bool] = lambda choice: True
+        self,
+        around: Evaluated,
+        chooser: Chooser,
+        worth: Callable[[Choice], bool] = lambda choice: True,
+        gain: float = 0.0,
     ) -> None:
-        """Evaluate the pools next to one, cheapest first by its own batches, as long as some are better.
+        """Evaluate the pools next to one, cheapest first by its own batches, as long as that gains.
 
-        Only those that `worth` says may be.
+        Only those are tried that `worth` says may be better; a gain is more than `gain` of the score.
         """
         near = chooser.near(chooser.problem(around.loads()), around.pool.sizes)
         pools = [around.pool.with_sizes(choice.sizes) for choice in near if worth(choice)]
@@ -100,6 +104,6 @@ class PoolSearch:
         for first in range(0, len(pools), AT_ONCE):
             found = self.values([(pool, "neighbour") for pool in pools[first : first + AT_ONCE]])
             least = min(each.score for each in found)
-            if least >= best:
+            if least >= best - gain:
                 return
             best = least

@@ -33,12 +33,16 @@ def search_and_fresh(
             )
         held_out = _part(requests, cut, len(requests))
         words = f"the held-out last {len(held_out):,} requests of the trace"
-        return [DrawnRequests(_part(requests, 0, cut), 0, 0.0)], [DrawnRequests(held_out, 0, 0.0)], words
+        search = DrawnRequests(_part(requests, 0, cut), 0, 0.0, same_time=True)
+        return [search], [DrawnRequests(held_out, 0, 0.0, same_time=True)], words
     count = FRESH_REPLICATIONS if fresh is None else fresh
     if not 1 <= count <= 10_000:
         raise InputError(f"--replications: expected 1 to 10,000, got {count}")
     numbers = range(SEARCH_REPLICATIONS + count)
-    samples = [DrawnRequests(draw_requests(workload, number), number, WARMUP_SHARE) for number in numbers]
+    samples = [
+        DrawnRequests(draw_requests(workload, number), number, WARMUP_SHARE, same_time=True)
+        for number in numbers
+    ]
     return samples[:SEARCH_REPLICATIONS], samples[SEARCH_REPLICATIONS:], f"{count} fresh replications"
 
 

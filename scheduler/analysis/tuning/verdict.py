@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from scheduler.analysis.statistics.steady_state import offered_load
+from scheduler.analysis.statistics.steady_state import LEAST_ARRIVALS, offered_load
 from scheduler.analysis.tuning.answer import Advice, Reason, TuningVerdict
 from scheduler.analysis.tuning.checks import FreshRequests, OverLoads
 from scheduler.analysis.tuning.closed_loop import NO_LOSS, Tuning
-from scheduler.analysis.tuning.pool_runs import LEAST_REQUESTS
 from scheduler.engine.graph_pool import GraphPool
 
 NO_WORSE = 0.02  # a list that loses more than this at some load is no advice
@@ -36,7 +35,7 @@ def tuning_verdict(tuning: Tuning, fresh: FreshRequests, over: OverLoads | None)
 
 def _advice(tuning: Tuning, fresh: FreshRequests, over: OverLoads | None) -> tuple[Advice, Reason]:
     own, best = tuning.own.pool, tuning.best.pool
-    if fresh.requests < LEAST_REQUESTS:
+    if fresh.requests < LEAST_ARRIVALS:
         return Advice.KEEP, Reason.TOO_FEW_REQUESTS
     if best == own:
         return Advice.KEEP, Reason.OWN_IS_BEST

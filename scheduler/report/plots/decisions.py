@@ -176,7 +176,7 @@ class Estimate:
 class SweptVariant:
     """One variant over a sweep: `metrics` maps a metric to one estimate (or None) per swept value.
 
-    Metrics drawn: p99_ttft_ms, p99_tpot_ms, request_goodput; others are ignored.
+    Metrics drawn: p99_ttft_ms, p99_tpot_ms and goodput to the last arrival; others are ignored.
     """
 
     name: str
@@ -196,7 +196,7 @@ class SweepCurves:
 _SWEPT = {
     "p99_ttft_ms": ("p99 TTFT (ms)", "ttft"),
     "p99_tpot_ms": ("p99 TPOT (ms)", "tpot"),
-    "request_goodput": ("goodput (requests/s)", None),
+    "request_goodput_to_last_arrival": ("goodput (requests/s)", None),
 }
 
 
