@@ -54,7 +54,7 @@ def test_graphs_meet_the_slow_host_too_where_prompts_are_issued_step_by_step() -
 def test_a_headline_without_a_steady_state_claims_no_verdict() -> None:
     overloaded = small_comparison(rate_per_s=60)
     (line,) = verdict_lines(overloaded)
-    assert line.startswith("OVERLOAD: 60 requests/s arrive; the queue grows where vllm-64 ")
+    assert line.startswith("OVERLOAD: 60 requests/s arrive; the queue grows where graphs ")
     assert "mean TPOT:" not in full_text(overloaded)
 
 

@@ -58,7 +58,7 @@ def table_of(rate, requests, **arrivals):
 
 
 def tokens_per_s(table):
-    found = [re.search(r"([0-9,]+)\s+[0-9.]+$", line.strip()) for line in table.splitlines()[1:3]]
+    found = [re.search(r"([0-9,.]+)\s+[0-9.]+$", line.strip()) for line in table.splitlines()[1:3]]
     return [float(each[1].replace(",", "")) for each in found]
 
 
