@@ -12,11 +12,12 @@ from scheduler.analysis.comparison.differences import (
     differences,
     verdict_of_range,
 )
-from scheduler.analysis.comparison.evidence import LEAST_REQUESTS, busy_share, may_be_milliseconds
+from scheduler.analysis.comparison.evidence import busy_share, may_be_milliseconds
 from scheduler.analysis.comparison.loads import AtLoad, FewerGraphs, LoadStudy, Unjudged, VariantLoads
 from scheduler.analysis.comparison.measured_on import mismatch
 from scheduler.analysis.comparison.steadiness import is_steady, loads
 from scheduler.analysis.statistics.difference import Difference, Verdict
+from scheduler.analysis.statistics.steady_state import LEAST_ARRIVALS
 from scheduler.report.trust import not_of_text
 from scheduler.report.wording import (
     count_text,
@@ -404,7 +405,7 @@ def _unjudged(comparison: Comparison, own: Column, study: LoadStudy, why: Unjudg
             return f"Not judged, no flag: {text} (run.py profile list)."
         case "too few requests":
             requests = sum(len(run.requests.arrival_ns) for run in own.runs)
-            return f"Not judged: {count_text(requests, 'request')} of the {LEAST_REQUESTS} it takes."
+            return f"Not judged: {count_text(requests, 'request')} of the {LEAST_ARRIVALS} it takes."
         case "milliseconds":
             return f"Not judged: {_MS}"
         case "all at once":

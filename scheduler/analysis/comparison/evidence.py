@@ -11,7 +11,6 @@ from scheduler.analysis.comparison.steadiness import loads
 from scheduler.analysis.statistics.steady_state import LEAST_ARRIVALS
 from scheduler.workload.arrivals import ClosedLoopArrivals, TraceArrivals
 
-
 LEAST_BUSY = 0.05  # of the time; a server idle for longer does not tell one list from another
 # Recorded requests this far apart in whole seconds may well be milliseconds: six a minute need no server.
 LEAST_GAP_S = 5
