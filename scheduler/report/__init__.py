@@ -6,6 +6,7 @@
 - `calibration.py` What a calibration measured, and how the new profile compares with a run executed for real.
 - `card.py` The card: at most 25 lines of 80 columns: the answer, how sure it is, and what it rests on.
 - `cautions.py` What a reader must know before believing a result: the warnings of card, report and results.json.
+- `draft_flags.py` Speculative decoding as flags and files to paste into engines, as each one's own code takes them.
 - `drafting_text.py` Drafting in words: whether to draft, up to which load, with which list.
 - `engine_flags.py` A graph pool as flags and files to paste into serving engines, with the rules each engine applies.
 - `flags.py` The flags to paste for the pools of a comparison.

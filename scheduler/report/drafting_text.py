@@ -7,6 +7,7 @@ from typing import Any
 
 from scheduler.analysis.comparison.drafting import DraftChange, DraftedList, DraftStudy, rate_at
 from scheduler.executors.model.cost_model import Bound
+from scheduler.report.draft_flags import draft_flags
 from scheduler.report.engine_flags import PastedPool, flags_text, paste_line
 from scheduler.report.wording import count_text, ranges_text, rate_text, short_percent_text, sizes_text
 from scheduler.workload.schema import Workload
@@ -85,8 +86,10 @@ def drafts_text(study: DraftStudy, workload: Workload, on: str, assumed: str | N
     lines += ["", "lists tried (mean TPOT in ms at each load):"]
     lines += [f"  {_list_row(each, study)}" for each in study.lists]
     lines += ["", flags_text(pasted_drafts(study, workload)).rstrip("\n")]
-    flags = speculation_flags(workload, study.best_here().draft_tokens)
-    lines += ["", "# drafting itself, the method's further options left to you", *flags]
+    engine = workload.engine
+    if engine.speculation is not None:
+        flags = draft_flags(engine.speculation.method, study.best_here().draft_tokens, engine.max_num_seqs)
+        lines += ["", "# drafting itself, the method's further options left to you", *flags]
     if assumed is not None:
         lines.append(f"ASSUMED: {assumed} (engine.speculation.draft)")
     return "\n".join(lines) + "\n"
@@ -137,28 +140,6 @@ def drafts_flag(study: DraftStudy, workload: Workload, engine: str | None) -> st
     if study.chosen[k].pool == own.pool:
         return None
     return paste_line(pasted_drafts(study, workload), engine)
-
-
-def speculation_flags(workload: Workload, draft_tokens: int) -> list[str]:
-    """Return what turns drafting on in vLLM and SGLang.
-
-    vLLM 0.33.0: `vllm/config/speculative.py`; SGLang 0.5.23: `sglang/srt/server_args.py`.
-    """
-    settings = workload.engine.speculation
-    if settings is None or not draft_tokens:
-        return []
-    method = settings.method
-    lookup = ', "prompt_lookup_max": 4' if method == "ngram" else ""
-    model = ', "model": "DRAFT"' if method in ("eagle", "draft_model") else ""
-    config = f'{{"method": "{method}"{model}, "num_speculative_tokens": {draft_tokens}{lookup}}}'
-    lines = [f"vllm serve MODEL --speculative-config '{config}'"]
-    algorithms = {"eagle": "EAGLE", "mtp": "EAGLE", "draft_model": "STANDALONE", "ngram": "NGRAM"}
-    chain = "" if method == "ngram" else f" --speculative-num-steps {draft_tokens} --speculative-eagle-topk 1"
-    lines.append(
-        f"python -m sglang.launch_server --model-path MODEL --speculative-algorithm {algorithms[method]}"
-        f"{chain} --speculative-num-draft-tokens {draft_tokens + 1}"
-    )
-    return lines
 
 
 def drafts_json(study: DraftStudy, workload: Workload) -> dict[str, Any]:

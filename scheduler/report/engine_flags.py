@@ -197,6 +197,11 @@ def _sglang(pool: PastedPool) -> EngineFlags:
         "sizes above --max-running-requests are dropped; sizes must be multiples of the attention "
         "tensor-parallel alignment where there is one",
     ]
+    if pool.draft_tokens:
+        notes.append(
+            f"sizes are requests; with {pool.draft_tokens} draft tokens (--speculative-num-draft-tokens "
+            f"{pool.draft_tokens + 1}) a graph of n requests computes {pool.draft_tokens + 1} n tokens"
+        )
     if not pool.padding:
         notes.append(
             "--disable-cuda-graph-padding takes exact sizes only, and captures every size to the maximum"
@@ -231,6 +236,11 @@ def _trtllm(pool: PastedPool) -> EngineFlags:
         "sizes above the executor's max_batch_size are dropped; with padding that size takes their place",
         "only steps without prompts replay graphs",
     ]
+    if pool.draft_tokens:
+        notes.append(
+            f"sizes are requests, each {pool.draft_tokens + 1} tokens wide; those whose tokens exceed "
+            "max_num_tokens are dropped"
+        )
     return EngineFlags(
         "TensorRT-LLM",
         TRTLLM,

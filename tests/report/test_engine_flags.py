@@ -7,6 +7,7 @@ import shlex
 
 import yaml
 
+from scheduler.report.draft_flags import draft_flags
 from scheduler.report.engine_flags import PastedPool, engine_flags, flags_text
 
 POOL = PastedPool((1, 2, 4, 8), max_num_seqs=8, max_num_batched_tokens=2048)
@@ -98,3 +99,53 @@ def test_the_text_holds_every_command_and_file_and_the_rest_is_comment():
         assert all(command in text.splitlines() for command in flags.commands)
         assert flags.release in text
     assert "  enable_padding: true" in text.splitlines()
+
+
+def test_drafting_is_turned_on_as_each_engine_parses_it():
+    vllm, sglang, note, *yaml_lines = draft_flags("eagle", 3, 256)
+    (text,) = option(vllm, "--speculative-config")
+    assert json.loads(text) == {"method": "eagle", "model": "DRAFT", "num_speculative_tokens": 3}
+    assert option(sglang, "--speculative-algorithm") == ["EAGLE"]
+    assert option(sglang, "--speculative-draft-model-path") == ["DRAFT"]
+    # A chain: SGLang sets num_draft_tokens to num_steps + 1 where topk is 1.
+    assert option(sglang, "--speculative-num-steps") == ["3"]
+    assert option(sglang, "--speculative-eagle-topk") == ["1"]
+    assert option(sglang, "--speculative-num-draft-tokens") == ["4"]
+    # Without, SGLang admits 48 requests when it drafts.
+    assert option(sglang, "--max-running-requests") == ["256"]
+    assert note.startswith("# TensorRT-LLM")
+    config = yaml.safe_load("\n".join(yaml_lines))
+    assert config == {
+        "speculative_config": {"decoding_type": "Eagle3", "max_draft_len": 3, "speculative_model": "DRAFT"}
+    }
+
+
+def test_each_way_of_drafting_has_the_options_it_needs():
+    for method, algorithm, kind in (
+        ("mtp", "NEXTN", "MTP"),
+        ("ngram", "NGRAM", "NGram"),
+        ("draft_model", "STANDALONE", "Draft_Target"),
+    ):
+        vllm, sglang, _, *yaml_lines = draft_flags(method, 5, 64)
+        settings = json.loads(option(vllm, "--speculative-config")[0])
+        config = yaml.safe_load("\n".join(yaml_lines))["speculative_config"]
+        assert (settings["method"], settings["num_speculative_tokens"]) == (method, 5)
+        assert option(sglang, "--speculative-algorithm") == [algorithm]
+        assert option(sglang, "--speculative-num-draft-tokens") == ["6"]
+        assert (config["decoding_type"], config["max_draft_len"]) == (kind, 5)
+        has_model = method == "draft_model"
+        assert ("model" in settings) == ("--speculative-draft-model-path" in sglang) == has_model
+        assert ("speculative_model" in config) == has_model
+        # SGLang's n-grams are a tree of breadth 10 unless told otherwise; the chain is what is modelled.
+        assert ("--speculative-ngram-max-bfs-breadth 1" in sglang) == (method == "ngram")
+        assert ("--speculative-num-steps" in sglang) == (method != "ngram")
+    assert draft_flags("eagle", 0, 64) == []
+
+
+def test_lists_of_requests_say_how_wide_a_request_is():
+    pool = PastedPool((1, 2, 8), max_num_seqs=8, max_num_batched_tokens=2048, draft_tokens=3)
+    (sglang,) = [flags for flags in engine_flags(pool) if flags.engine == "SGLang"]
+    assert option(sglang.commands[0], "--cuda-graph-bs-decode") == ["1", "2", "8"]
+    assert any("a graph of n requests computes 4 n tokens" in note for note in sglang.notes)
+    (trtllm,) = [flags for flags in engine_flags(pool) if flags.engine == "TensorRT-LLM"]
+    assert any("each 4 tokens wide" in note for note in trtllm.notes)
