@@ -123,8 +123,10 @@ class _SpeculativeBatching(Batching):
 
     def _grow_decoding(self) -> None:
         """Give each decoding request the blocks of its next tokens, preempting the newest for room."""
-        for request in [*self.decoding_requests()]:
-            if not self._make_room_to_decode(request):
+        width, ahead, size = 1 + self.draft_tokens, self.lookahead_tokens, self.kv_cache.block_size
+        for row in [*self.decoding_requests()]:
+            tokens = row.cached - row.unseen + width * (row.computing + 1) + ahead
+            if tokens > row.blocks * size and not self._make_room_to_decode(row):
                 return  # and everyone newer has given way before it
 
     def _make_room_to_decode(self, request: Running) -> bool:

@@ -5,19 +5,27 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from scheduler.analysis.comparison.drafting import DraftChange, DraftedList, DraftStudy, rate_at
+from scheduler.analysis.comparison.drafting import PAYS, DraftChange, DraftedList, DraftStudy, rate_at
 from scheduler.executors.model.cost_model import Bound
 from scheduler.report.draft_flags import draft_flags
 from scheduler.report.engine_flags import PastedPool, flags_text, paste_line
 from scheduler.report.wording import count_text, ranges_text, rate_text, short_percent_text, sizes_text
 from scheduler.workload.schema import Workload
 
+LEAST_REQUESTS = 100  # at the own load: with fewer, neither overload nor a list can be told
+
 
 def drafting_answer(study: DraftStudy) -> list[str]:
     """Return whether to draft and up to which load, what that changes, and which list: a sentence each."""
+    if study.requests < LEAST_REQUESTS:
+        return [
+            f"Draft? Too few requests to tell: {study.requests} at the own load; expected at least "
+            f"{LEAST_REQUESTS}."
+        ]
     here = study.best_here()
     k = here.draft_tokens
-    return [f"{_whether(study, k)}: {_changes(study.changes_of(k, 'low'))}", _which_list(study, k)]
+    changes = _changes(study.changes_of(k, "low"))
+    return [f"{_whether(study, k)}: {changes}{_other_numbers(study, k)}", _which_list(study, k)]
 
 
 def _whether(study: DraftStudy, k: int) -> str:
@@ -37,6 +45,17 @@ def _whether(study: DraftStudy, k: int) -> str:
         texts.append(f"{stop:.1f}×" + ("" if rate is None else f" ({rate_text(rate)}/s)"))
     slow = ", the latter on a slow host" if len(texts) > 1 else ""
     return f"Draft? Yes, {k} tokens, up to {' or '.join(texts)} this load{slow}"
+
+
+def _other_numbers(study: DraftStudy, k: int) -> str:
+    """Say from which load on another number of draft tokens, or none, is the better one."""
+    above = [change for change in study.best("low") if change.factor > study.best_here().factor]
+    for change in above:
+        if change.draft_tokens == k and change.share <= -PAYS:
+            continue
+        better = f"{change.draft_tokens}" if change.share <= -PAYS else "none"
+        return f"; from {change.factor:g}× on {better} is the better number" if len(study.chosen) > 2 else ""
+    return ""
 
 
 def _coarsely(stops: Sequence[float | None]) -> list[float | None]:
@@ -83,7 +102,12 @@ def drafts_text(study: DraftStudy, workload: Workload, on: str, assumed: str | N
     stop = study.stops_at("low")
     if stop is not None and stop > 0:
         lines.append(f"above {stop:.1f}× this load no number of draft tokens that was tried pays")
-    lines += ["", "lists tried (mean TPOT in ms at each load):"]
+    left = sorted({change.draft_tokens for change in study.changes["low"] if change.low is None})
+    if left and any(change.low is not None for change in study.changes["low"]):
+        numbers = ", ".join(map(str, left))
+        lines.append(f"k = {numbers}: clearly worse than others at every load of the search, not confirmed")
+    loads = ", ".join(f"{factor:g}×" for factor in _loads_of(study))
+    lines += ["", f"lists tried (mean TPOT in ms at {loads}; –: clearly worse, not tried there):"]
     lines += [f"  {_list_row(each, study)}" for each in study.lists]
     lines += ["", flags_text(pasted_drafts(study, workload)).rstrip("\n")]
     engine = workload.engine
@@ -106,8 +130,14 @@ def _row(study: DraftStudy, k: int, bound: Bound) -> str:
     return f"k = {k}  {'  '.join(texts)}"
 
 
+def _loads_of(study: DraftStudy) -> list[float]:
+    """Return the loads at which any list but the chosen ones was tried."""
+    return sorted({load.factor for each in study.lists for load in each.at["low"].at})
+
+
 def _list_row(each: DraftedList, study: DraftStudy) -> str:
-    values = [load.mean_tpot_ms for load in each.at["low"].at]
+    known = {load.factor: load.mean_tpot_ms for load in each.at["low"].at}
+    values = [known.get(factor) for factor in _loads_of(study)]
     times = " ".join("–" if value is None else f"{value:.2f}" for value in values)
     mark = " ←" if study.chosen[each.draft_tokens].pool == each.pool else ""
     falls = ranges_text([(first, last) for first, last, _ in each.falls_off]) if each.falls_off else "none"
@@ -133,8 +163,10 @@ def pasted_drafts(study: DraftStudy, workload: Workload) -> PastedPool:
 def drafts_flag(study: DraftStudy, workload: Workload, engine: str | None) -> str | None:
     """Return the command that captures the chosen list in an engine (see `paste_line`).
 
-    None where that list is the workload's own.
+    None where that list is the workload's own, or where too few requests chose it.
     """
+    if study.requests < LEAST_REQUESTS:
+        return None
     k = study.best_here().draft_tokens
     own = next(each for each in study.lists if each.draft_tokens == k)
     if study.chosen[k].pool == own.pool:

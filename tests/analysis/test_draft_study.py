@@ -10,11 +10,23 @@ import pytest
 from command_line import call
 
 from scheduler.analysis.comparison.drafting import DraftChange, crossing
-from scheduler.analysis.tuning.draft_study import DraftRuns, confirmed, draft_sample, study_drafts
+from scheduler.analysis.tuning.draft_study import (
+    DraftRuns,
+    confirmed,
+    contenders,
+    draft_sample,
+    study_drafts,
+)
 from scheduler.catalog.dispatch.audit import audit
 from scheduler.catalog.dispatch.engines import engine_rules
 from scheduler.catalog.dispatch.table import Settings
+from scheduler.catalog.profile.file import load_profile
+from scheduler.commands.run import chosen_pools
+from scheduler.engine.executor import StepKind, StepPlan
 from scheduler.errors import InputError
+from scheduler.executors.model.by_profile import cost_model
+from scheduler.report.drafting_text import drafting_answer, drafts_flag
+from scheduler.simulate import verify_costs
 from scheduler.workload.file.loader import load_workload
 
 # A decode step takes 5 ms and 0.05 ms per token: three drafts pay in small batches and cost in large ones.
@@ -178,6 +190,60 @@ def test_tune_names_the_load_the_list_and_what_verifying_costs(tmp_path):
     for row in rows:  # 5 ms and 0.05 ms per token
         tokens, ms = row.split(",")
         assert float(ms) == pytest.approx(5 + 0.05 * int(tokens))
+
+
+@pytest.mark.parametrize("name", ["h100-vllm-llama-3.1-8b-bf16", "h100-vllm-0.26-llama-3.1-8b-bf16"])
+def test_the_table_of_verify_costs_is_the_profile_s(tmp_path, name):
+    """What adaptive drafters read: tokens of a captured graph, milliseconds of its step by the profile."""
+    text = WORKLOAD.replace("RATE", "40")
+    begin, end = text.index("  profile:"), text.index("  speculation:")
+    path = tmp_path / "w.yaml"
+    path.write_text(f"{text[:begin]}  profile: {name}\n{text[end:]}", encoding="utf-8")
+    workload, profile = load_workload(path), load_profile(name)
+    pool = chosen_pools(workload, profile, ())[0].pool
+    found = verify_costs(workload, profile, pool)
+    table = pool.table(workload.engine.max_num_seqs, workload.engine.prefill_tokens_per_step)
+    assert [tokens for tokens, _ in found] == list(table.full)
+    model = cost_model(profile, "fallback")
+    model.verifies_drafts = True
+    for tokens, ms in found:
+        plan = StepPlan(StepKind.DECODE, tokens // 4, tokens, 0, draft_tokens=3 * (tokens // 4))
+        assert ms == pytest.approx(model.run(plan) / 1e6, rel=1e-6), tokens
+    assert [ms for _, ms in found[-3:]] == sorted(ms for _, ms in found[-3:])
+
+
+def test_an_overloaded_server_s_tpot_is_no_gain(tmp_path):
+    """Its full batch bounds TPOT while requests wait outside: what counts is what is served."""
+    changes = {"{pass_ms: 0.1}": "{pass_ms: 10}", "mean: 80, max: 200": "mean: 20, max: 40"}
+    path = written(tmp_path, rate=300, **changes, **{"requests: 300": "requests: 2000"})
+    runs = runs_of(path)
+    study = study_drafts(runs, draft_sample(runs.workload, 0, 2000), (7,), (0.25, 1.0))
+    last = study.changes_of(7, "low")[-1]
+    assert last.of == "throughput"
+    assert last.share > 0.1
+    assert study.stops_at("low", 7) is not None
+
+
+def test_few_requests_give_no_verdict(tmp_path):
+    runs = runs_of(written(tmp_path))
+    study = study_drafts(runs, draft_sample(runs.workload, 0, 60), (3,), (1.0,))
+    (text,) = drafting_answer(study)
+    assert text == "Draft? Too few requests to tell: 60 at the own load; expected at least 100."
+    assert drafts_flag(study, runs.workload, None) is None
+
+
+def test_what_is_clearly_worse_is_neither_tried_everywhere_nor_confirmed(tmp_path):
+    runs = runs_of(written(tmp_path, **{"{pass_ms: 0.1}": "{pass_ms: 3}"}))
+    study = study_drafts(runs, draft_sample(runs.workload, 0, 120), (1, 7), (0.5, 1.0, 2.0))
+    assert contenders(study) == [0, 1]
+    fresh = confirmed(runs, study, [draft_sample(runs.workload, number, 120) for number in (1, 2)])
+    known = {change.draft_tokens: change.low is not None for change in fresh.changes["low"]}
+    assert known == {1: True, 7: False}
+    for each in study.lists:
+        factors = [load.factor for load in each.at["low"].at]
+        assert factors in ([0.5, 1.0, 2.0], [0.5, 2.0])
+    for each in study.chosen.values():
+        assert [load.factor for load in each.at["low"].at][:3] == [0.5, 1.0, 2.0]
 
 
 @pytest.mark.parametrize("text", ["x", "1,,x", "99", "-1", ""])

@@ -234,13 +234,22 @@ def losses(own: VariantLoads, other: VariantLoads) -> list[Loss]:
 
     A load is judged by mean TPOT (or the tuner's score); one that overloads `own`, by what is served.
     """
-    found = [loss for pair in zip(own.at, other.at, strict=True) if (loss := _loss_at(*pair)) is not None]
+    found = [loss for pair in zip(own.at, other.at, strict=True) if (loss := loss_at(*pair)) is not None]
     rate = _rate_loss(own, other)
     return found if rate is None else [*found, rate]
 
 
-def _loss_at(own: AtLoad, other: AtLoad) -> Loss | None:
-    if own.overloaded and own.requests_per_s and other.requests_per_s is not None:
+def loss_at(own: AtLoad, other: AtLoad, *, either: bool = False) -> Loss | None:
+    """Return what `other` loses at one load, None where that is not known.
+
+    By what is served where `own` is overloaded, with `either` also where `other` is: the full batch of an
+    overloaded server bounds its TPOT while requests wait outside.
+    """
+    if (
+        (own.overloaded or (either and other.overloaded))
+        and own.requests_per_s
+        and other.requests_per_s is not None
+    ):
         return Loss(1.0 - other.requests_per_s / own.requests_per_s, own.factor, "throughput")
     before, after = own.mean_tpot_ms, other.mean_tpot_ms
     if own.score is not None and other.score is not None:

@@ -3,7 +3,8 @@
 For each number of draft tokens some lists serve the same requests from half the load up: the workload's
 own (an engine's default list is made anew for each), the same with sizes up to the last request, and a thin
 one. The fewest graphs that are no worse are chosen, and their server is compared with one that does not
-draft.
+draft. Lists that are clearly worse at the lowest and the highest load are left out of those between, and
+numbers that are clearly worse than another at every load are not confirmed on fresh requests.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from scheduler.analysis.comparison.loads import (
     SLO_SHARE,
     Loss,
     first_requests,
-    losses,
+    loss_at,
     mean_at_load,
     variant_loads,
 )
@@ -54,6 +55,8 @@ TOLERANCE = 0.01  # by which fewer graphs may be worse: called no difference
 # Requests to 4 one by one, to 16 in twos, to 32 in fours, and so on: about an eighth is padded at most.
 SPACING = ((1, 4), (2, 16), (4, 32), (8, 64), (16, 128), (32, 4096))
 FURTHER = (3.0, 4.0)  # loads tried above the others as long as drafting pays
+CLEARLY = 0.02  # worse than the best by more than this: a list is not tried at the loads between
+CONTENDS = 0.05  # a number that comes this near to the best of a load is confirmed on fresh requests
 BOUNDS: tuple[Bound, Bound] = ("low", "high")
 
 
@@ -175,23 +178,64 @@ def study_drafts(
     numbers = sorted({0, *draft_tokens})
     lists = [each for k in numbers for each in _lists(runs, k)]
     loads = sorted({*factors, 1.0})
-    shown = _drafted(lists, runs.run([(k, pool) for k, _, pool in lists], [sample], loads), runs)
-    chosen = {k: _chosen([each for each in shown if each.draft_tokens == k]) for k in numbers}
+    ends, between = sorted({loads[0], loads[-1]}), loads[1:-1]
+    shown = _tried(lists, ends, sample, runs)
+    kept = [each for k in numbers for each in _near([each for each in shown if each.draft_tokens == k])]
+    if between:
+        again = [(each.draft_tokens, each.origin, each.pool) for each in kept]
+        more = _tried(again, between, sample, runs)
+        kept = [_joined(each, further) for each, further in zip(kept, more, strict=True)]
+        shown = [next((each for each in kept if each.pool == one.pool), one) for one in shown]
+    chosen = {k: _chosen([each for each in kept if each.draft_tokens == k]) for k in numbers}
     for further in FURTHER:
         if further <= loads[-1] or crossing(best_changes(_changes(chosen, "low"))) is not None:
             continue
         loads.append(further)
         again = [(each.draft_tokens, each.origin, each.pool) for each in chosen.values()]
-        more = _drafted(again, runs.run([(k, pool) for k, _, pool in again], [sample], loads), runs)
-        chosen = {each.draft_tokens: each for each in more}
+        further_on = _tried(again, [further], sample, runs)
+        chosen = {
+            each.draft_tokens: _joined(each, there)
+            for each, there in zip(chosen.values(), further_on, strict=True)
+        }
     bounds = BOUNDS if any("high" in each.at for each in chosen.values()) else BOUNDS[:1]
     changes = {bound: tuple(_changes(chosen, bound)) for bound in bounds}
     return DraftStudy(sample.count, tuple(shown), chosen, changes)
 
 
+def _tried(
+    lists: Sequence[tuple[int, str, GraphPool]], loads: Sequence[float], sample: Sample, runs: DraftRuns
+) -> list[DraftedList]:
+    return _drafted(lists, runs.run([(k, pool) for k, _, pool in lists], [sample], loads), runs)
+
+
+def _joined(one: DraftedList, other: DraftedList) -> DraftedList:
+    """Return a list with the loads of both."""
+    return replace(
+        one,
+        at={
+            bound: variant_loads(loads.column, [*loads.at, *other.end(bound).at])
+            for bound, loads in one.at.items()
+        },
+    )
+
+
+def contenders(study: DraftStudy) -> list[int]:
+    """Return the numbers of draft tokens that come near the best of some load, 0 among them."""
+    found = {0}
+    for changes in study.changes.values():
+        for best in best_changes(changes):
+            found |= {
+                change.draft_tokens
+                for change in changes
+                if change.factor == best.factor and change.share <= best.share + CONTENDS
+            }
+    return sorted(found)
+
+
 def confirmed(runs: DraftRuns, study: DraftStudy, samples: Sequence[Sample]) -> DraftStudy:
-    """Return the study with its changes as means over fresh samples, and their 95 % intervals."""
-    chosen = list(study.chosen.values())
+    """Return the study with the contenders' changes as means over fresh samples, and their 95 % intervals."""
+    numbers = contenders(study)
+    chosen = [study.chosen[k] for k in numbers]
     loads = [load.factor for load in chosen[0].at["low"].at]
     found = runs.run([(each.draft_tokens, each.pool) for each in chosen], samples, loads)
     changes = {}
@@ -205,7 +249,12 @@ def confirmed(runs: DraftRuns, study: DraftStudy, samples: Sequence[Sample]) -> 
                 for each, of in zip(chosen, found, strict=True)
             }
             by_sample.append(_changes(here, bound))
-        changes[bound] = tuple(_mean_change(several) for several in zip(*by_sample, strict=True))
+        fresh = {}
+        for several in zip(*by_sample, strict=True):
+            fresh[several[0].factor, several[0].draft_tokens] = _mean_change(several)
+        changes[bound] = tuple(
+            fresh.get((change.factor, change.draft_tokens), change) for change in study.changes[bound]
+        )
     return replace(study, changes=changes)
 
 
@@ -288,22 +337,27 @@ def _falls_off(workload: Workload, pool: GraphPool) -> tuple[Range, ...]:
     return audit(engine_rules(pool.rules), settings).falls_off
 
 
-def _chosen(lists: Sequence[DraftedList]) -> DraftedList:
-    """Return the list with the fewest graphs of those that are no worse than the best over the loads."""
-    own = lists[0]
+def _near(lists: Sequence[DraftedList], tolerance: float = CLEARLY) -> list[DraftedList]:
+    """Return the lists that are no worse than the best over the loads, but for the tolerance."""
+    first = lists[0]
 
     def mean(other: DraftedList) -> float:
-        shares = [loss.share for bound in BOUNDS for loss in _at_loads(own, other, bound)]
+        shares = [loss.share for bound in BOUNDS for loss in _at_loads(first, other, bound)]
         return float(np.mean(shares)) if shares else 0.0
 
     means = {each.pool: mean(each) for each in lists}
     least = min(means.values())
-    near = [each for each in lists if means[each.pool] <= least + TOLERANCE]
-    return min(near, key=lambda each: len(each.pool.sizes))
+    return [each for each in lists if means[each.pool] <= least + tolerance]
+
+
+def _chosen(lists: Sequence[DraftedList]) -> DraftedList:
+    """Return the list with the fewest graphs of those that are no worse than the best over the loads."""
+    return min(_near(lists, TOLERANCE), key=lambda each: len(each.pool.sizes))
 
 
 def _at_loads(own: DraftedList, other: DraftedList, bound: Bound) -> list[Loss]:
-    return [loss for loss in losses(own.end(bound), other.end(bound)) if loss.of != "highest rate"]
+    pairs = zip(own.end(bound).at, other.end(bound).at, strict=True)
+    return [loss for pair in pairs if (loss := loss_at(*pair, either=True)) is not None]
 
 
 def _changes(chosen: dict[int, DraftedList], bound: Bound) -> list[DraftChange]:
