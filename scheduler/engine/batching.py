@@ -10,9 +10,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from scheduler.catalog.dispatch.table import Route
-from scheduler.engine.executor import Admission, SlotWatcher, StepKind, StepPlan
+from scheduler.engine.executor import Admission, SlotWatcher, StepKind, StepPlan, new_plan
 from scheduler.engine.graph_pool import GraphPool
-from scheduler.engine.kv_cache import Found, KVCache
+from scheduler.engine.kv_cache import NOTHING, Found, KVCache
 from scheduler.engine.request import Running
 
 
@@ -44,10 +44,43 @@ class Batching:
     block border at each phase of the step count. `decode_steps` counts steps in which they advanced.
     """
 
+    # Read and written all the time: in slots, for CPython looks up more than 30 attributes in a dict slowly.
+    __slots__ = (
+        "_admissions",
+        "_border",
+        "_decode_routes",
+        "_has_hits",
+        "_may_find",
+        "_mixed_routes",
+        "_slots",
+        "arrivals_matter",
+        "asked_tokens",
+        "block_size",
+        "cached_tokens",
+        "decode_steps",
+        "decoding",
+        "draft_tokens",
+        "generated",
+        "hit_tokens",
+        "joined",
+        "kv_cache",
+        "kv_tokens",
+        "limits",
+        "lookahead_tokens",
+        "on_preempt",
+        "pool",
+        "preempted",
+        "prompt_tokens",
+        "results_lag",
+        "running",
+        "tokens_in_flight",
+        "unfinished",
+        "unseen_tokens",
+        "waiting",
+        "watcher",
+    )
+
     cached_after_prefill = 1  # tokens a resumed answer's newest token is ahead of the KV cache
-    # Of engines that draft (speculation.py): tokens verified per row and step, and KV slots written ahead.
-    draft_tokens = 0
-    lookahead_tokens = 0
     request_type: type[Running] = Running
 
     def __init__(
@@ -55,14 +88,17 @@ class Batching:
         limits: Limits,
         pool: GraphPool,
         kv_cache: KVCache,
-        executor: SlotWatcher,
+        watcher: SlotWatcher | None,
         prompt_tokens: Sequence[int],
         cached_tokens: Sequence[int] | None,
     ) -> None:
+        # Of engines that draft (speculation.py): tokens verified per row and step, KV slots written ahead.
+        self.draft_tokens = self.lookahead_tokens = 0
         self.limits = limits
         self.pool = pool
         self.kv_cache = kv_cache
-        self.executor = executor
+        self.watcher = watcher
+        self.block_size = kv_cache.block_size
         self.prompt_tokens = prompt_tokens
         self.cached_tokens = cached_tokens
         self.waiting: deque[int] = deque()
@@ -86,7 +122,7 @@ class Batching:
         self._has_hits = cached_tokens is not None or kv_cache.knows_contents
         self._may_find = self._has_hits or kv_cache.remembers
         self._admissions = 0
-        self._border = [0] * kv_cache.block_size
+        self._border = [0] * self.block_size
         self._slots = list(range(limits.max_num_seqs - 1, -1, -1))
         table = pool.table(limits.max_num_seqs, self.token_budget(limits))
         # (graph or None, whether it is a PIECEWISE one), by decoding requests and by tokens with prompts
@@ -114,22 +150,23 @@ class Batching:
     def join_decoding(self, request: Running, cached: int) -> None:
         """Let a request with `cached` tokens in the KV cache decode from the next decode step on."""
         request.is_decoding = True
-        request.origin = cached - self.decode_steps
+        request.origin = origin = cached - self.decode_steps
         self.decoding += 1
         self.kv_tokens += cached
-        self._border[-request.origin % self.kv_cache.block_size] += 1
+        self._border[-origin % self.block_size] += 1
 
     def stop(self, request: Running) -> None:
         """Let a running request take no further part in steps; it keeps slot and blocks until it leaves."""
         if request.is_decoding:
-            cached = request.origin + self.decode_steps
+            origin, size = request.origin, self.block_size
+            request.cached = cached = origin + self.decode_steps
             self.decoding -= 1
             self.kv_tokens -= cached
-            self._border[-request.origin % self.kv_cache.block_size] -= 1
-            request.cached = cached
-            request.blocks = self.kv_cache.blocks(cached)
+            self._border[-origin % size] -= 1
+            request.blocks = -(-cached // size)
         request.has_stopped = True
-        self.executor.release(request.slot)
+        if self.watcher is not None:
+            self.watcher.release(request.slot)
 
     def leave(self, request: Running, tokens_in_flight: int = 0, returns: bool = False) -> None:
         """Take a stopped request out of the batch and give its slot and blocks back.
@@ -152,6 +189,10 @@ class Batching:
             return request.generated
         return request.origin + self.decode_steps - request.prompt_tokens + self.cached_after_prefill
 
+    def step_of_token(self, request: Running, number: int) -> int:
+        """Return the decode step in which a decoding request's token of a number comes, 1 being the first."""
+        return number - request.origin + request.prompt_tokens - self.cached_after_prefill
+
     # What the policies share.
 
     def _find(self, index: int, target: int) -> Found:
@@ -168,21 +209,24 @@ class Batching:
 
     def _admit(self, index: int, found: Found, blocks: int) -> Running:
         """Give a waiting request a slot, what was `found` for it and new blocks, `blocks` in all."""
-        self._admissions += 1
+        self._admissions = admission = self._admissions + 1
+        prompt_tokens = self.prompt_tokens[index]
         if self._has_hits and index not in self.generated:
-            self.asked_tokens += self.prompt_tokens[index]
+            self.asked_tokens += prompt_tokens
             self.hit_tokens += found.tokens
-        generated = self.generated.pop(index, 0)
-        request = self.request_type(
-            index, self._slots.pop(), self.prompt_tokens[index], generated, self._admissions
-        )
-        request.cached, request.blocks = found.tokens, blocks
+        generated = self.generated.pop(index, 0) if self.generated else 0
+        slot = self._slots.pop()
+        request = self.request_type(index, slot, prompt_tokens, generated, admission)
+        request.blocks = blocks
+        if found is not NOTHING:
+            request.cached = found.tokens
         if self._has_hits or found.blocks:
             self.kv_cache.take(index, found)
         self.kv_cache.allocate(blocks - found.blocks)
         self.running[index] = request
         self.joined.append(request)
-        self.executor.admit(request.slot, Admission(index, request.prompt_tokens, request.generated))
+        if self.watcher is not None:
+            self.watcher.admit(slot, Admission(index, prompt_tokens, generated))
         return request
 
     def _preempt_newest(self) -> None:
@@ -209,7 +253,7 @@ class Batching:
 
     def _grow_decoding(self) -> None:
         """Give each decoding request the block its next token needs, preempting the newest for room."""
-        phase = self.decode_steps % self.kv_cache.block_size
+        phase = self.decode_steps % self.block_size
         needed = self._border[phase]
         if needed > self.kv_cache.free:
             needed = self._preempt_for(phase)
@@ -240,20 +284,21 @@ class Batching:
         crosses = (request.origin + self.decode_steps) % self.kv_cache.block_size == 0
         return not crosses or self._make_room(request, 1)
 
-    def steps_ahead(self, most_steps: int) -> int:
+    def steps_ahead(self, most_steps: int, decided: int = 1) -> int:
         """Return how many decode steps like the one just decided find free blocks and let nobody in.
 
-        Up to `most_steps`, and as long as no arrival can join (`arrival_could_join`).
+        Up to `most_steps`, and as long as no arrival can join (`arrival_could_join`). So many of them are
+        `decided`: the newest one, which has its blocks, or none.
         """
-        if self.waiting and (self.preempted or self.kv_cache.remembers or self.arrivals_matter):
-            return 1  # admission was not tried, or what a waiting request needs may change
+        kv_cache = self.kv_cache
+        if self.waiting and (self.preempted or kv_cache.remembers or self.arrivals_matter):
+            return decided  # admission was not tried, or what a waiting request needs may change
         if self.unfinished:
-            return 1  # prompts are held, for a number of steps
-        free = self.kv_cache.free
-        size = self.kv_cache.block_size
+            return decided  # prompts are held, for a number of steps
+        free, size = kv_cache.free, self.block_size
         if self.decoding * (most_steps // size + 1) <= free:
             return most_steps
-        for step in range(1, most_steps):
+        for step in range(decided, most_steps):
             free -= self._border[(self.decode_steps + step) % size]
             if free < 0:
                 return step
@@ -261,22 +306,41 @@ class Batching:
 
     def advance(self, steps: int) -> None:
         """Count `steps` decode steps as done; blocks for all but the first are taken here."""
+        done = self.decode_steps
         if steps > 1:
-            size = self.kv_cache.block_size
-            rounds, rest = divmod(steps - 1, size)
-            first = self.decode_steps + 1
-            blocks = rounds * self.decoding
-            for step in range(first, first + rest):
-                blocks += self._border[step % size]
-            self.kv_cache.allocate(blocks)
-        self.decode_steps += steps
+            rounds, rest = divmod(steps - 1, self.block_size)
+            border = self._border
+            begin = (done + 1) % self.block_size
+            # The phases of the rest, which may go on at the front of the list.
+            end, wrapped = begin + rest, begin + rest - self.block_size
+            blocks = sum(border[begin:end])
+            if wrapped > 0:
+                blocks += sum(border[:wrapped])
+            if rounds:
+                blocks += rounds * self.decoding
+            if blocks:
+                self.kv_cache.allocate(blocks)
+        self.decode_steps = done + steps
         self.kv_tokens += self.decoding * steps
+
+    @property
+    def next_kv_blocks(self) -> int:
+        """Blocks in use once each decoding request has that of its next token."""
+        return self.kv_cache.used + self._border[self.decode_steps % self.block_size]
+
+    def decode_on(self, steps: int) -> None:
+        """Decide `steps` more decode steps like the newest one, see `steps_ahead`, and count them as done."""
+        self.kv_cache.allocate(self._border[self.decode_steps % self.block_size])
+        self.advance(steps)
 
     def _mixed_route(self, tokens: int) -> tuple[int | None, bool]:
         """Return the graph of a step of `tokens` tokens with prompts, and whether it is a PIECEWISE one."""
         return self._mixed_routes[tokens] if tokens < len(self._mixed_routes) else _NO_GRAPH
 
     def _decode_step(self) -> StepPlan:
-        size, piecewise = self._decode_routes[self.decoding]
-        drafts = self.decoding * self.draft_tokens
-        return StepPlan(DECODE, self.decoding, size, self.kv_tokens, (), len(self.joined), piecewise, drafts)
+        decoding = self.decoding
+        size, piecewise = self._decode_routes[decoding]
+        drafts = decoding * self.draft_tokens
+        return new_plan(
+            StepPlan, (DECODE, decoding, size, self.kv_tokens, (), len(self.joined), piecewise, drafts)
+        )

@@ -35,7 +35,8 @@ class Ledger:
     @property
     def rows(self) -> int:
         """How many sequences wait for their next decode token."""
-        return sum(rows for _, rows in self._cohorts)
+        cohorts = self._cohorts
+        return cohorts[0][1] if len(cohorts) == 1 else sum(rows for _, rows in cohorts)
 
     def schedule(self, request: Running, now_ns: int) -> None:
         """Note that a request was admitted, for the first time or again."""
@@ -47,10 +48,11 @@ class Ledger:
 
         The `joining` rows come after those that decode already, if the step `decodes`.
         """
-        place = 0
         if decodes:
-            place = self.rows
-            at_ns = max([at_ns, *(token_ns for token_ns, _ in self._cohorts)])
+            for token_ns, _ in self._cohorts:
+                if token_ns > at_ns:
+                    at_ns = token_ns
+        place = self.rows if decodes and joining else 0
         for request in joining:
             if request.index in self._last_token_ns:
                 at_ns = max(at_ns, self._last_token_ns[request.index] - place * self.row_ns)
@@ -61,19 +63,42 @@ class Ledger:
         """Tell whether a token that comes to all `rows` at `at_ns` ends the same gap for each."""
         return self._cohorts == [[at_ns - gap_ns, rows]]
 
-    def move_on(self, at_ns: int) -> None:
-        """Let everybody have the newest token at `at_ns`, the gaps being noted already."""
-        self._cohorts[0][0] = at_ns
+    def all_had(self, at_ns: int, rows: int) -> bool:
+        """Tell whether `rows` sequences wait for their next token, the newest of the first came at `at_ns`.
 
-    def decode(self, joined: Sequence[Running], first_ns: int) -> int:
-        """Note the gaps that a step's decoding requests saw, and tokens of those who joined.; return rows."""
-        rows = 0
-        for token_ns, count in self._cohorts:
-            self.steps.add_gap(first_ns - token_ns, count)
-            rows += count
-        self._cohorts = []
-        for request in joined:
-            self.token(request, first_ns + rows * self.row_ns)
+        And those of the others behind it, one after the other.
+        """
+        return self._cohorts == [[at_ns, rows]]
+
+    def move_on(self, by_ns: int) -> None:
+        """Let everybody have a newest token so much later, the gaps being noted already."""
+        self._cohorts[0][0] += by_ns
+
+    def hand_out(
+        self,
+        decodes: int,
+        joined: Sequence[Running],
+        prompts: Sequence[Running],
+        first_ns: int,
+        token_ns: int,
+    ) -> int:
+        """Note the tokens of a step and the gaps that they end; return how many rows they came in.
+
+        If it `decodes`, requests in the batch had theirs from `first_ns` on, last of them those who just
+        `joined`; then, from `token_ns` on, those whose `prompts` it completed.
+        """
+        rows, row_ns = 0, self.row_ns
+        if decodes:
+            cohorts, add_gap = self._cohorts, self.steps.add_gap
+            for before_ns, count in cohorts:
+                add_gap(first_ns - before_ns, count)
+                rows += count
+            cohorts.clear()
+            for request in joined:
+                self.token(request, first_ns + rows * row_ns)
+                rows += 1
+        for request in prompts:
+            self.token(request, token_ns + rows * row_ns)
             rows += 1
         return rows
 
@@ -92,9 +117,12 @@ class Ledger:
         """
         if not rows:
             return
-        token_ns = at_ns - self.rows * self.row_ns if self.row_ns else at_ns
         cohorts = self._cohorts
-        if cohorts and cohorts[-1][0] == token_ns:
+        if not cohorts:
+            cohorts.append([at_ns, rows])
+            return
+        token_ns = at_ns - self.rows * self.row_ns if self.row_ns else at_ns
+        if cohorts[-1][0] == token_ns:
             cohorts[-1][1] += rows
         else:
             cohorts.append([token_ns, rows])

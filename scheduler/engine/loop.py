@@ -7,13 +7,13 @@ request. The clock is integer nanoseconds. At one instant, in this order: tokens
 
 from __future__ import annotations
 
-import heapq
 from array import array
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
+from heapq import heappop, heappush
 from operator import attrgetter
-from typing import Any
+from typing import Any, cast
 
 import simpy
 
@@ -129,6 +129,11 @@ class DecodeLoop:
         # Nothing that a launch does delays tokens, nobody decodes on beyond an answer's end: what has ended
         # may leave before the next step is executed.
         self.hands_over_first = self.front is None and self.max_tokens is None
+        self.can_run_ahead = self.clock.can_run_ahead
+        # Where host and GPU are told apart and two steps are in flight, equal decode steps follow each other.
+        self.follows = self.front is not None and async_scheduling and run_ahead and not record_host_and_gpu
+        # Steps that take a whole duration each, none decided before the one before it has ended.
+        self.at_once = self.front is None and not async_scheduling
         front_in_ns = self.front.front_in_ns if self.front else None
         self.traffic = Traffic(arrival_ns, prompt_tokens, front_in_ns, concurrency, round_trip_ns)
         self.in_flight: deque[Flight] = deque()
@@ -184,19 +189,22 @@ class DecodeLoop:
     def _engine(self) -> Process:
         """Decide, launch, hand out the tokens of the oldest step; sleep while there is nothing to do."""
         env, traffic, in_flight, decide = self.env, self.traffic, self.in_flight, self.batching.decide
+        step = self._step_at_once if self.at_once else self._step
+        interrupt = self.interrupt
         if self.start_ns:
             yield env.timeout(self.start_ns)
+        now = self.start_ns
         is_idle = False
         while True:
-            if self.interrupt.came:
+            if interrupt.came:
                 self._land()
                 raise KeyboardInterrupt
-            now = self.now
             if traffic.next_ns <= now:
                 self._receive(now, is_idle)
             plan = decide()
+            is_idle = False
             if plan is not None:
-                next_ns = self._step(plan, now)
+                next_ns = step(plan, now)
             elif in_flight:
                 next_ns = self._hand_over(in_flight.popleft(), now) + self._pause_ns()
                 self.busy_from_ns = -1
@@ -205,19 +213,18 @@ class DecodeLoop:
             elif self.ledger.ended == len(self.prompt_tokens):
                 return
             else:
-                yield self._until_arrival()
                 is_idle = True
-                continue
-            is_idle = False
-            if next_ns > now:
-                yield env.timeout(next_ns - now)
+                next_ns = self._next_arrival_ns(now)
+            if next_ns >= traffic.next_ns:  # until somebody arrives, decisions follow from what is known
+                yield env.timeout(next_ns - self.now)
+            now = next_ns
 
-    def _until_arrival(self) -> simpy.Event:
-        """Return the event for which an engine with nothing to do waits: the next request is seen."""
+    def _next_arrival_ns(self, now: int) -> int:
+        """Return until when an engine with nothing to do sleeps: the next request is seen."""
         if self.batching.waiting:
             raise RuntimeError("requests wait and nothing can run")
         self.busy_from_ns = -1
-        return self.env.timeout(max(0, self.traffic.next_ns - self.now))
+        return max(now, self.traffic.next_ns)
 
     def _pause_ns(self) -> int:
         """Return how long the engine pauses after a decision without a step, its oldest step handed over."""
@@ -251,71 +258,168 @@ class DecodeLoop:
             if len(in_flight) == 1:
                 return flight.next_ns
             oldest = in_flight.popleft()
-        updated_ns = self._hand_over(oldest, flight.waits_ns)
-        return updated_ns if updated_ns > flight.next_ns else flight.next_ns
+        next_ns = self._hand_over(oldest, flight.waits_ns)
+        if flight.next_ns > next_ns:
+            next_ns = flight.next_ns
+        if self.follows and self._is_steady(flight):
+            next_ns = self._follow(flight, next_ns)
+        return next_ns
+
+    def _step_at_once(self, plan: StepPlan, now: int) -> int:
+        """Execute the step just decided (and those that surely follow) and hand over its tokens.
+
+        What `_step` does where no step is in flight while the next is decided and durations are whole.
+        """
+        batching, ledger = self.batching, self.ledger
+        kv_cache, steps = batching.kv_cache, ledger.steps
+        kind, batch_size, _, _, chunks, _, _, _ = plan
+        joined = self._join(0, now) if batching.joined else ()
+        most_steps, horizon_ns = 1, 0
+        if kind is DECODE and self.can_run_ahead:
+            most_steps = batching.steps_ahead(self._next_stop() - batching.decode_steps)
+            if most_steps > 1:
+                horizon_ns = (self.traffic.next_ns if batching.arrival_could_join() else FOREVER) - now
+        durations = steps.durations
+        first = len(durations)
+        end_ns = now + cast(WholeSteps, self.clock).execute(plan, most_steps, horizon_ns)
+        done = len(durations) - first
+        steps.add(now, plan, done, kv_cache.total - kv_cache.free, len(batching.running))
+        prompts: Sequence[Running] = ()
+        finished: Sequence[Running] = ()
+        if batch_size:
+            batching.advance(done)
+            if self.stops and self.stops[0][0] <= batching.decode_steps:
+                finished = self._pop_finished()
+        if kv_cache.free < self.least_free_blocks:
+            self.least_free_blocks = kv_cache.free
+        if chunks:
+            prompts, finished = self._end_prompts(plan, 0, finished)
+        rows = ledger.hand_out(batch_size, joined, prompts, now + durations[first], end_ns)
+        ledger.go_on(rows - len(finished), end_ns)
+        for request in finished:
+            self._finish(request, end_ns)
+        return end_ns
+
+    def _is_steady(self, flight: Flight) -> bool:
+        """Return whether nothing has changed since the newest step, a decode step, was decided.
+
+        Nobody joins or leaves a batch that others wait for, and everyone's newest token came when it would
+        have in a batch like this.
+        """
+        front, plan, batching = cast(PipelinedExecutor, self.front), flight.plan, self.batching
+        return (
+            plan.kind is DECODE
+            and not (flight.joined or flight.finished)
+            and plan.batch_size == batching.decoding
+            and (not batching.waiting or flight.running == len(batching.running))
+            and self.ledger.all_had(self.busy_from_ns + front.front_out_ns(plan.batch_size), plan.batch_size)
+        )
+
+    def _follow(self, flight: Flight, next_ns: int) -> int:
+        """Launch the steps that surely follow the newest one; return when the next decision is made."""
+        batching, steps = self.batching, self.ledger.steps
+        horizon_ns = self.traffic.next_ns if batching.arrival_could_join() else FOREVER
+        most_steps = batching.steps_ahead(self._next_stop() - batching.decode_steps, decided=0)
+        if not most_steps or next_ns >= horizon_ns:
+            return next_ns
+        clock = cast(HostAndGpu, self.clock)
+        newest, next_ns, handed_ns = clock.follow(flight, next_ns, most_steps, horizon_ns)
+        self._hand_over(flight, handed_ns[0])
+        if len(handed_ns) > 1:
+            running = len(batching.running)
+            if flight.running != running:  # a slot was given back: the others are a run of their own
+                plan = flight.plan
+                plan = plan._replace(kv_tokens=plan.kv_tokens + plan.batch_size)
+                steps.add_one(
+                    handed_ns[0], plan, handed_ns[1] - handed_ns[0], batching.next_kv_blocks, running
+                )
+                steps.add_gap(handed_ns[1] - handed_ns[0], plan.batch_size)
+                steps.go_on(newest.plan, handed_ns[1:])
+            else:
+                steps.go_on(newest.plan, handed_ns)
+            self.ledger.move_on(handed_ns[-1] - handed_ns[0])
+            self.busy_from_ns = self.last_handed_ns = handed_ns[-1]
+        batching.decode_on(len(handed_ns))
+        self.flights = newest.number = self.flights + len(handed_ns)
+        newest.running = len(batching.running)
+        newest.kv_blocks = batching.kv_cache.used
+        self._count(newest)
+        self.in_flight[0] = newest
+        return next_ns
 
     def _launch(self, plan: StepPlan, now: int, makes_room: bool) -> Flight:
         """Launch the step just decided (and those that surely follow) and count it as computed."""
-        batching = self.batching
-        kv_cache = batching.kv_cache
+        batching, clock = self.batching, self.clock
         self.flights = number = self.flights + 1
-        joined = []
-        for request in batching.joined:
-            self.ledger.schedule(request, now)
-            if request.is_decoding:
-                joined.append(request)
-                request.first_flight = number
-                self._expect_stop(request)
-        most_steps = self._steps_ahead(plan) if self.clock.can_run_ahead and not makes_room else 1
-        flight = self.clock.launch(plan, now, most_steps, self._horizon_ns() if most_steps > 1 else now)
-        flight.number = number
-        flight.kv_blocks = kv_cache.total - kv_cache.free
+        joined = self._join(number, now) if batching.joined else ()
+        most_steps, horizon_ns = 1, now
+        if plan.kind is DECODE and self.can_run_ahead and not makes_room:
+            most_steps = batching.steps_ahead(self._next_stop() - batching.decode_steps)
+            if most_steps > 1:
+                horizon_ns = self.traffic.next_ns if batching.arrival_could_join() else FOREVER
+        flight = clock.launch(plan, now, most_steps, horizon_ns)
+        flight.number, flight.joined = number, joined
+        flight.kv_blocks = batching.kv_cache.used
         flight.running = len(batching.running)
-        if joined:
-            flight.joined = joined
         if self.busy_from_ns < 0:
             self.busy_from_ns = now
         if plan.batch_size:
             batching.advance(flight.steps)
-        if kv_cache.free < self.least_free_blocks:
-            self.least_free_blocks = kv_cache.free
-        if self.stops and self.stops[0][0] <= batching.decode_steps:
-            flight.finished = self._pop_finished()
+        self._count(flight)
         if plan.prefill:
-            flight.prompts = [batching.running[chunk.request] for chunk in plan.prefill if chunk.is_last]
-            for request in flight.prompts:
-                self._end_prefill(request, flight)
-        if len(flight.finished) > 1:  # they leave in the order of the batch
-            flight.finished = sorted(flight.finished, key=_place)
+            flight.prompts, flight.finished = self._end_prompts(plan, number, flight.finished)
         return flight
 
-    def _steps_ahead(self, plan: StepPlan) -> int:
-        """Return how many decode steps surely follow each other, this one included."""
-        if plan.kind is not DECODE:
-            return 1
+    def _count(self, flight: Flight) -> None:
+        """Note what a step just launched brought about: answers that end with it, blocks in use."""
+        if flight.plan.batch_size and self.stops and self.stops[0][0] <= self.batching.decode_steps:
+            flight.finished = self._pop_finished()
+        if self.batching.kv_cache.free < self.least_free_blocks:
+            self.least_free_blocks = self.batching.kv_cache.free
+
+    def _join(self, number: int, now: int) -> list[Running]:
+        """Note who was admitted; return those who decode in this step, the first since then."""
+        joined = []
+        scheduled_ns = self.ledger.scheduled_ns
+        for request in self.batching.joined:
+            if scheduled_ns[request.index] < 0:
+                scheduled_ns[request.index] = now
+            if request.is_decoding:
+                joined.append(request)
+                request.first_flight = number
+                self._expect_stop(request)
+        return joined
+
+    def _next_stop(self) -> int:
+        """Return the decode step in which the next answer ends."""
         stop_step, _, request = self.stops[0]
-        while not request.is_decoding or request.stop_step != stop_step:
-            heapq.heappop(self.stops)  # preempted meanwhile
+        while request.stop_step != stop_step or not request.is_decoding:
+            heappop(self.stops)  # preempted meanwhile
             stop_step, _, request = self.stops[0]
-        return self.batching.steps_ahead(stop_step - self.batching.decode_steps)
+        return stop_step
 
-    def _horizon_ns(self) -> int:
-        """Return the time of an arrival that could join."""
-        return self.traffic.next_ns if self.batching.arrival_could_join() else FOREVER
+    def _end_prompts(
+        self, plan: StepPlan, number: int, finished: Sequence[Running]
+    ) -> tuple[list[Running], Sequence[Running]]:
+        """Let requests whose prompts this step completes go on to decode.
 
-    def _end_prefill(self, request: Running, flight: Flight) -> None:
-        """Count the token that a prompt's last chunk yields; whoever needs more goes on to decode."""
-        request.first_flight = flight.number
-        request.generated += 1
-        ends = request.generated == self.output_tokens[request.index]
-        if ends:
-            flight.finished = [*flight.finished, request]
-            if self._is_foreseen(request):
-                self.batching.stop(request)
-                return
-        self.batching.join_decoding(request, request.target)
-        if not ends:
-            self._expect_stop(request)
+        Returns them, and who is `finished` with the step in the order of the batch: some have no more token.
+        """
+        running = self.batching.running
+        prompts = [running[request] for request, _, _, is_last in plan.prefill if is_last]
+        for request in prompts:
+            request.first_flight = number
+            request.generated = generated = request.generated + 1
+            if generated == self.output_tokens[request.index]:
+                finished = [*finished, request]
+                if self._is_foreseen(request):
+                    self.batching.stop(request)
+                else:  # it decodes once more, in vain
+                    self.batching.join_decoding(request, request.target)
+            else:
+                self.batching.join_decoding(request, request.target)
+                self._expect_stop(request)
+        return prompts, sorted(finished, key=_place) if len(finished) > 1 else finished
 
     def _is_foreseen(self, request: Running) -> bool:
         """Return whether the scheduler knows before it sees the last token that it is the last."""
@@ -323,23 +427,25 @@ class DecodeLoop:
         return limits is None or self.output_tokens[request.index] >= limits[request.index]
 
     def _expect_stop(self, request: Running) -> None:
-        remaining = self.output_tokens[request.index] - self.batching.generated_by(request)
-        request.stop_step = self.batching.decode_steps + remaining
-        self.joins += 1  # first to join ends first, and no two entries compare equal
-        heapq.heappush(self.stops, (request.stop_step, self.joins, request))
+        """Note in which decode step a request that begins to decode has its last token."""
+        stop_step = self.batching.step_of_token(request, self.output_tokens[request.index])
+        request.stop_step = stop_step
+        self.joins = joins = self.joins + 1  # first to join ends first, and no two entries compare equal
+        heappush(self.stops, (stop_step, joins, request))
 
     def _pop_finished(self) -> list[Running]:
+        """Take out whose last token the newest step yields, in the order of the batch."""
         finished = []
         stops, stop = self.stops, self.batching.stop
         sees_all = self.max_tokens is None
         done = self.batching.decode_steps
         while stops and stops[0][0] <= done:
-            stop_step, _, request = heapq.heappop(stops)
+            stop_step, _, request = heappop(stops)
             if request.is_decoding and request.stop_step == stop_step:
                 finished.append(request)
                 if sees_all or self._is_foreseen(request):
                     stop(request)
-        return finished
+        return sorted(finished, key=_place) if len(finished) > 1 else finished
 
     def _tokens_in_flight(self, request: Running) -> int:
         """Return 1 where the newest step in flight decodes the request, else 0."""
@@ -384,11 +490,7 @@ class DecodeLoop:
             if self._continues(flight, handed_ns, token_ns):
                 return handed_ns + flight.update_ns
         self.busy_from_ns = handed_ns
-        rows = ledger.decode(flight.joined, first_ns) if plan.batch_size else 0
-        if flight.prompts:
-            for place, request in enumerate(flight.prompts, rows):
-                ledger.token(request, token_ns + place * ledger.row_ns)
-            rows += len(flight.prompts)
+        rows = ledger.hand_out(plan.batch_size, flight.joined, flight.prompts, first_ns, token_ns)
         finished = flight.finished
         if flight.parted or (finished and ledger.row_ns):
             self._go_on_by_place(flight, rows, token_ns)
@@ -410,7 +512,7 @@ class DecodeLoop:
             and ledger.all_saw(duration_ns, token_ns, plan.batch_size)
             and ledger.steps.extend(plan, duration_ns, flight.running)
         ):
-            ledger.move_on(token_ns)
+            ledger.move_on(duration_ns)
             self.busy_from_ns = self.last_handed_ns = handed_ns
             return True
         self.last_handed_ns = handed_ns
@@ -426,24 +528,22 @@ class DecodeLoop:
 
     def _go_on_by_place(self, flight: Flight, rows: int, token_ns: int) -> None:
         """Part and finish where it matters who is at which place among a step's rows."""
-        ledger, parted = self.ledger, flight.parted
-        in_batch = [
-            request for request in self.batching.running.values() if flight.yields_a_token_of(request)
-        ]
-        in_batch = sorted([*in_batch, *parted], key=lambda request: request.admission)
-        token_of = {request: token_ns + place * ledger.row_ns for place, request in enumerate(in_batch)}
+        ledger, parted, finished = self.ledger, flight.parted, flight.finished
+        in_batch = [*self.batching.running.values()]
+        if parted or len(in_batch) != rows:
+            in_batch = [request for request in in_batch if flight.yields_a_token_of(request)]
+            in_batch = sorted([*in_batch, *parted], key=_place)
+        place_of = {request: in_batch.index(request) for request in (*finished, *parted)}
         begin = 0
-        gone = {*flight.finished, *parted}
-        for place, request in enumerate(in_batch):
-            if request in gone:
-                ledger.go_on(place - begin, token_ns + begin * ledger.row_ns)
-                begin = place + 1
+        for place in sorted(place_of.values()):
+            ledger.go_on(place - begin, token_ns + begin * ledger.row_ns)
+            begin = place + 1
         ledger.go_on(rows - begin, token_ns + begin * ledger.row_ns)
         for request in parted:
-            if request not in flight.finished:
-                ledger.part_at(request, token_of[request])
-        for request in flight.finished:
-            self._finish(request, token_of[request])
+            if request not in finished:
+                ledger.part_at(request, token_ns + place_of[request] * ledger.row_ns)
+        for request in finished:
+            self._finish(request, token_ns + place_of[request] * ledger.row_ns)
 
     def _finish(self, request: Running, at_ns: int) -> None:
         """Take leave of an answer whose last token was handed over; its client has it at `at_ns`."""
@@ -457,7 +557,8 @@ class DecodeLoop:
                 batching.stop(request)
             batching.leave(request, tokens_in_flight)
         self.ledger.complete(request.index, at_ns)
-        self._answered(at_ns)
+        if self.traffic.is_closed or self.progress is not None:
+            self._answered(at_ns)
 
     def _answered(self, at_ns: int) -> None:
         """Let the client know that its request has ended."""

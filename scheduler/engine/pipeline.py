@@ -15,15 +15,19 @@ of the step that follows it (uniproc), or after its dispatch (multiproc).
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Protocol
 
 from scheduler.engine.executor import (
     Executor,
     PipelinedExecutor,
     PredictableExecutor,
+    PredictablePipeline,
     StepKind,
+    StepParts,
     StepPlan,
+    new_plan,
 )
 from scheduler.engine.request import Running
 
@@ -33,17 +37,27 @@ DECODE = StepKind.DECODE
 class Flight:
     """A step (or a run of equal decode steps) from its decision until its tokens are handed over."""
 
-    number = 0
-    kv_blocks = 0
-    running = 0  # requests that hold a slot
-    joined: Sequence[Running] = ()  # decoding for the first time since they were admitted
-    prompts: Sequence[Running] = ()  # their last chunk is in this step
-    finished: Sequence[Running] = ()  # their last token is
-    parted: Sequence[Running] = ()  # preempted after this step was decided
-    update_ns = 0
-    launched_ns = 0
-    gpu_start_ns = 0
-    gpu_end_ns = 0
+    __slots__ = (
+        "decided_ns",
+        "finished",
+        "first_ready_ns",
+        "gpu_end_ns",
+        "gpu_start_ns",
+        "joined",
+        "kv_blocks",
+        "launched_ns",
+        "next_ns",
+        "number",
+        "parted",
+        "plan",
+        "prompts",
+        "ready_ns",
+        "rows",
+        "running",
+        "steps",
+        "update_ns",
+        "waits_ns",
+    )
 
     def __init__(
         self,
@@ -62,6 +76,14 @@ class Flight:
         self.ready_ns = ready_ns  # its tokens are there no earlier
         self.waits_ns = waits_ns  # the tokens of the step before are handed over no earlier
         self.next_ns = next_ns  # the next decision is made no earlier
+        self.update_ns = self.launched_ns = self.gpu_start_ns = self.gpu_end_ns = 0
+        self.number = self.kv_blocks = 0
+        self.running = 0  # requests that hold a slot
+        self.joined: Sequence[Running] = ()  # decoding for the first time since they were admitted
+        self.prompts: Sequence[Running] = ()  # their last chunk is in this step
+        self.finished: Sequence[Running] = ()  # their last token is
+        self.parted: Sequence[Running] = ()  # preempted after this step was decided
+        self.rows: Sequence[tuple[Running, int]] = ()  # of an engine that drafts: who decodes how many tokens
 
     def yields_a_token_of(self, request: Running) -> bool:
         """Return whether a request that decodes by now has a row in this step."""
@@ -103,15 +125,21 @@ class WholeSteps:
         """See Clock; appends each duration to `durations`."""
         start_ns = self._free_ns if self._free_ns > now_ns else now_ns
         durations = self._durations
-        before = len(durations)
-        if most_steps > 1 and self._ahead is not None:
-            total_ns = self._ahead.run_ahead(plan, most_steps, horizon_ns - start_ns, durations)
-        else:
-            total_ns = self._executor.run(plan)
-            durations.append(total_ns)
-        end_ns = self._free_ns = start_ns + total_ns
-        steps, first_ready_ns = len(durations) - before, start_ns + durations[before]
+        first = len(durations)
+        self._free_ns = end_ns = start_ns + self.execute(plan, most_steps, horizon_ns - start_ns)
+        steps, first_ready_ns = len(durations) - first, start_ns + durations[first]
         return Flight(plan, now_ns, end_ns, now_ns, end_ns - durations[-1], steps, first_ready_ns)
+
+    def execute(self, plan: StepPlan, most_steps: int, horizon_ns: int) -> int:
+        """Execute a step, or up to `most_steps` equal ones, and append each duration; return their sum.
+
+        They stop with the first step that ends `horizon_ns` after their start, or later.
+        """
+        if most_steps > 1 and self._ahead is not None:
+            return self._ahead.run_ahead(plan, most_steps, horizon_ns, self._durations)
+        total_ns = self._executor.run(plan)
+        self._durations.append(total_ns)
+        return total_ns
 
     def delay(self, by_ns: int) -> None:
         """Let the step after those launched start so much later."""
@@ -121,27 +149,98 @@ class WholeSteps:
 class HostAndGpu:
     """The pipeline: the host schedules, launches and updates while the GPU works on what was launched."""
 
+    can_run_ahead = False  # what a step takes hangs on those beside it; see `follow`
+
     def __init__(self, executor: PipelinedExecutor) -> None:
-        self.can_run_ahead = False
         self._executor = executor
+        self._decode_parts: Callable[[StepPlan], Callable[[int, int], StepParts]]
+        if isinstance(executor, PredictablePipeline):
+            self._decode_parts = executor.decode_parts
+        else:
+            self._decode_parts = partial(_decode_parts, executor)
         self._launches_itself = executor.topology == "uniproc"
         self._launcher_free_ns = 0
         self._gpu_free_ns = 0
 
     def launch(self, plan: StepPlan, now_ns: int, most_steps: int, horizon_ns: int) -> Flight:
         """See Clock; one step at a time."""
-        schedule_ns, launch_ns, gpu_after_ns, gpu_ns, tail_ns, update_ns = self._executor.parts(plan, now_ns)
-        dispatched_ns = now_ns + schedule_ns
-        launching_ns = max(dispatched_ns, self._launcher_free_ns)
-        launched_ns = launching_ns + launch_ns
-        gpu_start_ns = max(self._gpu_free_ns, launching_ns + gpu_after_ns)
-        gpu_end_ns = gpu_start_ns + gpu_ns
-        if tail_ns >= 0:
-            gpu_end_ns = max(gpu_end_ns, launched_ns + tail_ns)
-        self._launcher_free_ns = launched_ns
-        self._gpu_free_ns = gpu_end_ns
-        free_ns = launched_ns if self._launches_itself else dispatched_ns
-        flight = Flight(plan, now_ns, max(gpu_end_ns, launched_ns), free_ns, free_ns)
+        parts = self._executor.parts
+        flight, _ = self._launch(plan, now_ns, lambda _, at_ns: parts(plan, at_ns), 1, 0, 0, 0, array("q"))
+        return flight
+
+    def follow(
+        self, flight: Flight, next_ns: int, most_steps: int, horizon_ns: int
+    ) -> tuple[Flight, int, array[int]]:
+        """Launch decode steps like the newest one in flight behind it, each before the one before is done.
+
+        At most `most_steps`, and none that is decided at `horizon_ns` or later; the first is decided at
+        `next_ns`, before that. Returns the last of them, when the next decision is made, and when the tokens
+        of each step before the last were handed over, those of `flight` first.
+        """
+        plan, handed_ns = flight.plan, array("q")
+        plan = plan._replace(kv_tokens=plan.kv_tokens + plan.batch_size, new_requests=0)
+        parts_of = self._decode_parts(plan)
+        newest, next_ns = self._launch(
+            plan, next_ns, parts_of, most_steps, horizon_ns, flight.ready_ns, flight.update_ns, handed_ns
+        )
+        return newest, next_ns, handed_ns
+
+    def _launch(
+        self,
+        plan: StepPlan,
+        next_ns: int,
+        parts_of: Callable[[int, int], StepParts],
+        most_steps: int,
+        horizon_ns: int,
+        ready_ns: int,
+        update_ns: int,
+        handed_ns: array[int],
+    ) -> tuple[Flight, int]:
+        """Launch steps; see the module for the recurrence, which is here alone.
+
+        `ready_ns` and `update_ns` are those of the step before, whose tokens are handed over once the first
+        is launched. Returns the last step, and when the next decision is made if nothing else is waited for.
+        """
+        is_uniproc, kv_tokens = self._launches_itself, plan.kv_tokens
+        launched_ns, gpu_end_ns = self._launcher_free_ns, self._gpu_free_ns
+        while True:
+            now_ns = next_ns
+            schedule_ns, launch_ns, gpu_after_ns, gpu_ns, tail_ns, own_update_ns = parts_of(kv_tokens, now_ns)
+            free_ns = now_ns + schedule_ns
+            launching_ns = free_ns if free_ns > launched_ns else launched_ns
+            launched_ns = launching_ns + launch_ns
+            gpu_start_ns = launching_ns + gpu_after_ns
+            if gpu_end_ns > gpu_start_ns:
+                gpu_start_ns = gpu_end_ns
+            gpu_end_ns = gpu_start_ns + gpu_ns
+            if tail_ns >= 0 and launched_ns + tail_ns > gpu_end_ns:
+                gpu_end_ns = launched_ns + tail_ns
+            if is_uniproc:
+                free_ns = launched_ns
+            handed = ready_ns if ready_ns > free_ns else free_ns
+            handed_ns.append(handed)
+            next_ns = handed + update_ns
+            if free_ns > next_ns:
+                next_ns = free_ns
+            ready_ns = gpu_end_ns if gpu_end_ns > launched_ns else launched_ns
+            update_ns = own_update_ns
+            if len(handed_ns) == most_steps or next_ns >= horizon_ns:
+                break
+            kv_tokens += plan.batch_size
+        self._launcher_free_ns, self._gpu_free_ns = launched_ns, gpu_end_ns
+        if kv_tokens != plan.kv_tokens:
+            plan = plan._replace(kv_tokens=kv_tokens)
+        flight = Flight(plan, now_ns, ready_ns, free_ns, free_ns)
         flight.update_ns = update_ns
         flight.launched_ns, flight.gpu_start_ns, flight.gpu_end_ns = launched_ns, gpu_start_ns, gpu_end_ns
-        return flight
+        return flight, next_ns
+
+
+def _decode_parts(executor: PipelinedExecutor, plan: StepPlan) -> Callable[[int, int], StepParts]:
+    """Return the parts of decode steps like `plan` as a function of (KV tokens, decided at)."""
+    parts, before, after = executor.parts, plan[:3], plan[4:]
+
+    def parts_of(kv_tokens: int, decided_ns: int) -> StepParts:
+        return parts(new_plan(StepPlan, (*before, kv_tokens, *after)), decided_ns)
+
+    return parts_of

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from scheduler.engine.batching import Batching, Limits
-from scheduler.engine.executor import PrefillChunk, StepKind, StepPlan
+from scheduler.engine.executor import PrefillChunk, StepKind, StepPlan, new_plan
 from scheduler.engine.kv_cache import NOTHING
 from scheduler.engine.request import Running
 
@@ -17,6 +17,7 @@ from scheduler.engine.request import Running
 class DecodeOnly(Batching):
     """A decode instance: requests arrive prefilled, their KV comes with them."""
 
+    __slots__ = ()
     cached_after_prefill = 0
 
     def peak_tokens(self, prompt_tokens: int, output_tokens: int) -> int:
@@ -32,18 +33,24 @@ class DecodeOnly(Batching):
         return self._decode_step() if self.decoding else None
 
     def _admit_waiting(self) -> None:
-        while self.waiting and len(self.running) < self.limits.max_num_seqs:
-            index = self.waiting[0]
-            cached = self.prompt_tokens[index] + self.generated.get(index, 0)
-            blocks = self.kv_cache.blocks(cached + 1 + self.draft_tokens + self.lookahead_tokens)
+        waiting, running, most = self.waiting, self.running, self.limits.max_num_seqs
+        ahead = 1 + self.draft_tokens + self.lookahead_tokens
+        while waiting and len(running) < most:
+            index = waiting[0]
+            cached = self.prompt_tokens[index]
+            if self.generated:
+                cached += self.generated.get(index, 0)
+            blocks = -(-(cached + ahead) // self.block_size)
             if not self._may_admit(blocks):
                 return
-            self.waiting.popleft()
+            waiting.popleft()
             self.join_decoding(self._admit(index, NOTHING, blocks), cached)
 
 
 class PrefillFirst(Batching):
     """Waiting prompts are prefilled in steps of their own before decoding goes on."""
+
+    __slots__ = ()
 
     def token_budget(self, limits: Limits) -> int:
         """Return the most prompt tokens of one prefill step."""
@@ -97,6 +104,15 @@ class Mixed(Batching):
 
     Rules: vllm/v1/core/sched/scheduler.py, schedule, of 0.33.0.
     """
+
+    __slots__ = (
+        "holds_prompts",
+        "interval",
+        "is_paced",
+        "last_prefill_step",
+        "prompt_steps",
+        "some_had_to_wait",
+    )
 
     def __init__(self, *what: Any) -> None:
         super().__init__(*what)
@@ -186,35 +202,42 @@ class Mixed(Batching):
             kind = StepKind.PREFILL
             self.prompt_steps += 1
         drafts = self.decoding * self.draft_tokens
-        total_tokens = self.decoding + drafts + sum(chunk.tokens for chunk in chunks)
+        total_tokens = self.decoding + drafts
+        for chunk in chunks:
+            total_tokens += chunk.tokens
         size, piecewise = self._mixed_route(total_tokens)
         joined = len(self.joined)
-        return StepPlan(kind, self.decoding, size, self.kv_tokens, tuple(chunks), joined, piecewise, drafts)
+        return new_plan(
+            StepPlan,
+            (kind, self.decoding, size, self.kv_tokens, tuple(chunks), joined, piecewise, drafts),
+        )
 
     def _admit_waiting(self, budget: int, threshold: int, chunks: list[PrefillChunk]) -> None:
-        kv_cache = self.kv_cache
-        while self.waiting and budget > 0 and len(self.running) < self.limits.max_num_seqs:
-            index = self.waiting[0]
-            target = self.prompt_tokens[index] + self.generated.get(index, 0)
+        kv_cache, limits, waiting, running = self.kv_cache, self.limits, self.waiting, self.running
+        while waiting and budget > 0 and len(running) < limits.max_num_seqs:
+            index = waiting[0]
+            target = self.prompt_tokens[index]
+            if self.generated:
+                target += self.generated.get(index, 0)
             found = self._find(index, target) if self._may_find else NOTHING
             if self.holds_prompts and found.tokens < target - 1:
                 return
             tokens = min(target - found.tokens, threshold, budget)
             blocks = kv_cache.blocks(found.tokens + tokens + self.lookahead_tokens)
-            needed = max(kv_cache.blocks(target), blocks) if self.limits.reserve_full_prompt else blocks
+            needed = max(kv_cache.blocks(target), blocks) if limits.reserve_full_prompt else blocks
             if not self._may_admit(needed - found.blocks + found.free):
                 return
-            self.waiting.popleft()
-            request = self._admit(index, found, blocks)
-            chunks.append(self._chunk(request, tokens))
+            waiting.popleft()
+            chunks.append(self._chunk(self._admit(index, found, blocks), tokens))
             budget -= tokens
 
     def _chunk(self, request: Running, tokens: int) -> PrefillChunk:
-        is_last = request.cached + tokens == request.target
-        chunk = PrefillChunk(request.index, tokens, request.cached, is_last)
-        request.cached += tokens
+        cached = request.cached
+        request.cached = computed = cached + tokens
+        is_last = computed == request.target
+        chunk = PrefillChunk(request.index, tokens, cached, is_last)
         if self.kv_cache.knows_contents:
-            self.kv_cache.fill(request.index, request.cached)
+            self.kv_cache.fill(request.index, computed)
         if not is_last:
             if request not in self.unfinished:
                 self.unfinished.append(request)

@@ -6,6 +6,9 @@ from array import array
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import lru_cache
+from itertools import islice
+from operator import sub
+from struct import Struct
 from typing import Any
 
 import numpy as np
@@ -196,26 +199,37 @@ def uncopied(values: array[int]) -> NDArray[Any]:
     return np.frombuffer(values, values.typecode) if values else np.empty(0, values.typecode)
 
 
+# One row per run of equal steps, as `StepRecorder.add` packs it: one call instead of an append per column.
+_ROW = Struct("<qbiiqibqi")
+_ROW_COLUMNS = np.dtype(
+    [
+        ("start", "<i8"),
+        ("kind", "i1"),
+        ("batch", "<i4"),
+        ("capture", "<i4"),
+        ("kv", "<i8"),
+        ("prefill", "<i4"),
+        ("graph", "i1"),
+        ("kv_blocks", "<i8"),
+        ("running", "<i4"),
+    ]
+)
+_GAP = Struct("<qii")
+_GAP_COLUMNS = np.dtype([("gap", "<i8"), ("count", "<i4"), ("run", "<i4")])
+_pack_row, _pack_gap = _ROW.pack, _GAP.pack
+
+
 class StepRecorder:
     """Appends steps as runs of equal plans; a run of k decode steps costs one row and k durations."""
 
     def __init__(self) -> None:
         self.durations: array[int] = array("q")
         self._steps: array[int] = array("q")
-        self._start: array[int] = array("q")
-        self._kind: array[int] = array("b")
-        self._batch: array[int] = array("i")
-        self._capture: array[int] = array("i")
-        self._kv: array[int] = array("q")
-        self._prefill: array[int] = array("i")
-        self._graph: array[int] = array("b")
-        self._kv_blocks: array[int] = array("q")
-        self._running: array[int] = array("i")
+        self._rows = bytearray()
+        self._gaps = bytearray()
         self._times = tuple(array("q") for _ in range(4))  # of host and GPU, where they are told apart
-        self._gap: array[int] = array("q")
-        self._gap_count: array[int] = array("i")
-        self._gap_run: array[int] = array("i")
         self._newest: StepPlan | None = None  # of the steps added one by one
+        self._newest_running = 0
 
     def extend(self, plan: StepPlan, duration_ns: int, running: int) -> bool:
         """Record one step as the next of the newest run, if it is a decode step that continues it.
@@ -231,7 +245,7 @@ class StepRecorder:
             or plan.kv_tokens != newest.kv_tokens + newest.batch_size
             or plan.capture_size != newest.capture_size
             or plan.piecewise != newest.piecewise
-            or running != self._running[-1]
+            or running != self._newest_running
         ):
             return False
         self._newest = plan
@@ -239,11 +253,20 @@ class StepRecorder:
         self.durations.append(duration_ns)
         return True
 
+    def go_on(self, plan: StepPlan, handed_ns: array[int]) -> None:
+        """Record decode steps that continue the newest one, whose tokens were handed over first.
+
+        `handed_ns` are the times of its own and their hand-overs; the step after the last of them has `plan`.
+        """
+        self._steps[-1] += len(handed_ns) - 1
+        self.durations.extend(map(sub, islice(handed_ns, 1, None), handed_ns))
+        self._newest = plan._replace(kv_tokens=plan.kv_tokens - plan.batch_size)
+
     def add_one(self, start_ns: int, plan: StepPlan, duration_ns: int, kv_blocks: int, running: int) -> None:
         """Record one step whose duration is known by now; others may extend it."""
         self.durations.append(duration_ns)
         self.add(start_ns, plan, 1, kv_blocks, running)
-        self._newest = plan
+        self._newest, self._newest_running = plan, running
 
     def add(self, start_ns: int, plan: StepPlan, steps: int, kv_blocks: int, running: int) -> None:
         """Record `steps` equal steps whose durations were just appended to `durations`.
@@ -251,16 +274,13 @@ class StepRecorder:
         `kv_blocks` is the number of KV blocks in use during the first of them, `running` how many requests
         hold a slot.
         """
+        kind, batch_size, capture_size, kv_tokens, prefill, _, piecewise, _ = plan
+        graph = _NONE if capture_size is None else _PIECEWISE if piecewise else _FULL
+        prompt_tokens = plan.prefill_tokens if prefill else 0
+        self._rows += _pack_row(
+            start_ns, kind, batch_size, capture_size or 0, kv_tokens, prompt_tokens, graph, kv_blocks, running
+        )
         self._steps.append(steps)
-        self._start.append(start_ns)
-        self._kind.append(plan.kind)
-        self._batch.append(plan.batch_size)
-        self._capture.append(plan.capture_size or 0)
-        self._kv.append(plan.kv_tokens)
-        self._prefill.append(plan.prefill_tokens if plan.prefill else 0)
-        self._graph.append(_NONE if plan.capture_size is None else _PIECEWISE if plan.piecewise else _FULL)
-        self._kv_blocks.append(kv_blocks)
-        self._running.append(running)
 
     def add_times(self, flight: Flight) -> None:
         """Record when host and GPU worked on the step just added."""
@@ -276,17 +296,18 @@ class StepRecorder:
 
     def add_gap(self, gap_ns: int, count: int) -> None:
         """Record the gap that `count` sequences saw before their token of the newest run's first step."""
-        self._gap.append(gap_ns)
-        self._gap_count.append(count)
-        self._gap_run.append(len(self._steps) - 1)
+        self._gaps += _pack_gap(gap_ns, count, len(self._steps) - 1)
 
     def step_runs(self) -> StepRuns:
-        """Return what was recorded; nothing can be added afterwards."""
+        """Return what was recorded."""
         # An interrupted step left a duration without a row.
         duration = uncopied(self.durations)[: sum(self._steps)]
-        columns = (
-            self._start, self._steps, self._kind, self._batch, self._capture, self._kv, self._prefill,
-            self._graph, self._kv_blocks, self._running,
-        )  # fmt: skip
-        gaps = (self._gap, self._gap_count, self._gap_run)
-        return StepRuns(*[*map(uncopied, columns), duration, *map(uncopied, gaps)])
+        start, *others = _columns(self._rows, _ROW_COLUMNS)
+        gaps = _columns(self._gaps, _GAP_COLUMNS)
+        return StepRuns(*[start, uncopied(self._steps), *others, duration, *gaps])
+
+
+def _columns(rows: bytearray, columns: np.dtype[np.void]) -> list[NDArray[Any]]:
+    """Return packed rows as one array per column."""
+    table = np.frombuffer(rows, columns)
+    return [np.ascontiguousarray(table[name]) for name in columns.names or ()]

@@ -34,6 +34,8 @@ class Sglang(Batching):
     takes no further prompt once it has `max_prefill_tokens`.
     """
 
+    __slots__ = ("_computed", "batch_is_full", "ends_are_foreseen", "longest", "ratio")
+
     def __init__(self, *what: Any) -> None:
         super().__init__(*what)
         self.ratio = FIRST_RATIO
@@ -81,11 +83,11 @@ class Sglang(Batching):
         """Return whether the next arrival may join at the next decision."""
         return not self.batch_is_full and super().arrival_could_join()
 
-    def steps_ahead(self, most_steps: int) -> int:
+    def steps_ahead(self, most_steps: int, decided: int = 1) -> int:
         """See Batching; while somebody may be admitted, what is reserved for others falls step by step."""
         if self.waiting and not self.batch_is_full:
-            return 1
-        return super().steps_ahead(most_steps)
+            return decided
+        return super().steps_ahead(most_steps, decided)
 
     def advance(self, steps: int) -> None:
         """See Batching."""
@@ -94,6 +96,11 @@ class Sglang(Batching):
             if self.ratio <= LEAST_RATIO:
                 break
             self._decay()
+
+    def decode_on(self, steps: int) -> None:
+        """See Batching."""
+        self._decay()
+        super().decode_on(steps)
 
     # Prompts.
 

@@ -107,7 +107,8 @@ class _SpeculativeBatching(Batching):
             self.decoding -= 1
             self.kv_tokens -= request.cached
         request.has_stopped = True
-        self.executor.release(request.slot)
+        if self.watcher is not None:
+            self.watcher.release(request.slot)
 
     def generated_by(self, request: Running) -> int:
         """Return how many tokens a running request has produced so far."""
@@ -148,12 +149,6 @@ def speculative(policy: type[Batching]) -> type[_SpeculativeBatching]:
     return cast(
         type[_SpeculativeBatching], type(f"Speculative{policy.__name__}", (_SpeculativeBatching, policy), {})
     )
-
-
-class _DraftedFlight(Flight):
-    """A step with what it yields: (request, tokens) in the order of the batch."""
-
-    rows: list[tuple[Drafted, int]]
 
 
 class _WholeStepsAndDrafts:
@@ -226,7 +221,7 @@ class SpeculativeLoop(DecodeLoop):
         cast(_SpeculativeBatching, batching).use(speculation)
         super().__init__(batching, executor, *columns, **settings)
         self.speculation = speculation
-        self.hands_over_first = False
+        self.hands_over_first = self.can_run_ahead = self.follows = self.at_once = False
         is_async = self.most_in_flight > 1
         if isinstance(executor, PipelinedExecutor):
             self.clock: Clock = _HostAndGpuAndDrafts(executor, speculation.work, tokens_first=is_async)
@@ -243,19 +238,20 @@ class SpeculativeLoop(DecodeLoop):
         batching, kv_cache = self.batching, self.batching.kv_cache
         for request in batching.joined:
             self.ledger.schedule(request, now)
-        flight = cast(_DraftedFlight, self.clock.launch(plan, now, 1, now))
+        flight = self.clock.launch(plan, now, 1, now)
         flight.kv_blocks = kv_cache.total - kv_cache.free
         flight.running = len(batching.running)
         self.least_free_blocks = min(self.least_free_blocks, kv_cache.free)
         if self.busy_from_ns < 0:
             self.busy_from_ns = now
-        flight.rows, finished = [], []
+        rows: list[tuple[Running, int]] = []
+        finished: list[Running] = []
         if plan.batch_size:
             batching.decode_steps += 1
             for row in batching.decoding_requests():
                 tokens = self._yield_of(row)
                 batching.extend(row, tokens)
-                flight.rows.append((row, tokens))
+                rows.append((row, tokens))
                 if tokens and row.generated == self.output_tokens[row.index]:
                     finished.append(row)
         prompts = [batching.running[chunk.request] for chunk in plan.prefill if chunk.is_last]
@@ -263,8 +259,8 @@ class SpeculativeLoop(DecodeLoop):
             request.generated += 1
             batching.join_decoding(request, request.target)
             if request.generated == self.output_tokens[request.index]:
-                finished.append(cast(Drafted, request))
-        flight.prompts = prompts
+                finished.append(request)
+        flight.rows, flight.prompts = rows, prompts
         flight.finished = sorted(finished, key=lambda request: request.admission)
         self._stop_foreseen(flight)
         return flight
@@ -282,8 +278,8 @@ class SpeculativeLoop(DecodeLoop):
         """Leave out of the next step whoever surely reaches its limit with what is in flight."""
         if self.most_in_flight == 1:
             return
-        rows = [request for request, _ in cast(_DraftedFlight, flight).rows]
-        for request in (*rows, *cast(list[Drafted], flight.prompts)):
+        rows = [request for request, _ in flight.rows]
+        for request in cast(list[Drafted], [*rows, *flight.prompts]):
             limit = self.max_tokens or self.output_tokens
             if request.is_decoding and not request.has_stopped and request.certain >= limit[request.index]:
                 self.batching.stop(request)
@@ -308,13 +304,13 @@ class SpeculativeLoop(DecodeLoop):
         if self.front is not None and self.records_host_and_gpu:
             steps.add_times(flight)
         self.busy_from_ns = handed_ns
-        rows = cast(_DraftedFlight, flight).rows
-        for row, tokens in rows:
+        for request, tokens in flight.rows:
+            row = cast(Drafted, request)
             row.computing -= 1
             row.unseen -= tokens
         prompts = [(request, 1) for request in flight.prompts]
         came_ns = self._give(
-            [(request, tokens) for request, tokens in [*rows, *prompts] if tokens], handed_ns
+            [(request, tokens) for request, tokens in [*flight.rows, *prompts] if tokens], handed_ns
         )
         for request in flight.finished:
             self._finish(request, came_ns[request.index])

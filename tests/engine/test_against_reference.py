@@ -66,10 +66,11 @@ def test_so_it_does_with_prefix_caching_a_watermark_a_late_start_and_early_decis
     assert_equal_runs(small, run_ahead)
 
 
+@pytest.mark.parametrize("run_ahead", [False, True], ids=["one step at a time", "running ahead"])
 @settings(max_examples=EXAMPLES * 2)
 @given(small=small_pipelines())
-def test_so_it_does_where_host_and_gpu_work_side_by_side(small):
-    assert_equal_runs(small, run_ahead=False)
+def test_so_it_does_where_host_and_gpu_work_side_by_side(small, run_ahead):
+    assert_equal_runs(small, run_ahead)
 
 
 def assert_equal_runs(small: Small, run_ahead: bool) -> None:

@@ -45,9 +45,7 @@ class CostModel(ABC):
         self.without_graph: WithoutGraph = without_graph
         self.bound: Bound = bound
         self.extrapolated: set[str] = set()
-        self._graph_lines: dict[int, StepLine] = {}
-        self._piecewise_lines: dict[int, StepLine] = {}
-        self._other_lines: dict[int, StepLine] = {}
+        self._lines: dict[tuple[int, int | None, int, bool], StepLine] = {}
         self._kv_beyond: dict[tuple[Launch, int], int] = {}
         self._jitter: array[float] | None = None
         self._steps = 0
@@ -130,17 +128,18 @@ class CostModel(ABC):
         """
         if self._jitter is not None or plan.prefill:
             return self._run_one_by_one(plan, most_steps, horizon_ns, durations)
-        line = self._lines(plan).get(self._key(plan)) or self._line(plan)
-        slopes = line.slopes
-        if len(slopes) == 1 and slopes[0] == 0.0:
-            duration = round(line.offsets[0])
-            steps = min(most_steps, -(-horizon_ns // duration)) if duration else most_steps
-            steps = max(steps, 1)
-            if plan.kv_tokens + (steps - 1) * plan.batch_size > line.measured_kv_tokens:
-                self._note_kv(plan, plan.kv_tokens + (steps - 1) * plan.batch_size)
-            durations.extend(array("q", (duration,)) * steps)
-            return duration * steps
-        return self._run_on_line(line, plan, most_steps, horizon_ns, durations)
+        line = self._line(plan)
+        duration = line.constant_ns
+        if duration is None:
+            return self._run_on_line(line, plan, most_steps, horizon_ns, durations)
+        steps = most_steps
+        if duration and duration * steps > horizon_ns:
+            steps = max(-(-horizon_ns // duration), 1)
+        kv_tokens = plan.kv_tokens + (steps - 1) * plan.batch_size
+        if kv_tokens > line.measured_kv_tokens:
+            self._note_kv(plan, kv_tokens)
+        durations.extend([duration] * steps)
+        return duration * steps
 
     def _run_on_line(
         self, line: StepLine, plan: StepPlan, most_steps: int, horizon_ns: int, durations: array[int]
@@ -193,19 +192,7 @@ class CostModel(ABC):
             kv.append(f"{mode} decode steps of {min(rows)}–{max(rows)} rows, up to {most:,} KV tokens")
         return sorted([*self.extrapolated, *kv])
 
-    # Decode lines, one per mode and size.
-
-    def _key(self, plan: StepPlan) -> int:
-        """Return what the step's line depends on: the rows, and the live ones where padding attends not."""
-        size = plan.capture_size
-        if size is None:
-            return plan.batch_size + plan.draft_tokens
-        return size if self.padding_attends else size << 32 | plan.batch_size + plan.draft_tokens
-
-    def _lines(self, plan: StepPlan) -> dict[int, StepLine]:
-        if plan.capture_size is None:
-            return self._other_lines
-        return self._piecewise_lines if plan.piecewise else self._graph_lines
+    # Decode lines.
 
     def _launch(self, plan: StepPlan) -> Launch:
         if plan.capture_size is None:
@@ -213,13 +200,14 @@ class CostModel(ABC):
         return "piecewise" if plan.piecewise else "graph"
 
     def _line(self, plan: StepPlan) -> StepLine:
-        lines = self._lines(plan)
-        key = self._key(plan)
-        line = lines.get(key)
+        """Return the times of decode steps like the plan, computed once."""
+        _, batch_size, capture_size, _, _, _, piecewise, drafts = plan
+        key = (batch_size, capture_size, drafts, piecewise)
+        line = self._lines.get(key)
         if line is None:
-            rows = plan.batch_size + plan.draft_tokens
+            rows = batch_size + drafts
             live = None if self.padding_attends else rows
-            line = lines[key] = self.decode_line(self._launch(plan), plan.capture_size or rows, live)
+            line = self._lines[key] = self.decode_line(self._launch(plan), capture_size or rows, live)
         return line
 
     def _note_kv(self, plan: StepPlan, kv_tokens: int) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import ceil
 
 from scheduler.catalog.profile.tables import Points
@@ -16,12 +16,18 @@ class StepLine:
     """Nanoseconds = `offsets[i] + slopes[i] · kv_tokens` from `starts[i]` tokens on; `starts[0]` is 0.
 
     `measured_kv_tokens` is the largest KV total measured for the size; beyond it the line is extrapolated.
+    `constant_ns` are the rounded nanoseconds where KV tokens do not count, else None.
     """
 
     starts: tuple[int, ...]
     offsets: tuple[float, ...]
     slopes: tuple[float, ...]
     measured_kv_tokens: float
+    constant_ns: int | None = field(init=False)
+
+    def __post_init__(self) -> None:
+        is_constant = len(self.slopes) == 1 and self.slopes[0] == 0.0
+        object.__setattr__(self, "constant_ns", round(self.offsets[0]) if is_constant else None)
 
     def ns(self, kv_tokens: int) -> float:
         """Return the unrounded nanoseconds at a number of KV tokens."""
