@@ -181,7 +181,7 @@ def simulate(
         limits_of(engine, cost.kv_blocks),
         variant.pool,
         _kv_cache(workload, requests, cost.kv_blocks),
-        executor,
+        None if isinstance(executor, CostModel) else executor,  # a model has no slots to watch
         _column(requests.prompt_tokens),
         None if requests.cached_tokens is None else _column(requests.cached_tokens),
     )
@@ -196,7 +196,7 @@ def simulate(
         _column(requests.arrival_ns),
         _column(requests.prompt_tokens),
         _column(requests.output_tokens),
-        reject=_rejection(engine, batching, cost.kv_blocks),
+        reject=_rejection(engine, batching, cost.kv_blocks, requests),
         concurrency=requests.concurrency,
         round_trip_ns=_round_trip_ns(workload),
         max_tokens=limits,
@@ -345,8 +345,10 @@ def _column(values: np.ndarray[tuple[int], np.dtype[np.int64]]) -> array[int]:
     return column
 
 
-def _rejection(engine: Engine, batching: Batching, kv_blocks: int | None) -> Callable[[int, int], str | None]:
-    """Return the test a request passes at arrival, before it may wait."""
+def _rejection(
+    engine: Engine, batching: Batching, kv_blocks: int | None, requests: Requests
+) -> Callable[[int, int], str | None] | None:
+    """Return the test a request passes at arrival, before it may wait; None where all pass it."""
     longest = engine.max_model_len
     capacity = None if kv_blocks is None else kv_blocks * engine.block_size
 
@@ -357,4 +359,7 @@ def _rejection(engine: Engine, batching: Batching, kv_blocks: int | None) -> Cal
             return "needs more KV blocks than there are"
         return None
 
-    return reason
+    if not len(requests):
+        return None
+    hardest = reason(int(requests.prompt_tokens.max()), int(requests.output_tokens.max()))
+    return None if hardest is None else reason

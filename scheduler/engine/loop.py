@@ -81,8 +81,9 @@ class DecodeLoop:
 
     `arrival_ns` ascends; with `concurrency` set it is ignored and answers release the next request,
     `round_trip_ns` after they ended (see Traffic). `reject(prompt_tokens, output_tokens)` gives the reason
-    why a request can never be served, or None. With `run_ahead` (and an executor that can), decode steps
-    between two decisions that matter are executed in one event; every timestamp is the same as without.
+    why a request can never be served, or None; without it all can. With `run_ahead` (and an executor that
+    can), decode steps between two decisions that matter are executed in one event; every timestamp is the
+    same as without.
 
     With `async_scheduling` up to two steps are in flight, as in vLLM's batch queue: each decision is made
     while the step before it runs. What ends in that step still holds its slot and blocks. That an answer
@@ -99,7 +100,7 @@ class DecodeLoop:
         prompt_tokens: array[int],
         output_tokens: array[int],
         *,
-        reject: Callable[[int, int], str | None],
+        reject: Callable[[int, int], str | None] | None,
         concurrency: int | None = None,
         round_trip_ns: int | None = None,
         start_ns: int = 0,
@@ -236,7 +237,11 @@ class DecodeLoop:
 
     def _receive(self, now: int, is_idle: bool) -> None:
         """Take in every request that can be seen by now."""
-        for index in self.traffic.receive(now, is_idle):
+        seen = self.traffic.receive(now, is_idle)
+        if self.reject is None:
+            self.batching.waiting.extend(seen)
+            return
+        for index in seen:
             reason = self.reject(self.prompt_tokens[index], self.output_tokens[index])
             if reason is None:
                 self.batching.waiting.append(index)
