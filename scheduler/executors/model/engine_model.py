@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from scheduler.executors.model.host_noise import HostNoise
 from scheduler.executors.model.step_lines import NS_PER_MS, StepLine, step_line
 
 _SCHEDULE = len(LAUNCHINGS)  # purposes of independent draws: one per way of launching, and scheduling
+new_parts = tuple.__new__  # StepParts(…) in half the time
 _FAR_KV_TOKENS = 1_000_000_000.0
 
 
@@ -40,6 +42,9 @@ class EngineCostModel(CostModel):
         self._warmth = dict.fromkeys((how for how, (cost, _) in self._launches.items() if cost.cold), 1.0)
         self._widest = profile.gpu.tokens.at[-1]
         self._curve: dict[int, float] = {}
+        # By how steps are launched; by requests, graph, drafts and whether the graph is a PIECEWISE one.
+        self._timings: dict[Launching, Callable[[float, float, float, float, int], StepParts]] = {}
+        self._decode_parts: dict[tuple[int, int | None, int, bool], Callable[[int, int], StepParts]] = {}
         front = profile.front_end
         self.front_out_row_ns = round(front.out_row_ms * NS_PER_MS)
         self._in_ns = (front.in_ms * NS_PER_MS, front.in_token_ms * NS_PER_MS)
@@ -48,6 +53,8 @@ class EngineCostModel(CostModel):
     def vary(self, profile: Profile, noise: np.random.Generator, *, has_graphs: bool) -> None:
         """Let the host's speed wander and launches spread, as functions of virtual time; see HostNoise."""
         self._noise = HostNoise(self._profile.host.speed, noise)
+        self._timings.clear()
+        self._decode_parts.clear()
 
     def decode_line(self, mode: Launch, size: int, live_rows: int | None = None) -> StepLine:
         """See CostModel."""
@@ -77,37 +84,100 @@ class EngineCostModel(CostModel):
 
     def parts(self, plan: StepPlan, decided_ns: int) -> StepParts:
         """Return what the step takes; see `PipelinedExecutor`. Asked once a step, in their order."""
+        if not plan.prefill:
+            return self.decode_parts(plan)(plan.kv_tokens, decided_ns)
+        schedule_ms, launch_ms, update_ms = self._host_parts(plan)
+        schedule, update = self._profile.host.schedule, self._profile.host.update
+        schedule_ms += schedule.kv_token_ms * plan.kv_tokens
+        schedule_ms += (
+            schedule.prompt_step_ms
+            + schedule.chunk_ms * len(plan.prefill)
+            + schedule.prompt_token_ms * plan.prefill_tokens
+        )
+        update_ms += update.kv_token_ms * plan.kv_tokens
+        timed = self._timing(self._launching(plan))
+        return timed(schedule_ms, launch_ms, update_ms, self.gpu_ms(plan), decided_ns)
+
+    def decode_parts(self, plan: StepPlan) -> Callable[[int, int], StepParts]:
+        """See `PredictablePipeline`: what does not hang on KV tokens or time is worked out once."""
+        _, batch_size, capture_size, _, _, _, piecewise, drafts = plan
+        key = (batch_size, capture_size, drafts, piecewise)
+        known = self._decode_parts.get(key)
+        if known is not None:
+            return known
+        schedule_ms, launch_ms, update_ms = self._host_parts(plan)
+        schedule_kv_ms = self._profile.host.schedule.kv_token_ms
+        update_kv_ms = self._profile.host.update.kv_token_ms
+        gpu, rows = self._profile.gpu, batch_size + drafts
+        curve_ms, rows_ms = self._curve_ms(max(capture_size or 0, rows)), gpu.row_ms * rows
+        gpu_kv_ms = gpu.kv_token_ms
+        timed = self._timing(self._launching(plan))
+
+        def parts_of(kv_tokens: int, decided_ns: int) -> StepParts:
+            return timed(
+                schedule_ms + schedule_kv_ms * kv_tokens,
+                launch_ms,
+                update_ms + update_kv_ms * kv_tokens,
+                curve_ms + (rows_ms + gpu_kv_ms * kv_tokens),
+                decided_ns,
+            )
+
+        self._decode_parts[key] = parts_of
+        return parts_of
+
+    def _host_parts(self, plan: StepPlan) -> tuple[float, float, float]:
+        """Return the milliseconds of schedule, launch and update that go by requests."""
+        schedule, update = self._profile.host.schedule, self._profile.host.update
+        launch, _ = self._launches[self._launching(plan)]
         chunks = len(plan.prefill)
         requests = plan.batch_size + chunks
-        prompt_tokens = plan.prefill_tokens if chunks else 0
-        how = self._launching(plan)
-        launch, purpose = self._launches[how]
-        host = self._profile.host
-        cost = host.schedule
-        schedule = cost.step_ms + cost.request_ms * requests + cost.kv_token_ms * plan.kv_tokens
-        if chunks:
-            schedule += cost.prompt_step_ms + cost.chunk_ms * chunks + cost.prompt_token_ms * prompt_tokens
-        update = host.update.step_ms + host.update.request_ms * requests + host.update.chunk_ms * chunks
-        update += host.update.kv_token_ms * plan.kv_tokens
-        launching = launch.ms + launch.request_ms * requests
-        if self._warmth:
-            launching *= self._coldness(how)
-        slowness = launch_slowness = self._speed * NS_PER_MS
-        if self._noise is not None:
-            log_slowness = self._noise.log_slowness(decided_ns)
-            slowness *= math.exp(log_slowness)
-            launch_slowness *= math.exp(launch.exponent * log_slowness)
-            schedule *= self._by_itself(decided_ns, _SCHEDULE, cost.spread)
-            launching *= self._by_itself(decided_ns, purpose, launch.spread)
-        launch_ns = round(launching * launch_slowness)
-        return StepParts(
-            schedule_ns=round(schedule * slowness),
-            launch_ns=launch_ns,
-            gpu_after_ns=min(round(launch.gpu_after_ms * slowness), launch_ns),
-            gpu_ns=round(self.gpu_ms(plan) * NS_PER_MS),
-            tail_ns=-1 if launch.tail_ms is None else round(launch.tail_ms * NS_PER_MS),
-            update_ns=round(update * slowness),
+        return (
+            schedule.step_ms + schedule.request_ms * requests,
+            launch.ms + launch.request_ms * requests,
+            update.step_ms + update.request_ms * requests + update.chunk_ms * chunks,
         )
+
+    def _timing(self, how: Launching) -> Callable[[float, float, float, float, int], StepParts]:
+        """Return what turns the mean milliseconds of schedule, launch, update and GPU into a step's parts.
+
+        By how the step is launched, and when it is decided: then the host is as fast as its noise says.
+        """
+        known = self._timings.get(how)
+        if known is not None:
+            return known
+        launch, purpose = self._launches[how]
+        noise, speed, warmth, exp = self._noise, self._speed * NS_PER_MS, self._warmth, math.exp
+        exponent, gpu_after_ms = launch.exponent, launch.gpu_after_ms
+        tail_ns = -1 if launch.tail_ms is None else round(launch.tail_ms * NS_PER_MS)
+        schedule_spread, launch_spread = self._profile.host.schedule.spread, launch.spread
+        schedule_shift = schedule_spread * schedule_spread / 2  # so that the factors have mean 1
+        launch_shift = launch_spread * launch_spread / 2
+
+        def timed(
+            schedule_ms: float, launch_ms: float, update_ms: float, gpu_ms: float, decided_ns: int
+        ) -> StepParts:
+            slowness = launch_slowness = speed
+            if warmth:
+                launch_ms *= self._coldness(how)
+            if noise is not None:
+                log_slowness = noise.log_slowness(decided_ns)
+                slowness *= exp(log_slowness)
+                launch_slowness *= exp(exponent * log_slowness)
+                if schedule_spread:
+                    normal = noise.normal(decided_ns, _SCHEDULE)
+                    schedule_ms *= exp(schedule_spread * normal - schedule_shift)
+                if launch_spread:
+                    normal = noise.normal(decided_ns, purpose)
+                    launch_ms *= exp(launch_spread * normal - launch_shift)
+            launch_ns, gpu_after_ns = round(launch_ms * launch_slowness), round(gpu_after_ms * slowness)
+            if gpu_after_ns > launch_ns:
+                gpu_after_ns = launch_ns
+            schedule_ns, update_ns = round(schedule_ms * slowness), round(update_ms * slowness)
+            gpu_ns = round(gpu_ms * NS_PER_MS)
+            return new_parts(StepParts, (schedule_ns, launch_ns, gpu_after_ns, gpu_ns, tail_ns, update_ns))
+
+        self._timings[how] = timed
+        return timed
 
     def gpu_ms(self, plan: StepPlan) -> float:
         """Return the milliseconds the GPU works on a step; padded rows count in the graph's tokens alone."""
@@ -161,8 +231,3 @@ class EngineCostModel(CostModel):
                 factor += cost.cold * (1 - warmth)
             self._warmth[kind] = warmth + ((kind == how) - warmth) / cost.warm_steps
         return factor
-
-    def _by_itself(self, at_ns: int, purpose: int, spread: float) -> float:
-        if self._noise is None or not spread:
-            return 1.0
-        return math.exp(spread * self._noise.normal(at_ns, purpose) - spread * spread / 2)

@@ -37,7 +37,7 @@ class HostNoise:
 
     def log_slowness(self, at_ns: int) -> float:
         """Return the logarithm of host time relative to its median at an instant."""
-        return math.fsum(process.at(at_ns) for process in self._processes)
+        return math.fsum([process.at(at_ns) for process in self._processes])
 
     def normal(self, at_ns: int, purpose: int) -> float:
         """Return a standard normal that belongs to an instant and a purpose alone."""
@@ -54,13 +54,17 @@ class _Process:
         add = self._spread * math.sqrt(1 - keep * keep)
         self._next: Callable[[float, float], float] = lambda value, normal: keep * value + add * normal
         self._generator = generator
+        self._place, self._before, self._rise = -1, 0.0, 0.0  # the newest two points asked for
         self._values = [self._spread * float(generator.standard_normal())]
 
     def at(self, at_ns: int) -> float:
-        index, rest = divmod(at_ns, self._grid_ns)
-        index %= _POINTS
-        while index + 1 >= len(self._values):
-            block = self._generator.standard_normal(_BLOCK).tolist()
-            self._values.extend(list(accumulate(block, self._next, initial=self._values[-1]))[1:])
-        before, after = self._values[index], self._values[index + 1]
-        return before + (after - before) * (rest / self._grid_ns)
+        place, rest = divmod(at_ns, self._grid_ns)
+        if place != self._place:
+            self._place = place
+            index = place % _POINTS
+            while index + 1 >= len(self._values):
+                block = self._generator.standard_normal(_BLOCK).tolist()
+                self._values.extend(list(accumulate(block, self._next, initial=self._values[-1]))[1:])
+            self._before = before = self._values[index]
+            self._rise = self._values[index + 1] - before
+        return self._before + self._rise * (rest / self._grid_ns)
