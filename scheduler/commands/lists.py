@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-
 from scheduler.catalog.engine_presets import engine_preset, engine_preset_names
 from scheduler.catalog.pool_presets import pool_preset, pool_preset_names
 from scheduler.catalog.profile.file import load_profile, shipped_profiles
-from scheduler.catalog.profile.measured import MeasuredProfile
 from scheduler.catalog.slo_presets import SLO_PRESETS
+from scheduler.report.profile_list import profile_list_text
 from scheduler.report.wording import aligned, count_text, sizes_text
 
 SHOWN_SEQS, SHOWN_TOKENS = 256, 2048
@@ -16,29 +14,9 @@ IMPORT = "your own: run.py profile import --help, run.py calibrate --help"
 
 
 def run_profile_list() -> int:
-    """Print the shipped profiles with their engines and what is known of eager; return 0."""
-    profiles = [load_profile(name) for name in shipped_profiles()]
-    rows = [["name", "GPU", "model", "step times of", "eager"]]
-    rows += [
-        [
-            profile.name,
-            profile.identity.gpu,
-            profile.identity.model,
-            f"{profile.identity.engine} {profile.identity.engine_version}",
-            _eager(profile),
-        ]
-        for profile in profiles
-    ]
-    lines = aligned(rows, left=5)
-    several = _of_one_gpu(profiles)
-    if several:
-        lines += [
-            "",
-            "Profiles of one GPU and model differ as their engines and hosts do:",
-        ]
-        lines += [f"  {names}" for names in several]
-        lines.append("  take the one of your engine; its range of eager is narrowed by --eager-ms X.")
-    print("\n".join(line.rstrip() for line in [*lines, "", IMPORT]))
+    """Print the shipped profiles by GPU and model: what a step takes, what is known of eager; return 0."""
+    print(profile_list_text([load_profile(name) for name in shipped_profiles()]))
+    print(IMPORT)
     return 0
 
 
@@ -68,21 +46,3 @@ def run_preset_list() -> int:
     tables = [aligned(engines, left=2), aligned(pools, left=3), aligned(slos, left=1)]
     print("\n\n".join("\n".join(line.rstrip() for line in table) for table in tables))
     return 0
-
-
-def _eager(profile: MeasuredProfile) -> str:
-    eager = profile.curve("eager")
-    if eager is None:
-        return "none: as without a graph"
-    text = "assumed" if eager.origin == "assumed" else eager.origin
-    return f"{text}, fast to slow host ({profile.range_origin})" if profile.has_range else f"{text}, one host"
-
-
-def _of_one_gpu(profiles: list[MeasuredProfile]) -> list[str]:
-    """Return the names of profiles that are of the same kind of GPU and of the same model."""
-    by_gpu: dict[tuple[str, str], list[str]] = defaultdict(list)
-    for profile in profiles:
-        words = [word for word in profile.identity.gpu.upper().split() if any(c.isdigit() for c in word)]
-        model = profile.identity.model.split()[0].lower()
-        by_gpu[words[0] if words else profile.identity.gpu, model].append(profile.name)
-    return [", ".join(names) for names in by_gpu.values() if len(names) > 1]

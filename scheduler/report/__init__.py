@@ -16,6 +16,7 @@
 - `html.py` report.html: one file without scripts, fonts or addresses to fetch, in light, dark and on paper.
 - `outputs.py` The result folder: written whole or not at all, file by file, and read back to draw it again.
 - `over_time.py` A run cut into equal slices of time: batch size by route, requests waiting and running, KV blocks.
+- `profile_list.py` Profiles side by side: what a step takes by each, whose it is, and why those of one GPU differ.
 - `profile_text.py` A profile in plain text: what it is, what a decode step takes, how well it fits, whence each field.
 - `progress.py` Progress on stderr for whatever takes over two seconds; silent where stderr is no terminal.
 - `summary.py` What the JSON result files say: summary.json's flat records and results.json's nested truth.

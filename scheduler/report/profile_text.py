@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from scheduler.analysis.comparison.step_times import StepCurves
 from scheduler.catalog.profile.measured import MeasuredProfile
+from scheduler.report.profile_list import others_text
 from scheduler.report.wording import aligned, percent_text
 
 SHOWN = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048)
@@ -18,6 +19,7 @@ def profile_text(profile: MeasuredProfile, curves: StepCurves) -> str:
         "",
         *_costs(profile),
         *_residuals(profile),
+        *others_text(profile),
         *_origins(profile),
     ]
     return "\n".join(line.rstrip() for line in parts) + "\n"

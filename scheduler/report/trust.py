@@ -11,6 +11,7 @@ from scheduler.analysis.comparison.compare import Comparison
 from scheduler.analysis.comparison.measured_on import Mismatch, mismatch
 from scheduler.catalog.profile.profile import Identity, Profile, assumed_fields
 from scheduler.engine.executor import StepKind
+from scheduler.report.profile_list import others_of
 from scheduler.report.wording import count_text, range_of_percents
 
 _WIDE = 1.2  # from this ratio of mean TPOT on a slow to a fast host on, a step of one's own narrows much
@@ -52,6 +53,10 @@ def trust_lines(comparison: Comparison, width: int = 70) -> list[Trust]:
     error, assumed = profile_error(profile), assumed_fields(profile)
     lines += [Trust(error)] if error else []
     lines += [Trust(_listed("ASSUMED: ", assumed, width), is_detail=True)] if assumed else []
+    others = others_of(identity)
+    if others:
+        text = f"{count_text(len(others), 'other profile')} of this GPU and model: run.py profile list"
+        lines.append(Trust(text, is_detail=True))
     return lines
 
 

@@ -70,14 +70,14 @@ def _pool_preset(value: str) -> str:
         pool_preset(value, max_num_seqs=1, max_num_batched_tokens=1)
     except InputError:
         names = pool_preset_names()
-        raise expectation("a pool preset", known=names) from None
+        raise expectation("a pool preset (run.py preset list)", known=names) from None
     return value
 
 
 def _engine_preset(value: str) -> str:
     names = engine_preset_names()
     if value not in names:
-        raise expectation("an engine preset", known=names)
+        raise expectation("an engine preset (run.py preset list)", known=names)
     return value
 
 
@@ -91,7 +91,7 @@ def _engine(value: str) -> str:
 
 def _slo_preset(value: str) -> str:
     if value not in SLO_PRESETS:
-        raise expectation("an SLO preset", known=[*SLO_PRESETS])
+        raise expectation("an SLO preset (run.py preset list)", known=[*SLO_PRESETS])
     return value
 
 

@@ -58,17 +58,33 @@ def test_the_card_has_one_eager_and_the_command_repeats_it(tmp_path):
     assert outcome.status == 0, outcome.stderr
     assert "--eager-ms 18" in (tmp_path / "results.json").read_text()
     assert "slow host" not in outcome.stdout
+    assert "eager as on your host: --eager-ms 18\n" in outcome.stdout
+    assert "yours: --eager-ms X" not in outcome.stdout
+    asked = call(*words, "--out", tmp_path).stdout
+    assert "yours: --eager-ms X" in asked, "where a slow host makes much of a difference"
 
 
 def test_every_profile_and_preset_is_listed_and_errors_point_there():
     profiles = call("profile", "list").stdout
     assert all(name in profiles for name in shipped_profiles())
     assert "--eager-ms X" in profiles
-    assert "h100-llama-3.1-8b-bf16, h100-trtllm-llama-3.1-8b-bf16" in profiles, "of one GPU and model"
+    lines = profiles.splitlines()
+    of_one_gpu = lines[lines.index("NVIDIA H100 80GB HBM3 SXM, Llama-3.1-8B shape, random weights") + 1 :][:4]
+    assert [line.split()[0] for line in of_one_gpu] == [n for n in shipped_profiles() if n.startswith("h100")]
+    assert "measured, hosts assumed" in profiles
+    assert "differ as their engines launch" in " ".join(profiles.split())
+    assert (
+        "others of this GPU and model"
+        in call("profile", "show", "h100-vllm-llama-3.1-8b-bf16", "--no-plots").stdout
+    )
     presets = call("preset", "list").stdout
     assert all(name in presets for name in ("vllm-h100", "powers_of_two", "mlperf-llama3.1-8b-server"))
     error = call("profile", "show", "h100").errors[0]
     assert "run.py profile list" in error
     assert "run.py profile import" in error
-    unknown = call("workloads/chat.yaml", "--pool", "vlmm").errors[0]
-    assert "run.py preset list" in unknown
+    missing = call("profile", "show", "mine.json").errors[0]
+    assert "run.py profile list" in missing
+    assert "run.py profile import" in missing
+    assert "run.py preset list" in call("workloads/chat.yaml", "--pool", "vlmm").errors[0]
+    for key in ("pool.preset", "engine.preset", "slo.preset"):
+        assert "run.py preset list" in call("workloads/chat.yaml", "--set", f"{key}=vlmm").errors[0]

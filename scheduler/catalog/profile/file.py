@@ -88,7 +88,10 @@ def _read_bounded(path: Path) -> bytes:
         with path.open("rb") as file:
             data = file.read(MOST_BYTES + 1)
     except OSError as error:
-        raise InputError(f"{path}: cannot read the profile: {error.strerror or error}") from None
+        raise InputError(
+            f"{path}: cannot read the profile: {error.strerror or error} (run.py profile list shows those "
+            "shipped, run.py profile import --help builds one)"
+        ) from None
     if len(data) > MOST_BYTES:
         raise InputError(f"{path}: larger than {MOST_BYTES >> 20} MiB, no profile is")
     return data
