@@ -12,12 +12,13 @@ from scheduler.analysis.comparison.differences import (
     differences,
     verdict_of_range,
 )
-from scheduler.analysis.comparison.evidence import busy_share, may_be_milliseconds
+from scheduler.analysis.comparison.evidence import LEAST_BUSY, busy_share, may_be_milliseconds
 from scheduler.analysis.comparison.loads import AtLoad, FewerGraphs, LoadStudy, Unjudged, VariantLoads
 from scheduler.analysis.comparison.measured_on import mismatch
 from scheduler.analysis.comparison.steadiness import is_steady, loads
 from scheduler.analysis.statistics.difference import Difference, Verdict
 from scheduler.analysis.statistics.steady_state import LEAST_ARRIVALS
+from scheduler.report.cautions import rejections
 from scheduler.report.trust import not_of_text
 from scheduler.report.wording import (
     count_text,
@@ -31,6 +32,8 @@ from scheduler.workload.arrivals import ClosedLoopArrivals, TraceArrivals
 
 NAME = 21  # characters of a variant's name; `eager, slow host` and most presets fit
 
+_FEW_REJECTED = 0.01  # of the requests
+_LONGEST_WHY = 60  # characters of why there is no interval that the verdict has room for
 # What the verdict is about: the first of them that both sides have. Percentiles are left to the table.
 HEADLINE_KEYS = (("mean_tpot_ms", "mean TPOT"), ("mean_e2el_ms", "mean E2EL"), ("mean_ttft_ms", "mean TTFT"))
 
@@ -59,8 +62,10 @@ def are_steady(comparison: Comparison, columns: Iterable[Column]) -> bool:
 
 
 def has_too_few(comparison: Comparison) -> bool:
-    """Tell whether fewer requests arrived than a steady state can be told from."""
-    return any(load.too_few for load in loads(comparison, comparison.columns[0]))
+    """Tell whether fewer requests arrived than a steady state can be told from; not of a batch job."""
+    found = loads(comparison, comparison.columns[0])
+    fewest = min(map(len, comparison.requests), default=0)
+    return any(load.too_few and (load.offered_per_s is not None or fewest < LEAST_ARRIVALS) for load in found)
 
 
 def change_text(found: Sequence[Difference]) -> str:
@@ -101,6 +106,8 @@ def verdict_lines(comparison: Comparison) -> list[str]:
     lines = []
     if comparison.failure is not None:
         lines.append(f"PARTIAL RESULT: the run ended early ({comparison.failure}).")
+    refused = _refused_text(comparison)
+    lines += [refused] if refused else []
     if may_be_milliseconds(comparison):
         lines.append(f"AN IDLE SERVER: {_idle_text(comparison)}")
     overload = overload_lines(comparison)
@@ -111,6 +118,17 @@ def verdict_lines(comparison: Comparison) -> list[str]:
         if not overload or are_steady(comparison, (pool, other)):  # who cannot keep up has been named
             lines.append(_against(comparison, pool, other))
     return lines
+
+
+def _refused_text(comparison: Comparison) -> str:
+    """Return how many requests were rejected and why, where that is more than a few; else nothing."""
+    first = (comparison.pools or [comparison.eager])[0]
+    refused = rejections(first)
+    came = sum(len(run.requests.arrival_ns) for run in first.runs)
+    if sum(refused.values()) <= _FEW_REJECTED * came:
+        return ""
+    share = 100 * sum(refused.values()) / came
+    return f"{share:.0f} % REJECTED ({'; '.join(refused)}): all below is of the other requests."
 
 
 def _idle_text(comparison: Comparison) -> str:
@@ -180,7 +198,9 @@ def _judged(
         return f"TOO FEW REQUESTS for a verdict: {graphs} against {other}, {seen} here."
     missing = next((difference for difference in found if difference.interval is None), None)
     if missing is not None and change != "none":
-        return f"NOT SHOWN: {graphs} against {other}, {seen} here; {missing.why_no_interval}."
+        why = missing.why_no_interval or ""
+        short = why if len(why) <= _LONGEST_WHY else "too short a run for an interval (--full)"
+        return f"NOT SHOWN: {graphs} against {other}, {seen} here; {short}."
     verdict = verdict_of_range(found)
     if change == "none":
         return f"NO DIFFERENCE from {other}: {graphs}, {what} within 1 %."
@@ -219,12 +239,15 @@ def within(comparison: Comparison) -> str:
 def latency_numbers(comparison: Comparison) -> str:
     """Return mean TPOT of every variant, and by how much the first pool is sure to be apart from eager."""
     parts = _each(comparison, "mean_tpot_ms", " ms")
+    if all(column.mean("mean_tpot_ms") is None for column in comparison.columns):
+        return ""  # answers of one token have no TPOT
     found = differences(comparison, comparison.pools[0], "mean_tpot_ms") if comparison.pools else []
-    if found and are_steady(comparison, (comparison.pools[0], comparison.eager)):
-        intervals = [difference.interval for difference in found]
-        if all(interval is not None and not interval.contains(0.0) for interval in intervals):
-            least = min(min(abs(i.low), abs(i.high)) for i in intervals if i is not None)
-            parts += f"  at least {short_text(least)} apart"
+    if not found or verdict_of_range(found) is Verdict.NO_DIFFERENCE_SHOWN or has_too_few(comparison):
+        return parts
+    if are_steady(comparison, (comparison.pools[0], comparison.eager)):
+        intervals = (difference.interval for difference in found if difference.interval is not None)
+        least = min(min(abs(interval.low), abs(interval.high)) for interval in intervals)
+        parts += f"  at least {short_text(least)} apart"
     return parts
 
 
@@ -240,8 +263,10 @@ def throughput_numbers(comparison: Comparison) -> tuple[str, str]:
         rates = "  ".join(f"{cut_text(c.name, NAME)} {max_rate_text(comparison, c)}" for c in columns)
         return "max rate", f"{rates}  ({_what_meets(comparison, study)})"
     if slo is None:
-        text = _each(comparison, "output_throughput_to_last_arrival", "")
-        return "output tok/s", f"{text}  to the last arrival"
+        key, until = "output_throughput_to_last_arrival", "arrival"
+        if comparison.eager.mean(key) is None:  # all arrive at once: what counts is when the job is done
+            key, until = "output_throughput", "token"
+        return "output tok/s", f"{_each(comparison, key, '')}  to the last {until}"
     met = "  ".join(
         f"{cut_text(column.name, NAME)} {slo_text(comparison, column)}"
         for column in (*comparison.pools, comparison.eager)
@@ -415,9 +440,13 @@ def _unjudged(comparison: Comparison, own: Column, study: LoadStudy, why: Unjudg
         case "too short":
             return "Not judged: it takes a steady state; run more requests."
         case "idle":
-            return f"Not judged: the server is idle {100 * (1 - busy_share(own)):.0f} % of the time."
+            idle = 1 - busy_share(own)
+            seen = f"the server is idle {100 * idle:.0f} % of the time"
+            return f"Not judged: {seen if idle > 1 - LEAST_BUSY else 'no two requests decode together'}."
+        case "eager is faster":
+            return "Not judged: eager is faster than these graphs."
         case "too few sizes":
-            return f"Not judged: of {count_text(sizes, 'size')} none is left out."
+            return f"No: {count_text(sizes, 'size')}, and none to leave out."
         case "exact sizes":
             return "Not judged: without padding each size serves its own batch alone."
         case "ends early":

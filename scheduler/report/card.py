@@ -12,6 +12,7 @@ from scheduler.analysis.comparison.differences import differences
 from scheduler.catalog.engine_presets import engine_preset
 from scheduler.report.answer import (
     change_text,
+    ends,
     fewer_graphs,
     latency_numbers,
     load_text,
@@ -42,6 +43,7 @@ WIDTH, HEIGHT = 80, 25
 _LABEL = 10
 _NAME = 15
 _MOST_VARIANTS = 6
+_MOST_VERDICTS = 3  # of further pools the table tells
 # What a reader needs below the answer and its table, most needed first.
 _TRUST, _WORKLOAD, _CAUTION, _SETTING, _DETAIL, _MORE_CAUTIONS = range(6)
 # Of each latency the number that the change is of; a percentile stands beside it.
@@ -77,6 +79,7 @@ def _blocks(comparison: Comparison) -> list[_Block]:
     blocks = []
     for label, text in _setting(comparison):
         rank = _WORKLOAD if label in ("workload", "pool") else _SETTING
+        rank = _TRUST if "ASSUMED" in text else rank
         blocks.append(_Block(rank, _labelled(label, text, most=2), "setting"))
     for index, line in enumerate(trust_lines(comparison, WIDTH - _LABEL)):
         rank = _DETAIL if line.is_detail else _TRUST
@@ -137,13 +140,13 @@ def _labelled(label: str, text: str, most: int = 1) -> list[str]:
 
 def _answer(comparison: Comparison) -> list[str]:
     lines = []
-    for verdict in verdict_lines(comparison)[:3]:
-        lines += wrapped(verdict, WIDTH, "  ")[:2]
+    for verdict in verdict_lines(comparison)[:_MOST_VERDICTS]:
+        lines += wrapped(verdict, WIDTH, "  ")[:3]
     tpot, (rate, delivered) = latency_numbers(comparison), throughput_numbers(comparison)
     if len(comparison.pools) > 1 and len(tpot) > WIDTH - 15:
         tpot = ""  # the table has a row for each
     for label, text in (("mean TPOT", tpot), (rate, delivered), ("load now", load_text(comparison))):
-        found = wrapped(text, WIDTH - 15)
+        found = wrapped(text, WIDTH - 15) if text else []
         lines += [f"  {label if i == 0 else '':<13}{line}" for i, line in enumerate(found[:2])]
     for text in drafting_answer(comparison.draft_study) if comparison.draft_study else ():
         lines += wrapped(text, WIDTH, "  ")[:3]
@@ -193,24 +196,32 @@ def _by_metric(comparison: Comparison) -> list[str]:
     lines = _metric_rows(comparison, pool, short_text)
     if max(map(len, lines)) > WIDTH:
         lines = _metric_rows(comparison, pool, coarse_text)
+    if max(map(len, lines)) > WIDTH:  # rather means alone than a table without its last column
+        lines = _metric_rows(comparison, pool, coarse_text, percentiles=False)
     return [*lines, *_graphs_hit(pool)]
 
 
-def _metric_rows(comparison: Comparison, pool: Column, text: Callable[[float], str]) -> list[str]:
+def _metric_rows(
+    comparison: Comparison, pool: Column, text: Callable[[float], str], *, percentiles: bool = True
+) -> list[str]:
     rows = [["", cut_text(pool.name, _NAME), "eager", "change"]]
     high = _percentile(comparison)
     for name, statistic in _ROWS:
         key, beside = (f"{which}_{name.lower()}_ms" for which in (statistic, high))
-        means = [mean for column in (pool, comparison.eager) if (mean := column.mean(key)) is not None]
+        both = [end for column in (pool, comparison.eager) for end in ends(comparison, column)]
+        means = [mean for end in both if (mean := end.mean(key)) is not None]
         if not means:
             continue
-        unit, scale = ("s", 1e-3) if min(means) >= 1000 else ("ms", 1.0)
-        cells = [
-            f"{value_text(comparison, column, key, scale, text)} / "
-            f"{value_text(comparison, column, beside, scale, coarse_text)}"
-            for column in (pool, comparison.eager)
-        ]
-        label = f"{name:<4} {statistic:<4} / {high} {unit}"
+        unit, scale = ("s", 1e-3) if max(means) >= 1000 else ("ms", 1.0)
+        cells = [value_text(comparison, column, key, scale, text) for column in (pool, comparison.eager)]
+        label = f"{name:<4} {statistic:<4} {unit}"
+        if percentiles:
+            label = f"{name:<4} {statistic:<4} / {high} {unit}"
+            further = (
+                value_text(comparison, column, beside, scale, coarse_text)
+                for column in (pool, comparison.eager)
+            )
+            cells = [f"{cell} / {percentile}" for cell, percentile in zip(cells, further, strict=True)]
         rows.append([label, *cells, change_text(differences(comparison, pool, key))])
     return aligned(rows)
 

@@ -19,6 +19,7 @@ from scheduler.engine.records import Graph, StepRecords
 from scheduler.report.wording import count_text, ranges_text, sizes_text
 from scheduler.simulate import assumed_draft
 
+AT_ONCE = "all requests arrive at once: the numbers are of one batch of work, of no steady state."
 TOO_FEW = "too few requests to tell a steady state; run at least 100."
 
 
@@ -63,7 +64,8 @@ def _load_warnings(comparison: Comparison, column: Column) -> list[str]:
     """
     every = loads(comparison, column)
     if any(load.too_few for load in every):
-        return [TOO_FEW] if column is comparison.columns[0] else []
+        is_batch = all(load.offered_per_s is None for load in every)
+        return [AT_ONCE if is_batch else TOO_FEW] if column is comparison.columns[0] else []
     found = [load for load in every if not load.steady_state]
     if not found:
         return []
@@ -142,8 +144,10 @@ def _pool_warnings(comparison: Comparison, column: Column) -> list[str]:
             "steps of these sizes ran without a graph."
         )
     if pool.sizes:
-        warnings += _decode_warnings(comparison, column)
-        warnings += _prompt_warnings(comparison, column)
+        found = [*_decode_warnings(comparison, column), *_prompt_warnings(comparison, column)]
+        warnings += sorted(
+            found, key=lambda warning: " 0.0 % of decode steps" in warning
+        )  # what never came, last
     return warnings
 
 

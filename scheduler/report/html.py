@@ -205,8 +205,9 @@ def _number_tiles(comparison: Comparison) -> list[NumberTile]:
         tiles.append(NumberTile("highest rate", rows, note))
     elif comparison.workload.slo is None:
         key = "output_throughput_to_last_arrival"
+        key = "output_throughput" if comparison.eager.mean(key) is None else key
         rows = [(column.name, value_text(comparison, column, key)) for column in columns]
-        tiles.append(NumberTile("output tokens/s, to the last arrival", rows))
+        tiles.append(NumberTile(f"output tokens/s, {text.rpartition('  ')[2]}", rows))
     else:
         rows = [(column.name, slo_text(comparison, column)) for column in columns]
         tiles.append(NumberTile("requests that meet the SLO", rows, f"{limits_text(comparison)} ms"))

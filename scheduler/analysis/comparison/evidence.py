@@ -5,9 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from scheduler.analysis.comparison.compare import Column, Comparison
+from scheduler.analysis.comparison.differences import LEAST_CHANGE, differences
 from scheduler.analysis.comparison.loads import Unjudged
 from scheduler.analysis.comparison.measured_on import mismatch
 from scheduler.analysis.comparison.steadiness import loads
+from scheduler.analysis.statistics.difference import Verdict
 from scheduler.analysis.statistics.steady_state import LEAST_ARRIVALS
 from scheduler.workload.arrivals import ClosedLoopArrivals, TraceArrivals
 
@@ -19,9 +21,10 @@ LEAST_GAP_S = 5
 def unjudged(comparison: Comparison, own: Column) -> Unjudged | None:
     """Return what is missing before fewer graphs than a pool's can be judged; None where nothing is.
 
-    Neither a handful of requests, nor a server without a steady state, nor an idle one (such as arrivals in
-    milliseconds make of it when they are read as seconds) tells what a list is good for; and a profile of
-    another engine, release, GPU or model tells it of another server.
+    A pool that loses to eager is no list to trim. Neither a handful of requests, nor a server without a
+    steady state, nor an idle one (such as arrivals in milliseconds make of it when they are read as seconds)
+    tells what a list is good for; a profile of another engine, release, GPU or model tells it of another
+    server.
     """
     requests = sum(len(run.requests.arrival_ns) for run in own.runs)
     other = mismatch(comparison.workload, comparison.profile)
@@ -29,6 +32,8 @@ def unjudged(comparison: Comparison, own: Column) -> Unjudged | None:
         return "other profile"
     if requests < LEAST_ARRIVALS:
         return "too few requests"
+    if _loses_to_eager(comparison, own):
+        return "eager is faster"
     no_choice = _no_choice(comparison, own)
     if no_choice is not None:
         return no_choice
@@ -78,6 +83,15 @@ def may_be_milliseconds(comparison: Comparison) -> bool:
     are_whole = bool((arrival_s == np.rint(arrival_s)).all()) and float(np.median(gaps)) >= LEAST_GAP_S
     first = (comparison.pools or [comparison.eager])[0]
     return are_whole or busy_share(first) < LEAST_BUSY
+
+
+def _loses_to_eager(comparison: Comparison, own: Column) -> bool:
+    """Tell whether a pool is shown to be slower than eager, at any end of a range."""
+    found = differences(comparison, own, "mean_tpot_ms")
+    return any(
+        one.verdict is Verdict.SLOWER and one.relative is not None and one.relative >= LEAST_CHANGE
+        for one in found
+    )
 
 
 def _no_choice(comparison: Comparison, own: Column) -> Unjudged | None:

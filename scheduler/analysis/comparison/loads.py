@@ -25,6 +25,7 @@ LossOf = Literal["mean TPOT", "highest rate", "throughput"]
 # Why fewer graphs were not judged, or (all needed) that none can go.
 Unjudged = Literal[
     "other profile",
+    "eager is faster",
     "too few requests",
     "milliseconds",
     "all at once",

@@ -189,7 +189,9 @@ class CostModel(ABC):
         for mode in dict.fromkeys(mode for mode, _ in self._kv_beyond):
             rows = [rows for other, rows in self._kv_beyond if other == mode]
             most = max(tokens for (other, _), tokens in self._kv_beyond.items() if other == mode)
-            kv.append(f"{mode} decode steps of {min(rows)}–{max(rows)} rows, up to {most:,} KV tokens")
+            least, largest = min(rows), max(rows)
+            size = f"{least}–{largest} rows" if least < largest else f"{least} row{'s' * (least > 1)}"
+            kv.append(f"{mode} decode steps of {size}, up to {most:,} KV tokens")
         return sorted([*self.extrapolated, *kv])
 
     # Decode lines.
