@@ -74,7 +74,7 @@ def test_with_evidence_there_is_a_flag() -> None:
         ),
         ({"arrivals": {"process": "constant", "rate_per_s": 0.01}}, "Not judged: the server is idle"),
         ({"pool": {"sizes": [1, 2, 4]}}, "Not judged: the list ends below max_num_seqs"),
-        ({"pool": {"sizes": [1, 64]}}, "Not judged: of 2 sizes none is left out."),
+        ({"pool": {"sizes": [1, 64]}}, "No: 2 sizes, and none to leave out."),
         ({"pool": {"preset": "trtllm-nopad"}}, "Not judged: without padding"),
     ],
 )
