@@ -57,6 +57,12 @@ class StepPlan(NamedTuple):
 new_plan = tuple.__new__  # StepPlan(…) in half the time: its own __new__ is a call of Python code
 
 
+def decode_later(plan: StepPlan, kv_tokens: int) -> StepPlan:
+    """Return the plan of a decode step like `plan` that nobody joins, with another number of KV tokens."""
+    kind, batch_size, capture_size, _, _, _, piecewise, drafts = plan
+    return new_plan(StepPlan, (kind, batch_size, capture_size, kv_tokens, (), 0, piecewise, drafts))
+
+
 class Admission(NamedTuple):
     """What an executor may know of a request that joins the batch (never its true output length)."""
 

@@ -63,12 +63,17 @@ class Ledger:
         """Tell whether a token that comes to all `rows` at `at_ns` ends the same gap for each."""
         return self._cohorts == [[at_ns - gap_ns, rows]]
 
-    def all_had(self, at_ns: int, rows: int) -> bool:
-        """Tell whether `rows` sequences wait for their next token, the newest of the first came at `at_ns`.
+    def waits_for(self, rows: int, at_ns: int) -> bool:
+        """Tell whether `rows` sequences wait for their next token, which may come at `at_ns` to all.
 
-        And those of the others behind it, one after the other.
+        Not where a sequence that was preempted has a token yet to be overtaken.
         """
-        return self._cohorts == [[at_ns, rows]]
+        found = 0
+        for token_ns, count in self._cohorts:
+            if token_ns > at_ns:
+                return False
+            found += count
+        return found == rows and not self._last_token_ns
 
     def move_on(self, by_ns: int) -> None:
         """Let everybody have a newest token so much later, the gaps being noted already."""

@@ -18,7 +18,13 @@ from typing import Any, cast
 import simpy
 
 from scheduler.engine.batching import Batching
-from scheduler.engine.executor import Executor, ExecutorError, PipelinedExecutor, StepPlan
+from scheduler.engine.executor import (
+    Executor,
+    ExecutorError,
+    PipelinedExecutor,
+    StepPlan,
+    decode_later,
+)
 from scheduler.engine.interrupt import HeldInterrupt
 from scheduler.engine.ledger import Ledger
 from scheduler.engine.pipeline import DECODE, Clock, Flight, HostAndGpu, WholeSteps
@@ -126,7 +132,8 @@ class DecodeLoop:
         if isinstance(executor, PipelinedExecutor):
             self.clock: Clock = HostAndGpu(executor)
         else:
-            self.clock = WholeSteps(executor, self.ledger.steps.durations, run_ahead)
+            self.clock = whole_steps = WholeSteps(executor, self.ledger.steps.durations, run_ahead)
+            self.execute = whole_steps.execute
         # Nothing that a launch does delays tokens, nobody decodes on beyond an answer's end: what has ended
         # may leave before the next step is executed.
         self.hands_over_first = self.front is None and self.max_tokens is None
@@ -266,7 +273,7 @@ class DecodeLoop:
         next_ns = self._hand_over(oldest, flight.waits_ns)
         if flight.next_ns > next_ns:
             next_ns = flight.next_ns
-        if self.follows and self._is_steady(flight):
+        if self.follows and self._is_steady(flight, next_ns):
             next_ns = self._follow(flight, next_ns)
         return next_ns
 
@@ -286,7 +293,7 @@ class DecodeLoop:
                 horizon_ns = (self.traffic.next_ns if batching.arrival_could_join() else FOREVER) - now
         durations = steps.durations
         first = len(durations)
-        end_ns = now + cast(WholeSteps, self.clock).execute(plan, most_steps, horizon_ns)
+        end_ns = now + self.execute(plan, most_steps, horizon_ns)
         done = len(durations) - first
         steps.add(now, plan, done, kv_cache.total - kv_cache.free, len(batching.running))
         prompts: Sequence[Running] = ()
@@ -305,19 +312,21 @@ class DecodeLoop:
             self._finish(request, end_ns)
         return end_ns
 
-    def _is_steady(self, flight: Flight) -> bool:
-        """Return whether nothing has changed since the newest step, a decode step, was decided.
+    def _is_steady(self, flight: Flight, next_ns: int) -> bool:
+        """Return whether those who decode in the newest step go on alone, each token after its row's last.
 
-        Nobody joins or leaves a batch that others wait for, and everyone's newest token came when it would
-        have in a batch like this.
+        Nobody joins or leaves a batch that others wait for, and no earlier token holds back the next ones.
         """
         front, plan, batching = cast(PipelinedExecutor, self.front), flight.plan, self.batching
+        batch_size = plan.batch_size
         return (
             plan.kind is DECODE
-            and not (flight.joined or flight.finished)
-            and plan.batch_size == batching.decoding
+            and not flight.finished
+            and batch_size == batching.decoding
             and (not batching.waiting or flight.running == len(batching.running))
-            and self.ledger.all_had(self.busy_from_ns + front.front_out_ns(plan.batch_size), plan.batch_size)
+            and self.ledger.waits_for(
+                batch_size - len(flight.joined), next_ns + front.front_out_ns(batch_size)
+            )
         )
 
     def _follow(self, flight: Flight, next_ns: int) -> int:
@@ -334,7 +343,7 @@ class DecodeLoop:
             running = len(batching.running)
             if flight.running != running:  # a slot was given back: the others are a run of their own
                 plan = flight.plan
-                plan = plan._replace(kv_tokens=plan.kv_tokens + plan.batch_size)
+                plan = decode_later(plan, plan.kv_tokens + plan.batch_size)
                 steps.add_one(
                     handed_ns[0], plan, handed_ns[1] - handed_ns[0], batching.next_kv_blocks, running
                 )

@@ -27,7 +27,7 @@ from scheduler.engine.executor import (
     StepKind,
     StepParts,
     StepPlan,
-    new_plan,
+    decode_later,
 )
 from scheduler.engine.request import Running
 
@@ -178,7 +178,7 @@ class HostAndGpu:
         of each step before the last were handed over, those of `flight` first.
         """
         plan, handed_ns = flight.plan, array("q")
-        plan = plan._replace(kv_tokens=plan.kv_tokens + plan.batch_size, new_requests=0)
+        plan = decode_later(plan, plan.kv_tokens + plan.batch_size)
         parts_of = self._decode_parts(plan)
         newest, next_ns = self._launch(
             plan, next_ns, parts_of, most_steps, horizon_ns, flight.ready_ns, flight.update_ns, handed_ns
@@ -229,7 +229,7 @@ class HostAndGpu:
             kv_tokens += plan.batch_size
         self._launcher_free_ns, self._gpu_free_ns = launched_ns, gpu_end_ns
         if kv_tokens != plan.kv_tokens:
-            plan = plan._replace(kv_tokens=kv_tokens)
+            plan = decode_later(plan, kv_tokens)
         flight = Flight(plan, now_ns, ready_ns, free_ns, free_ns)
         flight.update_ns = update_ns
         flight.launched_ns, flight.gpu_start_ns, flight.gpu_end_ns = launched_ns, gpu_start_ns, gpu_end_ns
@@ -238,9 +238,9 @@ class HostAndGpu:
 
 def _decode_parts(executor: PipelinedExecutor, plan: StepPlan) -> Callable[[int, int], StepParts]:
     """Return the parts of decode steps like `plan` as a function of (KV tokens, decided at)."""
-    parts, before, after = executor.parts, plan[:3], plan[4:]
+    parts = executor.parts
 
     def parts_of(kv_tokens: int, decided_ns: int) -> StepParts:
-        return parts(new_plan(StepPlan, (*before, kv_tokens, *after)), decided_ns)
+        return parts(decode_later(plan, kv_tokens), decided_ns)
 
     return parts_of

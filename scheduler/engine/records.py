@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from scheduler.engine.executor import StepKind, StepPlan
+from scheduler.engine.executor import StepKind, StepPlan, decode_later
 from scheduler.engine.pipeline import Flight
 
 Int64 = NDArray[np.int64]
@@ -260,7 +260,7 @@ class StepRecorder:
         """
         self._steps[-1] += len(handed_ns) - 1
         self.durations.extend(map(sub, islice(handed_ns, 1, None), handed_ns))
-        self._newest = plan._replace(kv_tokens=plan.kv_tokens - plan.batch_size)
+        self._newest = decode_later(plan, plan.kv_tokens - plan.batch_size)
 
     def add_one(self, start_ns: int, plan: StepPlan, duration_ns: int, kv_blocks: int, running: int) -> None:
         """Record one step whose duration is known by now; others may extend it."""
