@@ -34,7 +34,9 @@ from scheduler.engine.graph_pool import GraphPool
 from scheduler.engine.kv_cache import KVCache
 from scheduler.engine.loop import Run
 from scheduler.engine.speculation import Speculation, SpeculativeLoop, speculative
-from scheduler.simulate import POLICIES
+from scheduler.simulate import POLICIES, Variant, simulate
+from scheduler.workload.draw import draw_requests
+from scheduler.workload.file.loader import load_workload
 
 EXAMPLES = settings.default.max_examples * 4
 
@@ -307,3 +309,66 @@ def test_every_pool_meets_the_same_luck():
     assert eager.steps.batch_size.tolist() == graphs.steps.batch_size.tolist()
     assert eager.steps.kv_tokens.tolist() == graphs.steps.kv_tokens.tolist()
     assert (eager.steps.kind == StepKind.DECODE).all()
+
+
+PREFIXES = """
+name: shared
+seed: {seed}
+requests: 60
+arrivals: {{process: gamma, rate_per_s: 200, burstiness: 0.3}}
+prompt_tokens: {{distribution: geometric, mean: 30, max: 90}}
+output_tokens: {{distribution: geometric, mean: 25, max: 80}}
+prefixes:
+  system_tokens: {{distribution: fixed, value: 40}}
+  system_prompts: 2
+  turns: {{distribution: geometric, mean: 3, max: 6}}
+  conversations: 4
+engine:
+  policy: mixed
+  max_num_seqs: 8
+  max_num_batched_tokens: {budget}
+  block_size: 4
+  kv_blocks: {blocks}
+  prefix_caching: true
+  async_scheduling: {asynchronous}
+  profile:
+    decode_eager_ms: {{base: 5, per_request: 0.1}}
+    decode_graph_ms: {{base: 2, per_request: 0.1}}
+    prefill_ms: {{base: 3, per_token: 0.01}}
+  speculation: {{method: eagle, draft_tokens: {drafts}, acceptance: {{rate: 0.6, spread: 0.2}}}}
+pool: {{sizes: [4, 8, 16, 32], engine: vllm==0.33.0}}
+"""
+
+
+@settings(max_examples=max(20, EXAMPLES // 4))
+@given(
+    seed=st.integers(0, 1 << 30),
+    drafts=st.integers(1, 5),
+    blocks=st.integers(300, 900),
+    asynchronous=st.booleans(),
+)
+def test_tokens_and_blocks_are_conserved_where_requests_share_prefixes(
+    tmp_path_factory, seed, drafts, blocks, asynchronous
+):
+    path = tmp_path_factory.mktemp("shared") / "w.yaml"
+    text = PREFIXES.format(
+        seed=seed,
+        drafts=drafts,
+        blocks=blocks,
+        asynchronous=str(asynchronous).lower(),
+        budget=48 + 8 * drafts,
+    )
+    path.write_text(text, encoding="utf-8")
+    workload = load_workload(path)
+    requests = draw_requests(workload)
+    variant = Variant("graphs", GraphPool(sizes=(4, 8, 16, 32), draft_tokens=drafts), "fallback")
+    run = simulate(workload, requests, workload.engine.profile, variant)
+    done = run.requests.status == 1
+    assert run.failure is None
+    assert (done | (run.requests.status == 2)).all(), "completed, or rejected as too large for the cache"
+    assert done.sum() > 30
+    tokens = int(run.requests.output_tokens[done].sum())
+    assert int(run.gaps.count.sum()) + int(done.sum()) == tokens
+    assert (run.requests.finish_ns >= run.requests.first_token_ns)[done].all()
+    assert 0 < run.peak_kv_blocks <= blocks
+    assert run.prefix_use is not None
