@@ -74,8 +74,8 @@ async def measure(model: str, plan: list[tuple[int, float]], keep: Callable[...,
     )
     facts = Path(os.environ["GRAPHPOOL_RECORD"] + ".json")
 
-    async def stream(name: str, tokens: int, seen: list[int] | None) -> None:
-        sampling = SamplingParams(
+    def sampling(tokens: int) -> Any:
+        return SamplingParams(
             max_tokens=tokens,
             min_tokens=tokens,
             ignore_eos=True,
@@ -83,26 +83,38 @@ async def measure(model: str, plan: list[tuple[int, float]], keep: Callable[...,
             detokenize=False,
             output_kind=RequestOutputKind.DELTA,
         )
-        prompt = {"prompt_token_ids": [100 + hash((name, i)) % 20_000 for i in range(32)]}
-        async for output in engine.generate(prompt, sampling, name):
-            if seen is not None and output.outputs[0].token_ids:
-                seen.append(time.monotonic_ns() // 1_000)
 
-    await asyncio.gather(*(stream(f"warm-{i}", 16, None) for i in range(8)))
+    await asyncio.gather(*(_stream(engine, sampling(16), f"warm-{i}", None) for i in range(8)))
     for batch, seconds in plan:
-        seen: list[int] = []
-        tasks = [
-            asyncio.create_task(stream(f"b{batch}-{i}", 8_000, seen if i == 0 else None))
-            for i in range(batch)
-        ]
-        await asyncio.sleep(seconds + 1.0)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        await asyncio.sleep(2 * TURN_S)
-        spans = json.loads(facts.read_text(encoding="utf-8"))["recorder"]["on_us"]
-        keep("batches", {"batch": batch, **compared(seen, spans)})
+        keep("batches", await cost_of(engine, sampling, batch, seconds, facts))
     engine.shutdown()
+
+
+async def _stream(engine: Any, sampling: Any, name: str, seen: list[int] | None) -> None:
+    prompt = {"prompt_token_ids": [100 + hash((name, i)) % 20_000 for i in range(32)]}
+    async for output in engine.generate(prompt, sampling, name):
+        if seen is not None and output.outputs[0].token_ids:
+            seen.append(time.monotonic_ns() // 1_000)
+
+
+async def cost_of(
+    engine: Any, sampling: Callable[[int], Any], batch: int, seconds: float, facts: Path
+) -> dict[str, Any]:
+    """Decode `batch` requests for so long; `facts` is where the recorder tells when it was on."""
+    seen: list[int] = []
+    tasks = [
+        asyncio.create_task(
+            _stream(engine, sampling(8_000), f"b{batch}-{time.monotonic_ns()}-{i}", seen if i == 0 else None)
+        )
+        for i in range(batch)
+    ]
+    await asyncio.sleep(seconds + 1.0)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    await asyncio.sleep(2 * TURN_S)
+    spans = json.loads(facts.read_text(encoding="utf-8"))["recorder"]["on_us"]
+    return {"batch": batch, **compared(seen, spans)}
 
 
 def compared(seen: list[int], spans: list[list[int]]) -> dict[str, float | None]:

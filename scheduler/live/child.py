@@ -67,7 +67,7 @@ def main() -> None:
         engine = AsyncLLM.from_engine_args(arguments)
         try:
             with Path(spec["events"]).open("w", encoding="utf-8") as file:
-                await Driver(engine, sampling, spec, _writer(file)).run()
+                await Driver(engine, sampling, spec, writer_of_events(file)).run()
         finally:
             engine.shutdown()
 
@@ -104,7 +104,9 @@ def _set_graphs(arguments: Any, spec: dict[str, Any]) -> None:
         arguments.compilation_config.max_cudagraph_capture_size = None
 
 
-def _writer(file: Any) -> Put:
+def writer_of_events(file: Any) -> Put:
+    """Return what writes an event, a JSON object, as a line."""
+
     def put(**event: Any) -> None:
         file.write(json.dumps(event) + "\n")
         file.flush()

@@ -42,6 +42,7 @@ class ParallelConfig:
     pipeline_parallel_size: int = 1
     data_parallel_size: int = 1
     data_parallel_rank: int = 0
+    worker_extension_cls: str = ""
 
 
 @dataclass

@@ -31,6 +31,7 @@ class AsyncEngineArgs:
     distributed_executor_backend: str = "uni"
     cudagraph_capture_sizes: list[int] | None = None
     disable_log_stats: bool = False
+    worker_extension_cls: str = ""
     compilation_config: CompilationConfig = field(default_factory=CompilationConfig)
 
     def __post_init__(self) -> None:
@@ -43,6 +44,7 @@ class AsyncEngineArgs:
         for name in ("max-model-len", "max-num-seqs", "max-num-batched-tokens"):
             parser.add_argument(f"--{name}", type=int)
         parser.add_argument("--cudagraph-capture-sizes", type=int, nargs="+")
+        parser.add_argument("--gpu-memory-utilization", type=float)
         for name in ("skip-tokenizer-init", "enforce-eager", "disable-log-stats"):
             parser.add_argument(f"--{name}", action="store_true")
         return parser
@@ -67,7 +69,9 @@ class AsyncEngineArgs:
             ModelConfig(self.model, self.max_model_len or 8192, self.enforce_eager),
             SchedulerConfig(self.max_num_seqs, self.max_num_batched_tokens),
             compilation,
-            parallel_config=ParallelConfig(self.distributed_executor_backend),
+            parallel_config=ParallelConfig(
+                self.distributed_executor_backend, worker_extension_cls=self.worker_extension_cls
+            ),
             speculative_config=SpeculativeConfig(drafts) if drafts else None,
             use_v2_model_runner=os.environ.get("VLLM_USE_V2_MODEL_RUNNER", "1") == "1",
         )

@@ -26,6 +26,7 @@ class AsyncLLM:
         self._process.start()
         self._outbox.get(timeout=60)
         self._queues: dict[str, asyncio.Queue[bool]] = {}
+        self._answers: asyncio.Queue[list[Any]] = asyncio.Queue()
         self._loop: asyncio.AbstractEventLoop | None = None
 
     @classmethod
@@ -37,17 +38,30 @@ class AsyncLLM:
             assert self._loop is not None
             self._loop.call_soon_threadsafe(self._deliver, gave)
 
-    def _deliver(self, gave: list[tuple[str, bool]]) -> None:
+    def _deliver(self, gave: Any) -> None:
+        if isinstance(gave, tuple):
+            self._answers.put_nowait(gave[1])
+            return
         for name, is_last in gave:
             if name in self._queues:
                 self._queues[name].put_nowait(is_last)
 
-    async def generate(
-        self, prompt: dict[str, list[int]], sampling_params: SamplingParams, request_id: str
-    ) -> AsyncIterator[Any]:
+    def _listening(self) -> None:
         if self._loop is None:
             self._loop = asyncio.get_running_loop()
             threading.Thread(target=self._listen, daemon=True).start()
+
+    async def collective_rpc(
+        self, method: str, timeout: float | None = None, args: tuple[Any, ...] = ()
+    ) -> list[Any]:
+        self._listening()
+        self._inbox.put(("rpc", method, args))
+        return await self._answers.get()
+
+    async def generate(
+        self, prompt: dict[str, list[int]], sampling_params: SamplingParams, request_id: str
+    ) -> AsyncIterator[Any]:
+        self._listening()
         inbox = self._queues[request_id] = asyncio.Queue()
         self._inbox.put((request_id, len(prompt["prompt_token_ids"]), sampling_params.max_tokens))
         try:

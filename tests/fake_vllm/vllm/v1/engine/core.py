@@ -99,6 +99,10 @@ def serve(config: VllmConfig, inbox: Any, outbox: Any) -> None:
             if message is None:
                 core.executor.shutdown()
                 return
+            if isinstance(message, tuple) and message[0] == "rpc":
+                worker = core.executor.driver_worker
+                outbox.put(("rpc", [getattr(worker, message[1])(*message[2])]))
+                continue
             if isinstance(message, str):
                 aborted.add(message)
                 core.scheduler.running = [r for r in core.scheduler.running if r.request_id != message]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
 
 from vllm.config import VllmConfig
@@ -31,7 +32,9 @@ class WorkerWrapperBase:
 
     def init_worker(self, vllm_config: VllmConfig) -> None:
         load_general_plugins()
-        self.worker = Worker(vllm_config, self.rpc_rank)
+        module, _, name = vllm_config.parallel_config.worker_extension_cls.rpartition(".")
+        mixed_in = (getattr(importlib.import_module(module), name),) if module else ()
+        self.worker = type("Worker", (Worker, *mixed_in), {})(vllm_config, self.rpc_rank)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.worker, name)

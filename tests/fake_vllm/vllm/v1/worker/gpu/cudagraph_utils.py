@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from dataclasses import dataclass
 
 from vllm.config import CUDAGraphMode, VllmConfig
@@ -16,18 +15,34 @@ class BatchExecutionDescriptor:
 
 
 class CudaGraphManager:
+    decode_query_len = 1
+
     def __init__(self, config: VllmConfig) -> None:
         self.mode = config.compilation_config.cudagraph_mode
-        self.sizes = sorted(config.compilation_config.cudagraph_capture_sizes or ())
+        self.compilation_config = config.compilation_config
+        self.max_num_reqs = config.scheduler_config.max_num_seqs
+        self._candidates: dict[tuple[int, int], list[BatchExecutionDescriptor]] = {}
+        self._capture_descs: dict[CUDAGraphMode, list[BatchExecutionDescriptor]] = {}
+        self._init_candidates()
+
+    def _init_candidates(self) -> None:
+        sizes = sorted(self.compilation_config.cudagraph_capture_sizes or ())
+        if self.mode is CUDAGraphMode.NONE or not sizes:
+            return
+        full = [BatchExecutionDescriptor(CUDAGraphMode.FULL, n, n) for n in sizes if n <= self.max_num_reqs]
+        pieces = [BatchExecutionDescriptor(CUDAGraphMode.PIECEWISE, n) for n in sizes]
+        self._capture_descs = {CUDAGraphMode.FULL: full, CUDAGraphMode.PIECEWISE: pieces}
+        for tokens in range(1, sizes[-1] + 1):
+            size = next(n for n in sizes if n >= tokens)
+            self._candidates[(tokens, 0)] = [graph for graph in (*full, *pieces) if graph.num_tokens == size]
 
     def dispatch(
         self, num_reqs: int, num_tokens: int, uniform_token_count: int | None, num_active_loras: int = 0
     ) -> BatchExecutionDescriptor:
-        index = bisect_left(self.sizes, num_tokens)
-        if self.mode is CUDAGraphMode.NONE or index == len(self.sizes):
-            return BatchExecutionDescriptor(CUDAGraphMode.NONE, num_tokens, num_reqs)
-        kind = CUDAGraphMode.FULL if uniform_token_count == 1 else CUDAGraphMode.PIECEWISE
-        return BatchExecutionDescriptor(kind, self.sizes[index], num_reqs)
+        for graph in self._candidates.get((num_tokens, num_active_loras), ()):
+            if graph.cg_mode is CUDAGraphMode.PIECEWISE or uniform_token_count == 1:
+                return graph
+        return BatchExecutionDescriptor(CUDAGraphMode.NONE, num_tokens, num_reqs)
 
 
 class ModelCudaGraphManager(CudaGraphManager):
