@@ -45,13 +45,21 @@ def planned(run: RecordedRun, spec: Mapping[str, Any]) -> Traffic:
 
 
 def foretold(
-    run: RecordedRun, profile: Profile, name: str, sizes: Sequence[int], traffic: Traffic
+    run: RecordedRun,
+    profile: Profile,
+    name: str,
+    sizes: Sequence[int],
+    traffic: Traffic,
+    changes: Mapping[str, Any] | None = None,
 ) -> dict[str, float]:
-    """Return simulated latencies of a traffic under a list, in ms, means over replications."""
+    """Return simulated latencies of a traffic under a list, in ms, means over replications.
+
+    `name` is the profile's file; `changes` are keys of the engine section to set otherwise.
+    """
     full = replace(
         run.engine, capture_sizes=tuple(sizes), full=True, piecewise=True, cudagraph_mode="FULL_AND_PIECEWISE"
     )
-    workload = recorded_workload(replace(run, engine=full), traffic, name)
+    workload = recorded_workload(replace(run, engine=full), traffic, name, changes)
     pool = workload_pool(workload.pool, workload.engine, profile).pool
     drawn = []
     for replication in range(REPLICATIONS):
@@ -79,12 +87,13 @@ def predict(plan_path: Path, run_path: Path, profile_path: Path, out: Path) -> N
     """Foretell every turn of a plan and write it with the time at which that was done."""
     plan = json.loads(plan_path.read_text(encoding="utf-8"))
     run, profile = read_recorded(run_path), load_profile(str(profile_path))
+    changes = {"speculation": plan["speculation"]} if "speculation" in plan else None
     turns = []
     for turn in range(plan["rounds"]):
         for spec in plan["traffics"]:
             traffic = planned(run, {**spec, "seed": spec["seed"] + turn})
             for name in spec.get("lists") or list(plan["lists"]):
-                found = foretold(run, profile, str(profile_path), plan["lists"][name], traffic)
+                found = foretold(run, profile, str(profile_path), plan["lists"][name], traffic, changes)
                 turns.append({"turn": turn, "traffic": spec["name"], "list": name, **found})
     write_json(out, {"foretold_unix_s": time.time(), "profile": str(profile_path), "turns": turns})
 

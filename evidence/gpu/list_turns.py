@@ -4,13 +4,13 @@ The engine captures the union of all lists; between turns its dispatcher is told
 (`graph_lists.py`), so that all lists meet the same host minute by minute, and the same requests. The plan, JSON:
 
     {"name": …, "arguments": [vLLM's …], "lists": {name: [sizes], …}, "traffics": [{name, rate, requests, seed, prompt,
-     output}, …], "rounds": 4, "seconds": 300, "cells": [[batch, prompt, answer], …], "prompts": [[tokens, times], …],
-     "mixed": [[batch, prompt, [lengths], times], …], "cost": [[batch, seconds], …]}
+     output}, …], "rounds": 4, "seconds": 300, "grids": [{"list": name, "cells": [[batch, prompt, answer], …], "prompts":
+     [[tokens, times], …], "mixed": [[batch, prompt, [lengths], times], …]}, …], "cost": [[batch, seconds, list], …]}
 
 A round gives each traffic to each list, or to those that it names under `lists`: the same requests, drawn anew
 for the next round; the order of the lists changes round by round. No turn is begun that
-would not end `seconds` after the start. Cells, prompts and mixed steps run first, with the first list; the recorder's
-cost is measured at the end. OUT gets what `scheduler.live.pack` writes, `NAME.routes.json` (what each list
+would not end `seconds` after the start. Grids run first, each with its list; the recorder's cost is measured at the
+end. OUT gets what `scheduler.live.pack` writes, `NAME.routes.json` (what each list
 dispatches to, by the engine's own dispatcher) and `NAME.cost.json`.
 """
 
@@ -133,6 +133,8 @@ class Turns:
         self.end = begun + plan["seconds"]
         self.lists: dict[str, list[int]] = plan["lists"]
         self.took: dict[tuple[str, str], float] = {}
+        self.in_use = ""
+        self._put_event, driver.put = driver.put, self._put
 
     async def run(self) -> None:
         """Check the dispatch of each list, then grid, turns and cost, each while there is time."""
@@ -141,28 +143,36 @@ class Turns:
         routes = {name: await self.use(name) for name in self.lists}
         write_json(self.raw.parent / f"{self.plan['name']}.routes.json", routes)
         cost = self.plan.get("cost", ())
-        for_cost = sum(seconds + _COST_S for _, seconds in cost)
+        for_cost = sum(seconds + _COST_S for _, seconds, _ in cost)
         turns_end = self.end - for_cost
-        await self.use(next(iter(self.lists)))
-        await self.warm()
-        for kind in ("cells", "prompts", "mixed"):
-            for part in self.plan.get(kind, ()):
-                if time.monotonic() < turns_end:
-                    await _tried(getattr(self.driver, f"_{kind}")({kind: [part]}))
+        for grid in self.plan.get("grids", ()):
+            await _tried(self.use(grid["list"]))
+            await _tried(self.warm())
+            for kind in ("cells", "prompts", "mixed"):
+                for part in grid.get(kind, ()):
+                    if time.monotonic() < turns_end:
+                        await _tried(getattr(self.driver, f"_{kind}")({kind: [part]}))
         for turn in range(self.plan["rounds"]):
             for traffic in self.plan["traffics"]:
                 for name in order_of(traffic.get("lists") or list(self.lists), turn):
                     await _tried(self.turn(turn, traffic, name, turns_end))
-        for batch, seconds in cost:
+        for batch, seconds, name in cost:
             if time.monotonic() + seconds + 2.0 < self.end:
-                await _tried(self.cost(batch, seconds))
+                await _tried(self.cost(batch, seconds, name))
         await asyncio.sleep(1.2)  # until the recorder's last rows are written
         put(kind="end", skipped=[])
 
+    def _put(self, **event: Any) -> None:
+        """Write an event with the list that was in use."""
+        self._put_event(**event, list=self.in_use)
+
     async def use(self, name: str) -> Any:
+        """Let the engine use one list; return what each batch then takes."""
+        self.in_use = name
         return (await self.driver.engine.collective_rpc("use_graph_list", args=(self.lists[name],)))[0]
 
     async def warm(self) -> None:
+        """Send a few short requests, so that no turn begins cold."""
         driver = self.driver
         await asyncio.gather(*(driver.one(driver.words(64), _WARM_TOKENS) for _ in range(_WARM_REQUESTS)))
 
@@ -181,16 +191,18 @@ class Turns:
         self.took[key] = time.monotonic() - begun
         print(f"turn {turn}: {key} took {self.took[key]:.1f} s", flush=True)
 
-    async def cost(self, batch: int, seconds: float) -> None:
-        """Decode `batch` requests while the recorder is in and out by turns."""
+    async def cost(self, batch: int, seconds: float, name: str) -> None:
+        """Decode `batch` requests with one list while the recorder is in and out by turns."""
         engine = self.driver.engine
+        await self.use(name)
+        await self.warm()
         await engine.collective_rpc("switch_recorder", args=(TURN_S,))
         facts = self.raw / f"{self.plan['name']}.json"
         found = await cost_of(engine, self.driver.sampling, batch, seconds, facts)
         await engine.collective_rpc("switch_recorder", args=(0.0,))
         path = self.raw.parent / f"{self.plan['name']}.cost.json"
         known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
-        write_json(path, [*known, found])
+        write_json(path, [*known, {"list": name, **found}])
         print("cost", found, flush=True)
 
 

@@ -117,8 +117,10 @@ async def cost_of(
     return {"batch": batch, **compared(seen, spans)}
 
 
-def compared(seen: list[int], spans: list[list[int]]) -> dict[str, float | None]:
+def compared(seen: list[int], spans: list[list[int]]) -> dict[str, Any]:
     """Return mean time between deliveries with and without the recorder, and the paired difference.
+
+    `each_turn` has [on, mean time, steps] of every turn.
 
     Times and spans are µs; a span that has not ended lasts. The first half second is left out.
     """
@@ -150,6 +152,7 @@ def compared(seen: list[int], spans: list[list[int]]) -> dict[str, float | None]
         "median_cost_us": round(median(differences), 2),
         "standard_error_us": None if error is None else round(error, 2),
         "cost_share": round(fmean(differences) / fmean(off), 5),
+        "each_turn": [[int(is_on), round(us, 1), count] for is_on, us, count in turns],
     }
 
 

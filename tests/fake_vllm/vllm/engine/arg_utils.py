@@ -45,6 +45,7 @@ class AsyncEngineArgs:
             parser.add_argument(f"--{name}", type=int)
         parser.add_argument("--cudagraph-capture-sizes", type=int, nargs="+")
         parser.add_argument("--gpu-memory-utilization", type=float)
+        parser.add_argument("--speculative-config")
         for name in ("skip-tokenizer-init", "enforce-eager", "disable-log-stats"):
             parser.add_argument(f"--{name}", action="store_true")
         return parser

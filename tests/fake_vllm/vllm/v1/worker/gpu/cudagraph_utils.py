@@ -15,11 +15,11 @@ class BatchExecutionDescriptor:
 
 
 class CudaGraphManager:
-    decode_query_len = 1
-
     def __init__(self, config: VllmConfig) -> None:
         self.mode = config.compilation_config.cudagraph_mode
         self.compilation_config = config.compilation_config
+        drafting = config.speculative_config
+        self.decode_query_len = 1 + (drafting.num_speculative_tokens if drafting else 0)
         self.max_num_reqs = config.scheduler_config.max_num_seqs
         self._candidates: dict[tuple[int, int], list[BatchExecutionDescriptor]] = {}
         self._capture_descs: dict[CUDAGraphMode, list[BatchExecutionDescriptor]] = {}
@@ -29,7 +29,8 @@ class CudaGraphManager:
         sizes = sorted(self.compilation_config.cudagraph_capture_sizes or ())
         if self.mode is CUDAGraphMode.NONE or not sizes:
             return
-        full = [BatchExecutionDescriptor(CUDAGraphMode.FULL, n, n) for n in sizes if n <= self.max_num_reqs]
+        most = self.max_num_reqs * self.decode_query_len
+        full = [BatchExecutionDescriptor(CUDAGraphMode.FULL, n, n) for n in sizes if n <= most]
         pieces = [BatchExecutionDescriptor(CUDAGraphMode.PIECEWISE, n) for n in sizes]
         self._capture_descs = {CUDAGraphMode.FULL: full, CUDAGraphMode.PIECEWISE: pieces}
         for tokens in range(1, sizes[-1] + 1):
@@ -40,7 +41,7 @@ class CudaGraphManager:
         self, num_reqs: int, num_tokens: int, uniform_token_count: int | None, num_active_loras: int = 0
     ) -> BatchExecutionDescriptor:
         for graph in self._candidates.get((num_tokens, num_active_loras), ()):
-            if graph.cg_mode is CUDAGraphMode.PIECEWISE or uniform_token_count == 1:
+            if graph.cg_mode is CUDAGraphMode.PIECEWISE or uniform_token_count:
                 return graph
         return BatchExecutionDescriptor(CUDAGraphMode.NONE, num_tokens, num_reqs)
 
