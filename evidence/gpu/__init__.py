@@ -1,5 +1,7 @@
 """What only a GPU can answer.
 
+- `graph_lists.py` Inside vLLM's worker: which of its captured graphs a running engine may use, changed between turns.
+- `list_turns.py` Several lists of graphs by turns in one vLLM engine: python -m evidence.gpu.list_turns PLAN.json OUT.
 - `loops.py` Closed-loop steps of the GPU run: predicted against executed, the pool's ceiling, and what pools cost.
 - `questions.py` Ten questions about CUDA graphs that only a GPU answers; each is asked alone and may fail alone.
 - `record_cost.py` What the recorder costs a step: one vLLM engine, its hooks in and out by turns; the hooks alone.

@@ -1,8 +1,9 @@
 """Inside vLLM's worker: which of its captured graphs a running engine may use, changed between turns.
 
-vLLM mixes `GraphLists` into its worker (`--worker-extension-cls evidence.gpu.graph_lists.GraphLists`) and calls
-its methods by `collective_rpc`. Model runner V2 alone: its dispatcher looks graphs up in `_candidates`, which
-`_init_candidates` builds from the capture sizes. Read in vLLM 0.26.0, `vllm/v1/worker/gpu/cudagraph_utils.py`.
+vLLM mixes `GraphLists` into its worker (`--worker-extension-cls evidence.gpu.graph_lists.GraphLists`) and
+calls its methods by `collective_rpc`. Model runner V2 alone: its dispatcher looks graphs up in `_candidates`,
+which `_init_candidates` builds from the capture sizes. Read in vLLM 0.26.0,
+`vllm/v1/worker/gpu/cudagraph_utils.py`.
 """
 
 from __future__ import annotations

@@ -1,17 +1,19 @@
 """Several lists of graphs by turns in one vLLM engine: python -m evidence.gpu.list_turns PLAN.json OUT.
 
 The engine captures the union of all lists; between turns its dispatcher is told to use one of them
-(`graph_lists.py`), so that all lists meet the same host minute by minute, and the same requests. The plan, JSON:
+(`graph_lists.py`), so that all lists meet the same host minute by minute, and the same requests. The plan:
 
-    {"name": …, "arguments": [vLLM's …], "lists": {name: [sizes], …}, "traffics": [{name, rate, requests, seed, prompt,
-     output}, …], "rounds": 4, "seconds": 300, "grids": [{"list": name, "cells": [[batch, prompt, answer], …], "prompts":
-     [[tokens, times], …], "mixed": [[batch, prompt, [lengths], times], …]}, …], "cost": [[batch, seconds, list], …]}
+    {"name": …, "arguments": [vLLM's …], "lists": {name: [sizes], …}, "rounds": 4, "seconds": 300,
+     "traffics": [{name, rate, requests, seed, prompt, output}, …],
+     "grids": [{"list": name, "cells": [[batch, prompt, answer], …], "prompts": [[tokens, times], …],
+                "mixed": [[batch, prompt, [lengths], times], …]}, …],
+     "cost": [[batch, seconds, list], …]}
 
-A round gives each traffic to each list, or to those that it names under `lists`: the same requests, drawn anew
-for the next round; the order of the lists changes round by round. No turn is begun that
-would not end `seconds` after the start. Grids run first, each with its list; the recorder's cost is measured at the
-end. OUT gets what `scheduler.live.pack` writes, `NAME.routes.json` (what each list
-dispatches to, by the engine's own dispatcher) and `NAME.cost.json`.
+A round gives each traffic to each list, or to those that it names under `lists`: the same requests, drawn
+anew for the next round; the order of the lists changes round by round. No turn is begun that would not end
+`seconds` after the start. Grids run first, each with its list; the recorder's cost is measured at the end.
+OUT gets what `scheduler.live.pack` writes, `NAME.routes.json` (what each list dispatches to, by the engine's
+own dispatcher) and `NAME.cost.json`.
 """
 
 from __future__ import annotations
@@ -55,7 +57,7 @@ def main() -> None:
         return
     words = [str(plan_path), str(out), str(plan["seconds"]), "child"]
     with (raw / f"{name}.log").open("wb") as log:
-        child = subprocess.Popen(  # noqa: S603  (this Python, our own module, no shell)
+        child = subprocess.Popen(
             [sys.executable, "-m", "evidence.gpu.list_turns", *words],
             env=environment(raw, name),
             stdout=log,
@@ -85,7 +87,7 @@ def union_of(lists: dict[str, Sequence[int]]) -> tuple[int, ...]:
 
 
 def order_of(names: Sequence[str], turn: int) -> list[str]:
-    """Return the lists in the order of a round: every second one backwards, each pair begun by another list."""
+    """Return the lists in the order of a round: every second one backwards, each pair begun anew."""
     start = turn // 2 % len(names)
     order = [*names[start:], *names[:start]]
     return order[::-1] if turn % 2 else order

@@ -25,7 +25,15 @@ from scheduler.commands.profile import left_out_text
 from scheduler.commands.run import chosen_pools
 from scheduler.errors import InputError
 from scheduler.files import check_folder, write_json
-from scheduler.live.calibration import EAGER, NONE, OWN, Engines, traffic_specs, unseen_lists
+from scheduler.live.calibration import (
+    EAGER,
+    NONE,
+    OWN,
+    Engines,
+    gpu_count,
+    traffic_specs,
+    unseen_lists,
+)
 from scheduler.report.progress import progress_bar
 from scheduler.report.wording import aligned, percent_text
 
@@ -74,7 +82,7 @@ def run_calibrate_engine(options: CalibrateOptions, extra: Sequence[str]) -> int
         specs = [engines.spec(OWN, "graphs"), engines.spec(NONE, "none"), engines.spec(EAGER, "eager")]
         paths = engines.run(specs, checks_later)
         runs = [read_recorded(paths[spec.name]) for spec in specs if spec.name in paths]
-        overrides = _identity(options)
+        overrides = _identity(options, gpu_count(paths[OWN]))
         profile, left_out = profile_of(runs, [np.ones(len(run.steps), bool) for run in runs], overrides)
         write_profile(options.out / PROFILE, profile)
         checks = _own_checks(runs, overrides, options.out)
@@ -139,16 +147,16 @@ class _Teller:
             self.say(f"{label} ({done / total:.0%} of this engine); at most {left:.0f} s left")
 
 
-def _identity(options: CalibrateOptions) -> dict[str, object]:
+def _identity(options: CalibrateOptions, gpus: int) -> dict[str, object]:
     found: dict[str, object] = {"identity.model": Path(options.model).name or options.model}
     gpu = _gpu_name()
     if gpu:
-        found["identity.gpu"] = gpu
+        found["identity.gpu"] = f"{gpus}x {gpu}" if gpus > 1 else gpu
     return found
 
 
 def _gpu_name() -> str | None:
-    """Return the GPU's name as the driver tells it, which starts nothing on it."""
+    """Return the first GPU's name as the driver tells it, which starts nothing on it."""
     tool = shutil.which("nvidia-smi")
     if tool is None:
         return None
@@ -163,7 +171,7 @@ def _gpu_name() -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     names = [line.strip() for line in told.stdout.splitlines() if line.strip()]
-    return f"{len(names)}x {names[0]}" if len(names) > 1 else names[0] if names else None
+    return names[0] if names else None
 
 
 def _own_checks(runs: Sequence[RecordedRun], overrides: dict[str, object], out: Path) -> list[Check]:

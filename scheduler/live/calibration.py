@@ -122,6 +122,12 @@ def traffic_specs(path: Path) -> list[dict[str, Any]]:
     return [entry["spec"] for entry in json.loads(path.read_text(encoding="utf-8"))["traffic"]]
 
 
+def gpu_count(path: Path) -> int:
+    """Return how many GPUs an engine ran on: tensor by pipeline parallel ranks."""
+    args = json.loads(path.read_text(encoding="utf-8"))["engine"].get("args", {})
+    return int(args.get("tensor_parallel_size") or 1) * int(args.get("pipeline_parallel_size") or 1)
+
+
 def unseen_lists(sizes: Sequence[int], max_num_seqs: int) -> dict[str, tuple[int, ...]]:
     """Return two lists unlike an engine's own: one that ends below its batches, one with few sizes."""
     quarter = max(1, max_num_seqs // 4)

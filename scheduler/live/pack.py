@@ -32,7 +32,7 @@ REQUEST_COLUMNS = (
 def pack(spec: EngineSpec, raw: Path, out: Path, events: Sequence[Mapping[str, Any]]) -> Path:
     """Write the run's files to `out`, times from the first decision on; return `NAME.json`, written last.
 
-    Raises InputError where the recorder left nothing.
+    Steps of the warm-up are left out. Raises InputError where the recorder left nothing.
     """
     facts_path, steps_path = raw / f"{spec.name}.json", raw / f"{spec.name}_steps.csv.gz"
     if not facts_path.exists() or not steps_path.exists():
@@ -42,6 +42,10 @@ def pack(spec: EngineSpec, raw: Path, out: Path, events: Sequence[Mapping[str, A
         )
     facts = json.loads(facts_path.read_text(encoding="utf-8"))
     rows = with_worker(steps_path, read_rows(steps_path, STEP_COLUMNS))
+    warm_us = max((event["ns"] // 1_000 for event in events if event["kind"] == "warm"), default=0)
+    rows = [row for row in rows if int(row["scheduled_us"]) >= warm_us]
+    if not rows:
+        raise InputError(f"engine {spec.name}: no step was recorded after its warm-up")
     zero = int(rows[0]["scheduled_us"])
     times = [column for column in rows[0] if column.endswith("_us")]
     for row in rows:
@@ -86,9 +90,9 @@ def pack(spec: EngineSpec, raw: Path, out: Path, events: Sequence[Mapping[str, A
         "calibration": spec.identity | {"skipped": events[-1].get("skipped", [])},
     }
     columns = list(rows[0])
-    _write_table(out / f"{spec.name}_steps.csv.gz", columns, ([row[c] for c in columns] for row in rows))
+    write_table(out / f"{spec.name}_steps.csv.gz", columns, ([row[c] for c in columns] for row in rows))
     if requests:
-        _write_table(out / f"{spec.name}_requests.csv.gz", REQUEST_COLUMNS, requests)
+        write_table(out / f"{spec.name}_requests.csv.gz", REQUEST_COLUMNS, requests)
     path = out / f"{spec.name}.json"
     write_json(path, result)
     return path
@@ -119,10 +123,11 @@ def _start_up(log: Path) -> dict[str, Any]:
     }
 
 
-def _write_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+def write_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Write a compressed CSV, the same bytes for the same rows."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)
     writer.writerows(rows)
     with replacing(path) as temporary:
-        temporary.write_bytes(gzip.compress(text.getvalue().encode("ascii"), 6, mtime=0))
+        temporary.write_bytes(gzip.compress(text.getvalue().encode("ascii"), 9, mtime=0))

@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 # What was tried where; the others have all the hooks by reading their source, or are not known.
-TRIED = {"0.26.0": "tried on a GPU, model runner V2"}
+TRIED = {"0.26.0": "tried on GPUs, model runner V2, one and two processes, with EAGLE"}
 READ = ("0.27.0", "0.28.0", "0.29.0", "0.30.0", "0.31.0", "0.32.0", "0.33.0")
 
 

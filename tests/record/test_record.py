@@ -180,7 +180,7 @@ def test_a_place_that_cannot_be_written_serves_on_with_one_line(tmp_path):
 def test_an_unknown_release_is_told(tmp_path):
     run = record(tmp_path, FAKE_VLLM_VERSION="0.99.1")
     assert "vLLM 0.99.1: not known; known are 0.26.0, " in run.stderr
-    assert standing("0.26.0+cu130") == "tried on a GPU, model runner V2"
+    assert standing("0.26.0+cu130") == "tried on GPUs, model runner V2, one and two processes, with EAGLE"
     assert standing("0.33.0") == "its source was read, it was not tried"
 
 
