@@ -48,6 +48,18 @@ def test_the_first_line_is_the_advice_and_the_flags_hold_the_sizes(files):
     assert {1, 8} <= set(sizes)
 
 
+def test_flags_from_step_times_of_something_else_come_with_a_caution(files):
+    words = ("tune", files / "w.yaml", "--graphs", 2, "--no-plots", "--out", files / "o")
+    foreign = ("--set", "pool={preset: sglang}", "--set", "engine.profile=h100-vllm-0.26-llama-3.1-8b-bf16")
+    card = call(*words, *foreign).stdout
+    assert "# CAUTION: step times are vLLM's, not SGLang 0.5.23's; measure yours before you paste" in card
+    assert "CAUTION" in json.loads((files / "o" / "tune.json").read_text())["paste"]
+    assert "CAUTION" not in call(*words).stdout
+    log = ("tune", "--from-log", files / "log.csv", "--graphs", 2, "--out", files / "o")
+    plain = call(*log, "--profile", "h100-llama-3.1-8b-bf16").stdout
+    assert "# CAUTION: step times are of a plain PyTorch decoder, no serving engine" in plain
+
+
 def test_the_same_command_gives_the_same_bytes(files):
     written = []
     for folder in ("a", "b"):

@@ -29,6 +29,7 @@ from scheduler.engine.graph_pool import GraphPool
 from scheduler.errors import InputError
 from scheduler.files import check_folder, write_json
 from scheduler.report.engine_flags import PastedPool
+from scheduler.report.flags import log_caution, tune_caution
 from scheduler.report.outputs import save_figures
 from scheduler.report.progress import progress_bar
 from scheduler.report.tune_plot import tuning_figure
@@ -123,6 +124,7 @@ def _closed_loop(workload_file: Path | None, options: TuneOptions) -> tuple[Tuni
         draft_tokens=width - 1,
         full=pool.full,
         slower=tuple(slower),
+        caution=tune_caution(workload, evaluator.profile),
     )
     return answer, pasted, name
 
@@ -183,7 +185,8 @@ def _from_log(log_file: Path, options: TuneOptions) -> tuple[LogAnswer, PastedPo
         raise InputError("--from-log: expected --profile NAME or FILE beside it")
     check_folder(options.out or Path("results"))
     log = read_engine_log(log_file, Told(options.max_num_seqs, _drafts(options)))
-    answer = log_choice(log, profile_of(options.profile), _budgets(options), options.max_num_seqs)
+    profile = profile_of(options.profile)
+    answer = log_choice(log, profile, _budgets(options), options.max_num_seqs)
     facts = log.facts
     limit = options.max_num_seqs or facts.max_num_seqs
     width = (log.tokens_per_request or 1) if log.format == "vllm" else 1
@@ -196,6 +199,7 @@ def _from_log(log_file: Path, options: TuneOptions) -> tuple[LogAnswer, PastedPo
         max_num_seqs=limit,
         max_num_batched_tokens=facts.max_num_batched_tokens,
         draft_tokens=width - 1,
+        caution=log_caution(log, profile),
     )
     pasted = replace(pasted, slower=_slower_than_logged(log, pasted))
     return answer, pasted, f"{log_file.name.split('.')[0] or 'log'}-tune"

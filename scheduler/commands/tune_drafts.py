@@ -14,6 +14,7 @@ from scheduler.commands.run import workload_profile
 from scheduler.errors import InputError
 from scheduler.files import check_folder, write_json, write_text
 from scheduler.report.drafting_text import drafts_json, drafts_text
+from scheduler.report.flags import tune_caution
 from scheduler.report.flat_csv import csv_text
 from scheduler.report.progress import progress_bar
 from scheduler.report.wording import count_text
@@ -51,7 +52,7 @@ def tune_drafts(workload: Workload, options: TuneOptions) -> int:
     else:
         settings = workload.engine.speculation
         assumed = None if settings is None else assumed_draft(settings, profile)
-        sys.stdout.write(drafts_text(study, workload, on, assumed))
+        sys.stdout.write(drafts_text(study, workload, on, assumed, tune_caution(workload, profile)))
     return 0
 
 

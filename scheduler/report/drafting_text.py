@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from scheduler.analysis.comparison.drafting import PAYS, DraftChange, DraftedList, DraftStudy, rate_at
@@ -90,8 +91,13 @@ def _which_list(study: DraftStudy, k: int) -> str:
     return f"List? Not the own one{falls}: {count_text(len(chosen.pool.sizes), 'graph')} {chosen.origin}."
 
 
-def drafts_text(study: DraftStudy, workload: Workload, on: str, assumed: str | None) -> str:
-    """Return the card of `tune --draft-tokens`, ending in a newline; `assumed` of the drafter's cost."""
+def drafts_text(
+    study: DraftStudy, workload: Workload, on: str, assumed: str | None, caution: str = ""
+) -> str:
+    """Return the card of `tune --draft-tokens`, ending in a newline.
+
+    `assumed` of the drafter's cost; `caution` is what speaks against pasting.
+    """
     lines = [*drafting_answer(study), "", f"against no drafts, {on}:"]
     for bound in study.changes:
         if bound == "high":
@@ -109,7 +115,7 @@ def drafts_text(study: DraftStudy, workload: Workload, on: str, assumed: str | N
     loads = ", ".join(f"{factor:g}×" for factor in _loads_of(study))
     lines += ["", f"lists tried (mean TPOT in ms at {loads}; –: clearly worse, not tried there):"]
     lines += [f"  {_list_row(each, study)}" for each in study.lists]
-    lines += ["", flags_text(pasted_drafts(study, workload)).rstrip("\n")]
+    lines += ["", flags_text(replace(pasted_drafts(study, workload), caution=caution)).rstrip("\n")]
     engine = workload.engine
     if engine.speculation is not None:
         flags = draft_flags(engine.speculation.method, study.best_here().draft_tokens, engine.max_num_seqs)

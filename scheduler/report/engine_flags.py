@@ -36,6 +36,7 @@ class PastedPool:
     `draft_tokens` is the number of speculative tokens per request and step, 0 without speculative decoding.
     With `in_tokens` the sizes are tokens of a step, as vLLM counts them; otherwise requests.
     `slower` are the decode batches, as inclusive ranges, that take a slower kind of graph than before.
+    `caution` is what a reader must know before pasting, empty where nothing speaks against it.
     """
 
     sizes: tuple[int, ...]
@@ -47,6 +48,7 @@ class PastedPool:
     full: bool = True
     slower: tuple[tuple[int, int, Kind], ...] = ()
     in_tokens: bool = False
+    caution: str = ""
 
     @property
     def mode(self) -> str:
@@ -122,8 +124,8 @@ def _slower_text(pool: PastedPool) -> str:
 
 
 def flags_text(pool: PastedPool) -> str:
-    """Return all engines' flags as one text: commands as they are, notes as comments."""
-    blocks = []
+    """Return all engines' flags as one text: commands as they are, notes and a caution as comments."""
+    blocks = [f"# CAUTION: {pool.caution}"] if pool.caution else []
     for flags in engine_flags(pool):
         lines = [f"# {flags.engine} (read in {flags.release})", *flags.commands]
         if flags.file_name is not None and flags.file_text is not None:

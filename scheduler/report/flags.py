@@ -5,12 +5,22 @@ from __future__ import annotations
 from dataclasses import replace
 
 from scheduler.analysis.comparison.compare import Comparison
-from scheduler.analysis.comparison.measured_on import ENGINES, flags_are_for, mismatch
+from scheduler.analysis.comparison.measured_on import (
+    ENGINES,
+    Mismatch,
+    NamedEngine,
+    engine_mismatch,
+    flags_are_for,
+    mismatch,
+)
 from scheduler.catalog.dispatch.audit import slower_batches
+from scheduler.catalog.profile.profile import Profile
 from scheduler.engine.graph_pool import GraphPool
 from scheduler.report.drafting_text import drafts_flag
 from scheduler.report.engine_flags import PastedPool, paste_line
 from scheduler.report.trust import not_of_text
+from scheduler.workload.schema import Workload
+from scheduler.workload.server_logs.engine_log import EngineLog
 
 
 def pool_flag(comparison: Comparison, pool: GraphPool, instead_of: GraphPool | None = None) -> str | None:
@@ -47,6 +57,25 @@ def fewer_flag(comparison: Comparison) -> str | None:
         return None
     own = comparison.pools[0].variant.pool
     return pool_flag(comparison, replace(own, sizes=study.fewer.sizes), own)
+
+
+def tune_caution(workload: Workload, profile: Profile) -> str:
+    """Return what speaks against pasting a tuned list: step times of something else; else nothing."""
+    return _caution(mismatch(workload, profile))
+
+
+def log_caution(log: EngineLog, profile: Profile) -> str:
+    """Return the same of a server's log, which says what wrote it."""
+    if profile.identity is None:
+        return ""
+    named = [NamedEngine(log.format, log.facts.version or "")] if log.format in ENGINES else []
+    return _caution(engine_mismatch(named, profile.identity))
+
+
+def _caution(other: Mismatch | None) -> str:
+    return (
+        "" if other is None else f"{not_of_text(other)}; measure yours before you paste (run.py profile list)"
+    )
 
 
 def why_no_flag(comparison: Comparison) -> str:

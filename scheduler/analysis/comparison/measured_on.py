@@ -8,7 +8,7 @@ a profile says of itself is its identity. What either leaves open contradicts no
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
@@ -89,7 +89,8 @@ def mismatch(workload: Workload, profile: Profile) -> Mismatch | None:
     identity = profile.identity
     if identity is None:
         return None
-    return _engine(workload, identity) or _gpu(workload, identity) or _model(workload, identity)
+    named = [*_named(workload)]
+    return engine_mismatch(named, identity) or _gpu(workload, identity) or _model(workload, identity)
 
 
 def engine_in(text: str) -> str | None:
@@ -118,11 +119,11 @@ def _named(workload: Workload) -> Iterator[NamedEngine]:
         yield NamedEngine(known.engine, _release(known.release) if pool.engine is None else "")
 
 
-def _engine(workload: Workload, identity: Identity) -> Mismatch | None:
+def engine_mismatch(named: Sequence[NamedEngine], identity: Identity) -> Mismatch | None:
+    """Return what the profile is not of among named engines and their releases; None where it fits all."""
     if identity.engine == UNSTATED:
         return None
     measured = engine_in(identity.engine)
-    named = [*_named(workload)]
     if not named and measured is None:
         return Mismatch("engine", identity.engine, "")
     release = _release(identity.engine_version)
