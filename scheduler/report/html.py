@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -19,7 +19,8 @@ from jinja2 import Environment, StrictUndefined, Template
 from scheduler import __version__
 from scheduler.analysis.comparison.compare import Column, Comparison
 from scheduler.analysis.comparison.differences import differences
-from scheduler.analysis.comparison.loads import LoadStudy
+from scheduler.analysis.comparison.loads import AtLoad, LoadStudy
+from scheduler.analysis.comparison.steadiness import loads
 from scheduler.analysis.comparison.step_times import saved_s
 from scheduler.files import write_text
 from scheduler.report.answer import (
@@ -376,7 +377,7 @@ def _rates(comparison: Comparison) -> list[Panel]:
         curves = [
             panels.RateCurve(drawn[name], tuple(
                 (at.rate_per_s, value, at.overloaded)
-                for at in variant.at
+                for at in _with_the_whole_run(comparison, name, variant.at)
                 if at.rate_per_s is not None and (value := getattr(at, f"mean_{metric}_ms")) is not None
             ))
             for name, variant in study.variants.items()
@@ -385,6 +386,19 @@ def _rates(comparison: Comparison) -> list[Panel]:
         title = f"Mean {metric.upper()} (ms)"
         found.append(_panel(title, panels.against_rate(curves, here, limits.get(metric))))
     return found
+
+
+def _with_the_whole_run(comparison: Comparison, name: str, at: Sequence[AtLoad]) -> list[AtLoad]:
+    """Return a variant over the loads, the own one as all requests met it and not the sample alone."""
+    column = next(column for column in comparison.columns if column.name == name)
+    tpot_ms, ttft_ms = column.mean("mean_tpot_ms"), column.mean("mean_ttft_ms")
+    overloaded = any(load.overloaded for load in loads(comparison, column))
+    return [
+        replace(one, mean_tpot_ms=tpot_ms, mean_ttft_ms=ttft_ms, overloaded=overloaded)
+        if one.factor == 1
+        else one
+        for one in at
+    ]
 
 
 def _rate_now(study: LoadStudy) -> float | None:

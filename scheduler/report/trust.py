@@ -100,24 +100,28 @@ def trust_rows(comparison: Comparison) -> list[list[str]]:
     rows = [
         ["GPU and model", f"{identity.gpu}; {identity.model}, {identity.dtype}"],
         ["engine", f"{identity.engine} {identity.engine_version}"],
-        *(
-            [[_NOT_OF[other.what] if other.asked else "flags", f"{not_of_text(other)}: no flag"]]
-            if other
-            else []
-        ),
+    ]
+    if other is not None:
+        rows.append([_NOT_OF[other.what] if other.asked else "flags", f"{not_of_text(other)}: no flag"])
+    own = own_eager_ms(profile)
+    measured = "given" if eager is None else _loud(eager.origin)
+    rows += [
         ["graph steps", "given" if graph is None else _loud(graph.origin)],
-        ["eager steps", "given" if eager is None else _loud(eager.origin)],
+        ["eager steps", f"as on your host, by --eager-ms {own}" if own else measured],
     ]
     if profile.has_range:
         origin = _loud(profile.range_origin)
-        rows.append(["range of eager", f"a fast and a slow host ({origin}); yours may be either, or neither"])
+        text = f"a fast and a slow host ({origin}); yours may be either, or neither: --eager-ms X"
+        rows.append(["range of eager", text])
     rows.append(["outside what was measured", _outside(comparison)])
     error = profile_error(profile)
     if error:
         points = sum(fit.points for fit in profile.fit)
-        rows.append(["fit", f"{error}, worst of {points} points"])
-    assumed = assumed_fields(profile)
-    return [*rows, ["ASSUMED", ", ".join(assumed)]] if assumed else rows
+        rows.append(["fit", f"{error} of {points} points"])
+    assumed, others = assumed_fields(profile), others_of(identity)
+    rows += [["ASSUMED", ", ".join(assumed)]] if assumed else []
+    rows += [["others of this GPU and model", f"{', '.join(others)} (run.py profile list)"]] if others else []
+    return rows
 
 
 def _outside(comparison: Comparison) -> str:

@@ -190,7 +190,8 @@ def against_rate(ax: Axes, curves: Sequence[RateCurve], here: float, limit_ms: f
         low, high = min(drawn), max(drawn)
         if limit_ms and limit_ms < 4 * high:
             low, high = min(low, limit_ms), max(high, limit_ms)
-        log_axis(ax, "y", *((low, high) if high > 2 * low else (low / 1.5, high * 1.5)))
+        low, high = (low, high) if high > 2 * low else (low / 1.5, high * 1.5)
+        log_axis(ax, "y", low, high * (high / low) ** 0.15)  # room for words above the curves
         if limit_ms and low <= limit_ms <= high:
             ax.axhline(limit_ms, color=LIMIT, linewidth=1.2, linestyle=(0, (6, 2, 1, 2)))
             ax.annotate(
