@@ -148,18 +148,22 @@ def _headline(view: View, time: BatchTime) -> str:
 
 
 def _label_tallest(ax: Axes, position: NDArray[Any], heights: Float) -> None:
-    """Write the share at the tallest bars, at most three, and none that is hardly there."""
+    """Write the share at the tallest bars, at most three, and none that is hardly there.
+
+    Bars that are thinner than `57 %` is long get the number alone; the axis has the unit.
+    """
+    unit = " %" if len(heights) <= 35 else ""
     for index in np.argsort(heights)[::-1][:3]:
         if heights[index] >= 0.01:
             ax.annotate(
-                f"{100 * heights[index]:.0f} %",
+                f"{100 * heights[index]:.0f}{unit}",
                 (position[index], heights[index]),
                 xytext=(0, 2),
                 textcoords="offset points",
                 ha="center",
                 va="bottom",
                 fontsize=8.5,
-                bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.6},
+                bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.6} if unit else None,
             )
 
 

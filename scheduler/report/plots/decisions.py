@@ -160,7 +160,9 @@ def _from_zero_where_flat(ax: Axes, values: Sequence[float]) -> None:
 
 def _say_no_effect(ax: Axes, what: str, values: Sequence[float]) -> None:
     spread = 100 * (max(values) / min(values) - 1) if min(values) > 0 else 0.0
-    ax.text(0.99, 0.8, f"{what}: all within {spread:.1f} %", transform=ax.transAxes, ha="right", va="bottom")
+    below = ax.get_ylim()[0] == 0 and min(values) > 0.3 * ax.get_ylim()[1]  # the line is far above 0
+    text = f"{what}: all within {spread:.1f} %"
+    ax.text(0.99, 0.06 if below else 0.8, text, transform=ax.transAxes, ha="right", va="bottom")
 
 
 @dataclass(frozen=True, slots=True)
@@ -302,6 +304,25 @@ class ParetoPoint:
     tokens_per_s: float
 
 
+def _label_points(ax: Axes, points: Sequence[tuple[ParetoPoint, str]]) -> None:
+    """Write the labels of points; one that would be printed over another is left to its neighbour."""
+    width, height = (high - low for low, high in (ax.get_xlim(), ax.get_ylim()))
+    taken: list[tuple[float, float]] = []
+    for point, color in points:
+        at = (point.tokens_per_s_per_user / width, point.tokens_per_s / height)
+        if any(abs(at[0] - x) < 0.05 and abs(at[1] - y) < 0.035 for x, y in taken):
+            continue
+        taken.append(at)
+        ax.annotate(
+            point.label,
+            (point.tokens_per_s_per_user, point.tokens_per_s),
+            xytext=(5, 4),
+            textcoords="offset points",
+            fontsize=8,
+            color=color,
+        )
+
+
 @styled
 def pareto(variants: dict[str, Sequence[ParetoPoint]], over: str = "") -> Figure:
     """Draw tokens/s of the server against tokens/s per user; up and to the right is better.
@@ -324,17 +345,9 @@ def pareto(variants: dict[str, Sequence[ParetoPoint]], over: str = "") -> Figure
             markersize=5,
             label=name,
         )
-        for point in ordered:
-            ax.annotate(
-                point.label,
-                (point.tokens_per_s_per_user, point.tokens_per_s),
-                xytext=(5, 4),
-                textcoords="offset points",
-                fontsize=8,
-                color=look.color,
-            )
     ax.set_xlim(left=0)
     ax.set_ylim(bottom=0)
+    _label_points(ax, [(point, styles[name].color) for name, points in variants.items() for point in points])
     ax.xaxis.set_major_formatter(lambda value, _: number(value))
     ax.yaxis.set_major_formatter(lambda value, _: number(value))
     ax.set_xlabel("output tokens/s per user (1,000 / mean TPOT in ms)")
