@@ -3,15 +3,20 @@
     python -m evidence.tuning [FOLDER OF TRACES]
 
 Every row is `run.py tune WORKLOAD`: the workload's own list against the tuned one, on requests that the
-search never met, at half to twice the load and at both ends of the profile's host range.
+search never met, at half to twice the load and at both ends of the profile's host range. Answers are kept in
+results/evidence-tuning; one is computed again only where the program, the workload or the trace has changed,
+so that a stopped command goes on. Without a folder the traces' rows stay as they are.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 import sys
 import tempfile
+import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +67,8 @@ engine:
 pool: {preset: vllm}
 slo: {ttft_ms: 500, tpot_ms: 50}
 """
+MADE = {"budget_off_the_list": BUDGET_OFF_THE_LIST, "many_prompts": MANY_PROMPTS}
+KEPT = ROOT / "results" / "evidence-tuning"
 LOADS = (0.5, 1.0, 1.5, 2.0)
 HEADER = (
     "| requests | own list | found | 0.5× | 1× | 1.5× | 2× | highest rate | advice |\n"
@@ -71,33 +78,60 @@ HEADER = (
 
 def main() -> None:
     """Tune everything and replace the table in the page."""
-    rows = []
-    for name in WORKLOADS:
-        rows.append(_row(name, _answer(f"workloads/{name}.yaml")))
-        print(rows[-1], flush=True)
-    for text in (BUDGET_OFF_THE_LIST, MANY_PROMPTS):
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "workload.yaml"
-            path.write_text(text, encoding="utf-8")
-            answer = _answer(str(path))
-        rows.append(_row(answer["workload"], answer))
-        print(rows[-1], flush=True)
-    if len(sys.argv) > 1:
-        for name, file in TRACES.items():
-            rows.append(_row(name, _answer("workloads/chat.yaml", Path(sys.argv[1]) / file)))
-            print(rows[-1], flush=True)
-    before, _, rest = PAGE.read_text(encoding="utf-8").partition(START)
-    after = rest.partition(END)[2]
-    PAGE.write_text(f"{before}{START}\n{HEADER}\n" + "\n".join(rows) + f"\n{END}{after}", encoding="utf-8")
+    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else None
+    questions = [
+        Question(name, (ROOT / "workloads" / f"{name}.yaml").read_text("utf-8")) for name in WORKLOADS
+    ]
+    questions += [Question(name, text) for name, text in MADE.items()]
+    if folder is not None:
+        chat = (ROOT / "workloads" / "chat.yaml").read_text("utf-8")
+        questions += [Question(name, chat, folder / file) for name, file in TRACES.items()]
+    page = PAGE.read_text(encoding="utf-8")
+    before, _, rest = page.partition(START)
+    old, _, after = rest.partition(END)
+    rows, began = [], time.monotonic()
+    for number, question in enumerate(questions):
+        print(f"{number + 1} of {len(questions)}, {question.name}", file=sys.stderr, flush=True)
+        rows.append(_row(question.name, _answer(question)))
+        spent = time.monotonic() - began
+        print(f"{rows[-1]}  ({spent:.0f} s so far)", flush=True)
+    if folder is None:
+        rows += [row for row in old.splitlines() if row.startswith(tuple(f"| {name}" for name in TRACES))]
+    table = f"{before}{START}\n{HEADER}\n" + "\n".join(rows) + f"\n{END}{after}"
+    PAGE.write_text(table, encoding="utf-8")
 
 
-def _answer(workload: str, trace: Path | None = None) -> dict[str, Any]:
-    with tempfile.TemporaryDirectory() as folder:
-        words = [sys.executable, "run.py", "tune", workload, "--no-plots", "--out", folder]
-        words += [] if trace is None else ["--trace", str(trace)]
-        subprocess.run(words, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)  # noqa: S603  (our own words)
-        answer: dict[str, Any] = json.loads((Path(folder) / "tune.json").read_text(encoding="utf-8"))
-        return answer
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A workload to tune, by its text, with a trace in place of its requests where one is given."""
+
+    name: str
+    workload: str
+    trace: Path | None = None
+
+    def key(self) -> str:
+        """Return the name under which its answer is kept: a digest of all that decides it."""
+        digest = hashlib.sha256(self.workload.encode())
+        for file in sorted((ROOT / "scheduler").rglob("*")):
+            if file.suffix in (".py", ".yaml", ".json", ".gz") and file.is_file():
+                digest.update(file.relative_to(ROOT).as_posix().encode() + b"\0" + file.read_bytes())
+        if self.trace is not None:
+            digest.update(self.trace.read_bytes())
+        return digest.hexdigest()[:16]
+
+
+def _answer(question: Question) -> dict[str, Any]:
+    """Return what tune.json holds, from an earlier run or by tuning now."""
+    folder = KEPT / f"{question.key()}-{question.name.split(',')[0].replace(' ', '_')}"
+    if not (folder / "tune.json").is_file():
+        with tempfile.TemporaryDirectory() as made:
+            path = Path(made) / "workload.yaml"
+            path.write_text(question.workload, encoding="utf-8")
+            words = [sys.executable, "run.py", "tune", str(path), "--no-plots", "--out", str(folder)]
+            words += [] if question.trace is None else ["--trace", str(question.trace)]
+            subprocess.run(words, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)  # noqa: S603  (our own words)
+    answer: dict[str, Any] = json.loads((folder / "tune.json").read_text(encoding="utf-8"))
+    return answer
 
 
 def _row(name: str, answer: dict[str, Any]) -> str:

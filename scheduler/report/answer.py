@@ -442,7 +442,7 @@ def _unjudged(comparison: Comparison, own: Column, study: LoadStudy, why: Unjudg
         case "idle":
             idle = 1 - busy_share(own)
             seen = f"the server is idle {100 * idle:.0f} % of the time"
-            return f"Not judged: {seen if idle > 1 - LEAST_BUSY else 'no two requests decode together'}."
+            return f"Not judged: {seen if idle > 1 - LEAST_BUSY else 'requests hardly ever decode together'}."
         case "eager is faster":
             return "Not judged: eager is faster than these graphs."
         case "too few sizes":

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from scheduler.analysis.statistics.steady_state import LEAST_ARRIVALS
 from scheduler.analysis.tuning.answer import (
     LoadRow,
     LogAnswer,
@@ -23,9 +24,12 @@ MIB = 1 << 20
 LEAST = 0.01  # a smaller difference is called none
 
 
-def tune_json(answer: TuningAnswer | LogAnswer, pasted: PastedPool) -> dict[str, Any]:
-    """Return an answer as tune.json holds it: with its reason or notes in words, and what to paste."""
-    content = asdict(answer) | {"paste": flags_text(pasted)}
+def tune_json(answer: TuningAnswer | LogAnswer, pasted: PastedPool, no_flag: str = "") -> dict[str, Any]:
+    """Return an answer as tune.json holds it: with its reason or notes in words, and what to paste.
+
+    Nothing (None) where there is a reason for `no_flag`.
+    """
+    content = asdict(answer) | {"paste": None if no_flag else flags_text(pasted)}
     if isinstance(answer, TuningAnswer):
         content["verdict"]["reason"] = reason_text(answer)
     else:
@@ -34,9 +38,13 @@ def tune_json(answer: TuningAnswer | LogAnswer, pasted: PastedPool) -> dict[str,
     return content
 
 
-def tune_text(answer: TuningAnswer | LogAnswer, pasted: PastedPool) -> str:
-    """Return the card of an answer."""
+def tune_text(answer: TuningAnswer | LogAnswer, pasted: PastedPool, no_flag: str = "") -> str:
+    """Return the card of an answer; flags to paste only where another list is advised and no reason forbids."""
     card = _closed_loop(answer) if isinstance(answer, TuningAnswer) else _open_loop(answer)
+    if isinstance(answer, TuningAnswer) and not is_change(answer.verdict):
+        return "\n".join([*card, "", "Nothing to paste: keep the list that you have."]) + "\n"
+    if no_flag:
+        return "\n".join([*card, "", f"Nothing to paste: {no_flag}."]) + "\n"
     return "\n".join([*card, "", "Paste:", flags_text(pasted).rstrip("\n")]) + "\n"
 
 
@@ -111,7 +119,14 @@ def reason_text(answer: TuningAnswer) -> str:
                 return f"{found} is worse at some load"
             return f"{found} loses {worst_text(answer)}"
         case Reason.TOO_FEW_REQUESTS:
-            return "too few requests to tell (expected at least 100)"
+            return f"fewer than {LEAST_ARRIVALS} fresh requests: too few to tell"
+        case Reason.MAY_BE_MILLISECONDS:
+            return (
+                "requests come whole seconds apart and hardly ever meet: if their times are milliseconds, "
+                "add --set arrivals.time_scale=0.001"
+            )
+        case Reason.NOT_MET:
+            return _not_met_text(answer)
         case Reason.NO_STEADY_STATE:
             return (
                 "no steady state, and no gain shown: what fewer graphs cost is not to be told from this run"
@@ -129,6 +144,15 @@ def reason_text(answer: TuningAnswer) -> str:
             return f"sizes that fit the traffic pad less; {gain_text(answer)}"
         case Reason.NO_DIFFERENCE_SHOWN:
             return "no difference shown on requests the pool was not tuned on"
+
+
+def _not_met_text(answer: TuningAnswer) -> str:
+    together = answer.verdict.together or 0
+    most = max((row.rate_factor for row in answer.loads), default=1.0)
+    seen = f"hardly more than {count_text(together, 'request')} decode together at up to {most:g}× the load"
+    return (
+        f"{seen}, which says nothing of larger sizes; more would: --loads 1,{10 * most:g}, or a busier hour"
+    )
 
 
 def gain_text(answer: TuningAnswer) -> str:

@@ -19,6 +19,7 @@ from scheduler.analysis.tuning.closed_loop import FINALS, SEARCHING, tune
 from scheduler.analysis.tuning.objectives import objective
 from scheduler.analysis.tuning.pool_runs import DrawnRequests, Evaluator
 from scheduler.analysis.tuning.samples import search_and_fresh
+from scheduler.analysis.tuning.step_loads import StepHistogram, decode_together, unmet_sizes
 from scheduler.analysis.tuning.verdict import is_change, tuning_verdict
 from scheduler.catalog.profile.file import load_profile
 from scheduler.engine.graph_pool import GraphPool
@@ -257,6 +258,83 @@ def test_a_list_that_loses_at_some_load_is_no_advice():
 def test_a_handful_of_requests_is_no_evidence():
     _, _, _, verdict = judged(workload_of(pool={"sizes": [1, 2]}, requests=20), Budgets(4), fresh=2)
     assert (verdict.advice, verdict.reason) == (Advice.KEEP, Reason.TOO_FEW_REQUESTS)
+
+
+@pytest.mark.parametrize("graphs", [64, 8])
+def test_a_server_on_which_requests_hardly_ever_meet_is_no_evidence_for_fewer_graphs(graphs):
+    """Whatever sizes above two cost, nobody met them at twice the load either."""
+    workload = workload_of(pool={"preset": "vllm"}, seqs=64, rate=0.2, requests=150)
+    tuning, fresh, over, verdict = judged(workload, Budgets(graphs))
+    assert over.other.together <= 2
+    assert (verdict.advice, verdict.reason) == (Advice.KEEP, Reason.NOT_MET)
+    assert verdict.together == over.other.together
+    assert tuning_answer(tuning, fresh, over, verdict).sizes == tuning.own.pool.sizes
+
+
+def test_higher_loads_are_evidence_on_an_idle_server():
+    workload = workload_of(pool={"preset": "vllm"}, seqs=64, rate=0.2, requests=400)
+    search, samples, on = search_and_fresh(workload, 2)
+    evaluator = evaluator_of(workload, factors=(1.0, 300.0))
+    tuning = tune(evaluator, search, Budgets(64))
+    found = FreshRequests(evaluator, samples, on)
+    over = found.over_loads(tuning.best.pool, tuning.own.pool)
+    assert over.other.together > 10
+    assert tuning_verdict(tuning, found, over).reason is not Reason.NOT_MET
+
+
+def test_sizes_far_above_all_that_ran_together_stay_in_the_list():
+    workload = workload_of(pool={"preset": "vllm"}, seqs=128, rate=12, requests=300)
+    tuning, _, over, verdict = judged(workload, Budgets(64))
+    together = over.other.together
+    far = {size for size in tuning.own.pool.sizes if size > 4 * (together + 1)}
+    assert 3 <= together < 20
+    assert len(far) > 3
+    assert far <= set(tuning.best.pool.sizes)
+    near = set(tuning.own.pool.sizes) - far
+    assert not near <= set(tuning.best.pool.sizes), "of those that were met some may go"
+    assert verdict.reason is not Reason.NOT_MET
+
+
+def test_a_list_of_few_graphs_that_drops_what_no_load_met_is_no_advice():
+    workload = workload_of(pool={"preset": "vllm"}, seqs=128, rate=12, requests=300)
+    tuning, _, _, verdict = judged(workload, Budgets(8))
+    assert len(tuning.best.pool.sizes) <= 8
+    assert (verdict.advice, verdict.reason) == (Advice.KEEP, Reason.NOT_MET)
+
+
+def test_a_rare_meeting_of_requests_is_no_evidence():
+    count = np.zeros(65, np.int64)
+    count[1], count[2], count[40] = 10_000, 200, 5
+    empty = np.zeros(1)
+    steps = StepHistogram(count, np.zeros(65), np.zeros(1, np.int64), empty, empty)
+    assert decode_together(steps) == 2
+    assert decode_together(replace(steps, decode_count=np.zeros(65, np.int64))) == 0
+    assert unmet_sizes((1, 2, 4, 256), 2, 256) == (1, 2, 4, 256)
+    assert unmet_sizes((1, 2, 4, 16, 24, 256, 512), 3, 256) == (24, 256)
+
+
+def test_a_record_in_milliseconds_read_as_seconds_is_asked_about(tmp_path):
+    gaps = np.random.default_rng(2).integers(1, 300, 200)
+    rows = "\n".join(f"{at},{30 + at % 7},{5 + at % 11}" for at in np.cumsum(gaps).tolist())
+    trace = tmp_path / "trace.csv"
+    trace.write_text(f"arrival_s,prompt_tokens,output_tokens\n{rows}\n")
+    content = workload_of(pool={"preset": "vllm"}, seqs=64).model_dump(exclude_none=True)
+    for key in ("requests", "prompt_tokens", "output_tokens"):
+        content.pop(key)
+    content["arrivals"] = {"process": "trace", "path": str(trace)}
+    _, _, _, verdict = judged(Workload.model_validate(content), Budgets(64))
+    assert (verdict.advice, verdict.reason) == (Advice.KEEP, Reason.MAY_BE_MILLISECONDS)
+    content["arrivals"]["time_scale"] = 0.01
+    _, _, _, verdict = judged(Workload.model_validate(content), Budgets(64))
+    assert verdict.reason is not Reason.MAY_BE_MILLISECONDS
+
+
+@pytest.mark.parametrize("rate", [2000, 1e7])
+def test_a_run_shorter_than_its_answers_is_no_evidence(rate):
+    """All requests in a few milliseconds: what is measured is how the server empties."""
+    workload = workload_of(pool={"sizes": [1, 2, 4, 8]}, rate=rate, requests=150)
+    _, _, _, verdict = judged(workload, Budgets(3))
+    assert verdict.advice is Advice.KEEP
 
 
 def test_a_change_of_mode_is_said():

@@ -12,6 +12,7 @@ from scheduler.analysis.comparison.steadiness import loads
 from scheduler.analysis.statistics.difference import Verdict
 from scheduler.analysis.statistics.steady_state import LEAST_ARRIVALS
 from scheduler.workload.arrivals import ClosedLoopArrivals, TraceArrivals
+from scheduler.workload.requests import Requests
 
 LEAST_BUSY = 0.05  # of the time; a server idle for longer does not tell one list from another
 # Recorded requests this far apart in whole seconds may well be milliseconds: six a minute need no server.
@@ -74,15 +75,17 @@ def may_be_milliseconds(comparison: Comparison) -> bool:
     they leave the server idle.
     """
     arrivals = comparison.workload.arrivals
-    if not isinstance(arrivals, TraceArrivals) or arrivals.time_scale != 1:
+    if not isinstance(arrivals, TraceArrivals) or arrivals.time_scale != 1 or len(comparison.requests[0]) < 2:
         return False
-    arrival_s = (comparison.requests[0].arrival_ns - comparison.requests[0].arrival_ns[:1]) / 1e9
-    if len(arrival_s) < 2:
-        return False
-    gaps = np.diff(arrival_s)
-    are_whole = bool((arrival_s == np.rint(arrival_s)).all()) and float(np.median(gaps)) >= LEAST_GAP_S
     first = (comparison.pools or [comparison.eager])[0]
-    return are_whole or busy_share(first) < LEAST_BUSY
+    return are_far_apart(comparison.requests[0]) or busy_share(first) < LEAST_BUSY
+
+
+def are_far_apart(requests: Requests) -> bool:
+    """Tell whether all requests come whole seconds after the first, and most of them many."""
+    arrival_s = (requests.arrival_ns - requests.arrival_ns[:1]) / 1e9
+    are_whole = len(arrival_s) > 1 and bool((arrival_s == np.rint(arrival_s)).all())
+    return are_whole and float(np.median(np.diff(arrival_s))) >= LEAST_GAP_S
 
 
 def _loses_to_eager(comparison: Comparison, own: Column) -> bool:

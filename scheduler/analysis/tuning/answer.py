@@ -31,6 +31,8 @@ class Reason(Enum):
     OWN_LEAVES_NO_KV_CACHE = auto()
     WORSE_AT_SOME_LOAD = auto()
     TOO_FEW_REQUESTS = auto()
+    MAY_BE_MILLISECONDS = auto()
+    NOT_MET = auto()
     NO_STEADY_STATE = auto()
     NOT_SHOWN = auto()
     OWN_ENDS_TOO_EARLY = auto()
@@ -43,7 +45,8 @@ class Reason(Enum):
 class TuningVerdict:
     """The advice, its reason, and what the winner gains beside the objective (None where unknown).
 
-    `mode_change` is what the own list and the winner capture, where that differs.
+    `mode_change` is what the own list and the winner capture, where that differs. At most `together`
+    requests decode together (for 95 % of the tokens) at any load: there is evidence of such sizes.
     """
 
     advice: Advice
@@ -52,6 +55,7 @@ class TuningVerdict:
     start_up_s_gained: float | None = None
     graph_memory_bytes_gained: int | None = None
     mode_change: tuple[str, str] | None = None
+    together: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -77,6 +77,12 @@ class SizeRules:
             return True
         return float(sum(self.capture_s[size] for size in sizes)) <= self.max_capture_s * (1 + 1e-9)
 
+    def holding(self, sizes: Sequence[int]) -> SizeRules:
+        """Return the rules with further sizes that a pool must hold; the same where no budget has room."""
+        held = tuple(sorted({*self.forced, *sizes}))
+        more = replace(self, forced=held, candidates=tuple(sorted({*self.candidates, *sizes})))
+        return more if more.allows(GraphPool(held)) else self
+
     def problem(self, loads: Sequence[Load]) -> SizeProblem:
         """Return the loads, by cell of the candidates, cut at them; the required sizes are kept."""
         return cell_problem(loads, self.candidates, self.forced)

@@ -25,7 +25,13 @@ from scheduler.analysis.tuning.pool_runs import (
     loads_of,
 )
 from scheduler.analysis.tuning.pool_search import Evaluated, PoolSearch
-from scheduler.analysis.tuning.step_loads import graphs_to_be_near, is_near, padding_reach
+from scheduler.analysis.tuning.step_loads import (
+    LEAST_TOGETHER,
+    graphs_to_be_near,
+    is_near,
+    padding_reach,
+    unmet_sizes,
+)
 from scheduler.catalog.dispatch.engines import PLAIN_RULES
 from scheduler.catalog.profile.profile import Profile
 from scheduler.engine.graph_pool import GraphPool
@@ -102,13 +108,18 @@ def tune(evaluator: Evaluator, samples: list[DrawnRequests], budgets: Budgets) -
     search = PoolSearch(judge.evaluate)
     reference = search.value(judge.reference, "own pool")
     kv_per_row = _kv_per_row(reference.detail)
+    # What no load met is not dropped; where the budgets leave no room for it, nothing is advised.
+    unmet = unmet_sizes(own.pool.sizes, reference.detail.together, engine.max_num_seqs)
+    is_idle = reference.detail.together < LEAST_TOGETHER
+    for piecewise in modes:
+        rules[piecewise] = rules[piecewise].holding(unmet)
     model = cost_model(profile, "fallback")
     for piecewise in modes:
         pool = replace(own.pool, piecewise=piecewise)
         reach = padding_reach(model, rules[piecewise].candidates, pool, kv_per_row, engine.max_num_seqs)
         rules[piecewise] = replace(rules[piecewise], reach=reach)
     judge.loads = lambda found: loads_of(profile, found.detail, found.pool, rules[found.pool.piecewise])
-    for piecewise in modes:
+    for piecewise in () if is_idle else modes:
         chooser = rules[piecewise].chooser()
         label = "one list for decode and mixed steps" if piecewise else "decode steps alone"
         empty = replace(own.pool.with_sizes(()), piecewise=piecewise)
@@ -121,12 +132,15 @@ def tune(evaluator: Evaluator, samples: list[DrawnRequests], budgets: Budgets) -
         return pool.padding and near and rules[pool.piecewise].allows(pool)
 
     presets = _presets(workload, profile, own)
-    search.values([(named.pool, named.name) for named in presets])
+    search.values([(named.pool, named.name) for named in presets[: 1 if is_idle else None]])
     extended = _extended(own.pool, engine.prefill_tokens_per_step)
     if extended != own.pool and allowed(extended):
         search.value(extended, "own pool up to the token budget")
     pick = _Pick(evaluator, own.pool)
     best = pick.best(found for pool, found in search.tried.items() if allowed(pool))
+    if is_idle:
+        best = best or reference
+        return Tuning(evaluator, budgets, rules, samples, search, best, own, presets)
     if best is None:
         raise InputError("no pool within the budgets leaves room for the KV cache; allow fewer graphs")
     curves: dict[bool, list[Evaluated]] = {}

@@ -35,7 +35,13 @@ from scheduler.analysis.comparison.loads import (
 )
 from scheduler.analysis.tuning.choose import Load, SizeProblem, best_by_count
 from scheduler.analysis.tuning.load_runs import LoadRun, LoadTask
-from scheduler.analysis.tuning.step_loads import cell_loads, cell_problem
+from scheduler.analysis.tuning.step_loads import (
+    LEAST_TOGETHER,
+    cell_loads,
+    cell_problem,
+    decode_together,
+    unmet_sizes,
+)
 from scheduler.analysis.workers import Workers, work_beside
 from scheduler.executors.model.by_profile import cost_model
 from scheduler.executors.model.cost_model import Bound
@@ -71,7 +77,10 @@ def study_loads(
     why_not = unjudged(comparison, own)
     if why_not is not None:
         return replace(study, unjudged=why_not)
-    sizes = _fewest_sizes(comparison, own, runs[own.name])
+    together = max(decode_together(found) for run in runs[own.name] for found in run.histogram.values())
+    if together < LEAST_TOGETHER:
+        return replace(study, unjudged="idle")
+    sizes = _fewest_sizes(comparison, own, runs[own.name], together)
     if sizes is None or len(sizes) >= len(own.variant.pool.sizes):
         return replace(study, unjudged="all needed")
     name = f"{own.variant.name}_smaller"
@@ -191,20 +200,24 @@ def _saved(before: N | None, after: N | None, unit: int = 1) -> N | None:
     return None if before is None or after is None else (before - after) * unit
 
 
-def _fewest_sizes(comparison: Comparison, own: Column, runs: Sequence[LoadRun]) -> tuple[int, ...] | None:
+def _fewest_sizes(
+    comparison: Comparison, own: Column, runs: Sequence[LoadRun], together: int
+) -> tuple[int, ...] | None:
     """Return the fewest own sizes that cost no more at any load and end, None where there is no choice.
 
     The smallest size, the largest FULL graph and the largest of all are always kept, so that no batch takes
-    a slower kind of graph than before.
+    a slower kind of graph than before, and so are sizes that no load tells anything of (at most `together`
+    requests decode together).
     """
     pool = own.variant.pool
     most = comparison.workload.engine.max_num_seqs
     table = pool.table(most, comparison.workload.engine.prefill_tokens_per_step)
     kept = {pool.sizes[0], table.decode[-1].tokens}
     kept |= {graphs[-1] for graphs in (table.full, table.piecewise) if graphs}
+    kept |= set(unmet_sizes(pool.sizes, together, most))
     forced = sorted(kept & set(pool.sizes))
     problems: list[SizeProblem] = []
-    together: list[Load] = []
+    all_loads: list[Load] = []
     for run in runs:
         for bound, histogram in run.histogram.items():
             model = cost_model(comparison.profile, own.variant.without_graph, bound)
@@ -213,11 +226,11 @@ def _fewest_sizes(comparison: Comparison, own: Column, runs: Sequence[LoadRun]) 
             cost = problem.cost(problem.candidates)
             if cost > 0:
                 problems.append(problem)
-                together += [replace(load, weights=load.weights / cost) for load in loads]
+                all_loads += [replace(load, weights=load.weights / cost) for load in loads]
     if not problems:
         return None
     limits = [problem.cost(problem.candidates) * (1 + TOLERANCE) for problem in problems]
-    choices = best_by_count(cell_problem(together, pool.sizes, forced), len(pool.sizes))
+    choices = best_by_count(cell_problem(all_loads, pool.sizes, forced), len(pool.sizes))
     for choice in choices:
         if choice is not None and all(
             problem.cost(choice.sizes) <= limit for problem, limit in zip(problems, limits, strict=True)

@@ -24,7 +24,7 @@ from scheduler.analysis.tuning.budgets import SizeRules
 from scheduler.analysis.tuning.choose import Load, smoothed
 from scheduler.analysis.tuning.load_runs import LoadRun, LoadTask
 from scheduler.analysis.tuning.objectives import Objective
-from scheduler.analysis.tuning.step_loads import StepHistogram, cell_loads
+from scheduler.analysis.tuning.step_loads import StepHistogram, cell_loads, decode_together
 from scheduler.analysis.workers import Workers, as_completed
 from scheduler.catalog.profile.profile import Profile
 from scheduler.engine.graph_pool import GraphPool
@@ -88,6 +88,11 @@ class Detail:
     ends: Mapping[Bound, VariantLoads]
     samples: Mapping[Bound, Sequence[VariantLoads]]
     histograms: Sequence[tuple[Bound, StepHistogram]]
+
+    @property
+    def together(self) -> int:
+        """How many requests decode together at the busiest load and end."""
+        return max((decode_together(histogram) for _, histogram in self.histograms), default=0)
 
     def end(self, bound: Bound) -> VariantLoads:
         """Return the pool over the loads at one end."""

@@ -25,6 +25,8 @@ from scheduler.executors.model.step_lines import StepLine
 
 Integers = NDArray[np.int64]
 MOST_RATIO = 4
+OFTEN = 0.95  # of the tokens; a rare meeting of requests is no evidence
+LEAST_TOGETHER = 3  # requests; one or two say nothing of a list of sizes
 MOST_PADDING = 0.05  # of a step's time, between two neighbouring sizes
 
 
@@ -201,6 +203,23 @@ def is_near(sizes: Sequence[int], max_num_seqs: int) -> bool:
     """Tell whether no size that decode steps take is too far from the one before it."""
     decode = [size for size in sizes if size <= max_num_seqs]
     return all(after <= farthest(before) for before, after in pairwise((0, *decode)))
+
+
+def decode_together(histogram: StepHistogram) -> int:
+    """Return how many requests decode together at most, for 95 % of the tokens."""
+    tokens = np.cumsum(histogram.decode_count * np.arange(len(histogram.decode_count)))
+    return int(np.searchsorted(tokens, OFTEN * tokens[-1])) if tokens[-1] else 0
+
+
+def unmet_sizes(sizes: Sequence[int], together: int, max_num_seqs: int) -> tuple[int, ...]:
+    """Return the sizes of a list that traffic says nothing of in which at most `together` requests decode.
+
+    Those that decode steps take and that lie farther above than a size may follow another; where no more than
+    one or two requests decode together, all of them.
+    """
+    if together < LEAST_TOGETHER:
+        return tuple(sizes)
+    return tuple(size for size in sizes if farthest(together) < size <= max_num_seqs)
 
 
 def graphs_to_be_near(largest: int) -> int:

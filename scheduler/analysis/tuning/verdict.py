@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from scheduler.analysis.comparison.evidence import are_far_apart
 from scheduler.analysis.statistics.steady_state import LEAST_ARRIVALS, offered_load
 from scheduler.analysis.tuning.answer import Advice, Reason, TuningVerdict
 from scheduler.analysis.tuning.checks import FreshRequests, OverLoads
 from scheduler.analysis.tuning.closed_loop import NO_LOSS, Tuning
+from scheduler.analysis.tuning.step_loads import LEAST_TOGETHER, unmet_sizes
 from scheduler.engine.graph_pool import GraphPool
+from scheduler.workload.arrivals import TraceArrivals
 
 NO_WORSE = 0.02  # a list that loses more than this at some load is no advice
 
@@ -18,11 +21,12 @@ def tuning_verdict(tuning: Tuning, fresh: FreshRequests, over: OverLoads | None)
     more than 2 % worse, and one with the same ceiling whose sizes are faster: padding is trimmed, then.
     """
     advice, reason = _advice(tuning, fresh, over)
+    together = None if over is None else over.other.together
     own_pool, best_pool = tuning.own.pool, tuning.best.pool
     own, best = (tuning.evaluator.cost(pool) for pool in (own_pool, best_pool))
     mode = (own_pool.mode, best_pool.mode) if own_pool.mode != best_pool.mode else None
     if own is None or best is None:
-        return TuningVerdict(advice, reason, mode_change=mode)
+        return TuningVerdict(advice, reason, mode_change=mode, together=together)
     kv_tokens = None
     if own.kv_blocks is not None and best.kv_blocks is not None:
         kv_tokens = (best.kv_blocks - own.kv_blocks) * tuning.evaluator.workload.engine.block_size
@@ -30,17 +34,23 @@ def tuning_verdict(tuning: Tuning, fresh: FreshRequests, over: OverLoads | None)
     memory = None
     if own.graph_memory_bytes is not None and best.graph_memory_bytes is not None:
         memory = own.graph_memory_bytes - best.graph_memory_bytes
-    return TuningVerdict(advice, reason, kv_tokens, start_up, memory, mode)
+    return TuningVerdict(advice, reason, kv_tokens, start_up, memory, mode, together)
 
 
 def _advice(tuning: Tuning, fresh: FreshRequests, over: OverLoads | None) -> tuple[Advice, Reason]:
     own, best = tuning.own.pool, tuning.best.pool
+    if _may_be_milliseconds(tuning, over):
+        return Advice.KEEP, Reason.MAY_BE_MILLISECONDS
     if fresh.requests < LEAST_ARRIVALS:
         return Advice.KEEP, Reason.TOO_FEW_REQUESTS
+    if over is not None and _drops_unmet(tuning, over):
+        return Advice.KEEP, Reason.NOT_MET
     if best == own:
         return Advice.KEEP, Reason.OWN_IS_BEST
     if over is None:
         return Advice.TRIM, Reason.OWN_LEAVES_NO_KV_CACHE
+    if _is_finite_run(fresh, best):
+        return Advice.KEEP, Reason.NO_STEADY_STATE
     if over.judged.worst.share > NO_WORSE:
         return Advice.KEEP, Reason.WORSE_AT_SOME_LOAD
     loss, _, interval = over.gain
@@ -70,6 +80,32 @@ def is_steady(fresh: FreshRequests, pool: GraphPool) -> bool:
     if any(sample.requests.concurrency is not None for sample in fresh.samples):
         return True
     return all(offered_load(run.requests).steady_state for run, _ in fresh.run(pool))
+
+
+def _is_finite_run(fresh: FreshRequests, pool: GraphPool) -> bool:
+    """Tell whether numbers describe the length of a run: shorter than its answers, or all arrive at once."""
+    if any(sample.requests.concurrency is not None for sample in fresh.samples):
+        return False
+    loads = [offered_load(run.requests) for run, _ in fresh.run(pool)]
+    return any(load.too_short or load.offered_per_s is None for load in loads)
+
+
+def _may_be_milliseconds(tuning: Tuning, over: OverLoads | None) -> bool:
+    """Tell whether a record's whole seconds, of requests that hardly ever meet, may count milliseconds."""
+    arrivals = tuning.evaluator.workload.arrivals
+    if not isinstance(arrivals, TraceArrivals) or arrivals.time_scale != 1:
+        return False
+    is_idle = over is not None and over.other.together < LEAST_TOGETHER
+    return is_idle and any(are_far_apart(sample.requests) for sample in tuning.samples)
+
+
+def _drops_unmet(tuning: Tuning, over: OverLoads) -> bool:
+    """Tell whether the winner lacks sizes of the own list that no load says anything of."""
+    own, engine = tuning.own.pool, tuning.evaluator.workload.engine
+    unmet = unmet_sizes(own.sizes, over.other.together, engine.max_num_seqs)
+    return not set(unmet) <= set(tuning.best.pool.sizes) or (
+        over.other.together < LEAST_TOGETHER and tuning.best.pool == own
+    )
 
 
 def _no_worse(fresh: FreshRequests, tuning: Tuning) -> bool:
