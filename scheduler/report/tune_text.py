@@ -39,7 +39,7 @@ def tune_json(answer: TuningAnswer | LogAnswer, pasted: PastedPool, no_flag: str
 
 
 def tune_text(answer: TuningAnswer | LogAnswer, pasted: PastedPool, no_flag: str = "") -> str:
-    """Return the card of an answer; flags to paste only where another list is advised and no reason forbids."""
+    """Return the card of an answer; flags to paste only for another list and where no reason forbids."""
     card = _closed_loop(answer) if isinstance(answer, TuningAnswer) else _open_loop(answer)
     if isinstance(answer, TuningAnswer) and not is_change(answer.verdict):
         return "\n".join([*card, "", "Nothing to paste: keep the list that you have."]) + "\n"
