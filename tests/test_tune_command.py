@@ -88,16 +88,6 @@ def test_where_the_own_list_stays_there_is_nothing_to_paste(files):
     assert json.loads((files / "o" / "tune.json").read_text())["sizes"] == [1, 2, 3, 4, 5, 6, 7, 8]
 
 
-def test_step_times_of_another_engine_give_no_flag(files):
-    profile = WORKLOAD[WORKLOAD.index("  profile:") : WORKLOAD.index("pool:")]
-    other = files / "other.yaml"
-    other.write_text(WORKLOAD.replace(profile, "  profile: h100-llama-3.1-8b-bf16\n"))
-    outcome = call("tune", other, "--graphs", 3, "--no-plots", "--out", files / "o")
-    assert outcome.stdout.startswith("RAISE THE CEILING: ")
-    assert "Nothing to paste: step times are of a plain PyTorch decoder" in outcome.stdout
-    assert json.loads((files / "o" / "tune.json").read_text())["paste"] is None
-
-
 def mean_ms(sizes):
     total = 0.0
     for batch, steps in STEPS.items():

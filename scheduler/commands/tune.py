@@ -6,7 +6,6 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from scheduler.analysis.comparison.measured_on import mismatch
 from scheduler.analysis.comparison.pools import workload_pool
 from scheduler.analysis.tuning.answer import LogAnswer, TuningAnswer
 from scheduler.analysis.tuning.assemble import tuning_answer
@@ -33,7 +32,6 @@ from scheduler.report.engine_flags import PastedPool
 from scheduler.report.flags import log_caution, tune_caution
 from scheduler.report.outputs import save_figures
 from scheduler.report.progress import progress_bar
-from scheduler.report.trust import not_of_text
 from scheduler.report.tune_plot import tuning_figure
 from scheduler.report.tune_text import tune_json, tune_text
 from scheduler.workload.file.loader import load_workload
@@ -59,26 +57,25 @@ def run_tune(workload_file: Path | None, options: TuneOptions) -> int:
     if not 1 <= options.align <= MOST_GRAPHS:
         raise InputError(f"--align: expected 1 to {MOST_GRAPHS:,}, got {options.align}")
     answer: TuningAnswer | LogAnswer
-    no_flag = ""
     log_file = _log_file(options)
     if log_file is None and (workload_file is not None or options.source_file is not None):
         workload = load_workload(workload_file, options.overrides, options.trace, options.source_file)
         if workload.engine.speculation is not None:
             return tune_drafts(workload, options)
     if log_file is None and (workload_file is not None or options.source_file is not None):
-        answer, pasted, name, no_flag = _closed_loop(workload_file, options)
+        answer, pasted, name = _closed_loop(workload_file, options)
     elif log_file is not None and workload_file is None:
         answer, pasted, name = _from_log(log_file, options)
     else:
         raise InputError("tune: expected a workload file, or --from-log FILE with --profile, not both")
     folder = options.out or Path("results") / name
-    write_json(folder / "tune.json", tune_json(answer, pasted, no_flag))
+    write_json(folder / "tune.json", tune_json(answer, pasted))
     if options.plots and isinstance(answer, TuningAnswer):
         save_figures({"tune": tuning_figure(answer)}, folder)
     if options.json:
         sys.stdout.write((folder / "tune.json").read_text(encoding="utf-8"))
     else:
-        sys.stdout.write(tune_text(answer, pasted, no_flag))
+        sys.stdout.write(tune_text(answer, pasted))
     return 0
 
 
@@ -89,10 +86,7 @@ def _log_file(options: TuneOptions) -> Path | None:
     return options.source_file if Use.BATCHES in read_input(options.source_file).uses else None
 
 
-def _closed_loop(
-    workload_file: Path | None, options: TuneOptions
-) -> tuple[TuningAnswer, PastedPool, str, str]:
-    """Return the answer, what to paste, the workload's name, and why not to paste it (empty: no reason)."""
+def _closed_loop(workload_file: Path | None, options: TuneOptions) -> tuple[TuningAnswer, PastedPool, str]:
     workload = load_workload(workload_file, options.overrides, options.trace, options.source_file)
     name = f"{workload.name}-tune"
     check_folder(options.out or Path("results") / name)
@@ -132,8 +126,7 @@ def _closed_loop(
         slower=tuple(slower),
         caution=tune_caution(workload, evaluator.profile),
     )
-    other = mismatch(workload, evaluator.profile)
-    return answer, pasted, name, "" if other is None else not_of_text(other)
+    return answer, pasted, name
 
 
 def _loads(text: str) -> tuple[float, ...]:

@@ -24,12 +24,9 @@ MIB = 1 << 20
 LEAST = 0.01  # a smaller difference is called none
 
 
-def tune_json(answer: TuningAnswer | LogAnswer, pasted: PastedPool, no_flag: str = "") -> dict[str, Any]:
-    """Return an answer as tune.json holds it: with its reason or notes in words, and what to paste.
-
-    Nothing (None) where there is a reason for `no_flag`.
-    """
-    content = asdict(answer) | {"paste": None if no_flag else flags_text(pasted)}
+def tune_json(answer: TuningAnswer | LogAnswer, pasted: PastedPool) -> dict[str, Any]:
+    """Return an answer as tune.json holds it: with its reason or notes in words, and what to paste."""
+    content = asdict(answer) | {"paste": flags_text(pasted)}
     if isinstance(answer, TuningAnswer):
         content["verdict"]["reason"] = reason_text(answer)
     else:
@@ -38,13 +35,11 @@ def tune_json(answer: TuningAnswer | LogAnswer, pasted: PastedPool, no_flag: str
     return content
 
 
-def tune_text(answer: TuningAnswer | LogAnswer, pasted: PastedPool, no_flag: str = "") -> str:
-    """Return the card of an answer; flags to paste only for another list and where no reason forbids."""
+def tune_text(answer: TuningAnswer | LogAnswer, pasted: PastedPool) -> str:
+    """Return the card of an answer; flags to paste where another list is advised."""
     card = _closed_loop(answer) if isinstance(answer, TuningAnswer) else _open_loop(answer)
     if isinstance(answer, TuningAnswer) and not is_change(answer.verdict):
         return "\n".join([*card, "", "Nothing to paste: keep the list that you have."]) + "\n"
-    if no_flag:
-        return "\n".join([*card, "", f"Nothing to paste: {no_flag}."]) + "\n"
     return "\n".join([*card, "", "Paste:", flags_text(pasted).rstrip("\n")]) + "\n"
 
 
