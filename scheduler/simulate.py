@@ -32,8 +32,8 @@ from scheduler.workload.arrivals import ClosedLoopArrivals
 from scheduler.workload.draw import acceptance_generator, jitter_generator
 from scheduler.workload.requests import Requests
 from scheduler.workload.schema import Engine, Workload
+from scheduler.workload.speculation import LAUNCH_SHARE, SpeculationSettings
 from scheduler.workload.speculation import DraftCost as DraftSettings
-from scheduler.workload.speculation import SpeculationSettings
 
 HIGH = "_high"
 _BOUNDS: tuple[Literal["low"], Literal["high"]] = ("low", "high")
@@ -265,7 +265,9 @@ def _speculation(
 def draft_cost(settings: SpeculationSettings, profile: Profile, variant: Variant) -> DraftCost:
     """Return what drafting takes: what the workload says, else what the profile's engine took, else assumed.
 
-    A pass is launched as one graph; without graphs, launching takes its share of a step's kernels.
+    Assumed is that launching a pass as a graph takes LAUNCH_SHARE of launching a step as one, and launching
+    its kernels one by one its share of a step's: for the first pass behind a step that is launched so, for
+    all of them without graphs.
     """
     model = cost_model(profile, variant.without_graph, variant.bound)
     model.verifies_drafts = True
@@ -276,14 +278,21 @@ def draft_cost(settings: SpeculationSettings, profile: Profile, variant: Variant
             settings.passes,
             pass_ms=measured.pass_ms,
             token_ms=measured.token_ms,
-            launch_ms=measured.launch_ms,
-            more_ms=measured.more.model_dump(),
+            launch_ms=measured.launch_ms * model.host_speed,
+            more_ms={how: ms * model.host_speed for how, ms in measured.more.model_dump().items()},
         )
     draft, share = settings.draft or DraftSettings(), settings.share
-    launch_ms = draft.launch_ms
-    if launch_ms is None:
-        has_graphs = bool(variant.pool.sizes)
-        launch_ms = model.launch_ms("graph") if has_graphs else (share or 0.0) * model.launch_ms("eager")
+    launch_ms, more_ms = draft.launch_ms, {}
+    if launch_ms is None and variant.pool.sizes:
+        launch_ms = LAUNCH_SHARE * model.launch_ms("graph")
+        of_kernels = share or 0.0
+        more_ms = {
+            "piecewise": of_kernels * model.launch_ms("piecewise"),
+            "compiled": of_kernels * model.launch_ms("fallback"),
+            "eager": of_kernels * model.launch_ms("eager"),
+        }
+    elif launch_ms is None:
+        launch_ms = (share or 0.0) * model.launch_ms("eager")
     return DraftCost(
         model,
         settings.passes,
@@ -291,6 +300,7 @@ def draft_cost(settings: SpeculationSettings, profile: Profile, variant: Variant
         pass_ms=draft.pass_ms or 0.0,
         token_ms=draft.token_ms,
         launch_ms=launch_ms if settings.passes else 0.0,
+        more_ms=more_ms,
     )
 
 

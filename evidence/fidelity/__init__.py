@@ -5,5 +5,6 @@
 - `executed_loops.py` Predicted against executed decode loops: `python -m evidence.fidelity.executed_loops FACTS.jsonl`.
 - `graph_lists.py` Lists of graphs by turns in one engine: foretold, then held against what was measured.
 - `h200_loops.py` Predicted against executed loops of the H200: `python -m evidence.fidelity.h200_loops`.
+- `vllm_drafting.py` A vLLM that drafted, against what was foretold: `python -m evidence.fidelity.vllm_drafting`.
 - `vllm_h100.py` Recorded vLLM runs against profiles made from some of them: `python -m evidence.fidelity.vllm_h100`.
 """

@@ -25,6 +25,11 @@ _Shares = Annotated[
 _ASSUMED_SHARE: dict[DraftMethod, float] = {"eagle": 0.1, "mtp": 0.1, "draft_model": 0.1, "ngram": 0.0}
 
 
+# Launching a pass as a graph, as a share of launching a step of the target model as one. Assumed, as an EAGLE
+# head in vLLM 0.26.0 had it on one host: 0.30 of 2.1 ms (docs/speculation.md).
+LAUNCH_SHARE = 0.15
+
+
 class DrawnRates(NamedTuple):
     """What decides the acceptance of every draft of a run: a key to hash with, and rates.
 

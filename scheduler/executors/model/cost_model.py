@@ -66,7 +66,12 @@ class CostModel(ABC):
     def token_work_ms(self, tokens: int) -> float:
         """Return the milliseconds the GPU computes a step of so many tokens with nothing in the KV cache."""
 
-    def launch_ms(self, mode: Mode) -> float:
+    @property
+    def host_speed(self) -> float:
+        """Host time relative to the profile's, by the end of its range that is modelled."""
+        return 1.0
+
+    def launch_ms(self, mode: Launch) -> float:
         """Return the milliseconds of launching a decode step in a mode, 0 where the profile is silent."""
         return 0.0
 

@@ -79,9 +79,9 @@ class CurveCostModel(CostModel):
             )
         return self._points(table, max(tokens, 1), mode)[0][1]
 
-    def launch_ms(self, mode: Mode) -> float:
+    def launch_ms(self, mode: Launch) -> float:
         """See CostModel."""
-        data = self._profile.decode.mode(mode)
+        data = None if mode == "piecewise" else self._profile.decode.mode(mode)
         return 0.0 if data is None else data.issue_ms.at(self.bound)
 
     def prompt_step_ns(self, plan: StepPlan) -> float:

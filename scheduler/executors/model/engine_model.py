@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 
 from scheduler.catalog.profile.engine import LAUNCHINGS, OF_MODE, EngineProfile, Launching
-from scheduler.catalog.profile.profile import Mode, Profile
+from scheduler.catalog.profile.profile import Profile
 from scheduler.catalog.profile.tables import read_curve
 from scheduler.engine.executor import StepKind, StepParts, StepPlan, Topology
 from scheduler.executors.model.cost_model import Bound, CostModel, Launch, WithoutGraph
@@ -71,9 +71,14 @@ class EngineCostModel(CostModel):
         """See CostModel."""
         return self._curve_ms(tokens) + self._profile.gpu.row_ms * tokens
 
-    def launch_ms(self, mode: Mode) -> float:
+    @property
+    def host_speed(self) -> float:
+        """See CostModel."""
+        return self._speed
+
+    def launch_ms(self, mode: Launch) -> float:
         """See CostModel; the mean of a launch by the run's host."""
-        launch, _ = self._launches[OF_MODE[mode]]
+        launch, _ = self._launches["piecewise" if mode == "piecewise" else OF_MODE[mode]]
         return launch.ms * self._speed
 
     def prompt_step_ns(self, plan: StepPlan) -> float:
