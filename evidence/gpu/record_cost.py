@@ -125,7 +125,9 @@ def compared(seen: list[int], spans: list[list[int]]) -> dict[str, Any]:
     Times and spans are µs; a span that has not ended lasts. The first half second is left out.
     """
     begin, end = seen[0] + 500_000, seen[-1]
-    closed = [[a, b if b > a else end] for a, b in spans]
+    # A span that has not ended lasts, but not into the next one: it was left on between two measurements.
+    nexts = [a for a, _ in spans[1:]] + [end]
+    closed = [[a, b if b > a else until] for (a, b), until in zip(spans, nexts, strict=True)]
     cuts = sorted({begin, end, *(t for span in closed for t in span if begin < t < end)})
     edge = int(_EDGE_S * 1e6)
     turns: list[tuple[bool, float, int]] = []

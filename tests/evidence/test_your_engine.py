@@ -72,3 +72,13 @@ def test_a_cost_is_found_beneath_a_drift_larger_than_it(cost_us):
     found = compared(seen, spans)
     assert found["cost_us"] == pytest.approx(cost_us, abs=3 * found["standard_error_us"])
     assert found["standard_error_us"] < 12
+
+
+def test_a_recorder_left_on_before_does_not_count_as_on_now():
+    turn = int(TURN_S * 1e6)
+    start = 100 * turn
+    spans = [[turn, turn], *([start + 2 * i * turn, start + (2 * i + 1) * turn] for i in range(10))]
+    seen = list(range(start, start + 20 * turn, 2_000))
+    found = compared(seen, spans)
+    assert {is_on for is_on, _, _ in found["each_turn"]} == {0, 1}
+    assert found["cost_us"] == pytest.approx(0.0, abs=1.0)
