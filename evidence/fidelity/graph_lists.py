@@ -35,12 +35,11 @@ from scheduler.analysis.fidelity.recorded import recorded_requests, recorded_wor
 from scheduler.analysis.metrics import latencies_ms
 from scheduler.analysis.statistics.intervals import weighted_percentile
 from scheduler.catalog.importers.recorded_run import RecordedRun, Span, Traffic, read_recorded
-from scheduler.catalog.importers.rows import read_rows
 from scheduler.catalog.profile.file import load_profile
 from scheduler.catalog.profile.profile import Profile
 from scheduler.engine.records import Status
 from scheduler.files import write_json
-from scheduler.live.pack import write_table
+from scheduler.live.pack import split_lists
 from scheduler.live.work import traffic_requests
 from scheduler.report.wording import percent_text
 from scheduler.simulate import Variant, simulate
@@ -237,30 +236,8 @@ def costs() -> str:
 
 
 def split(run_path: Path, plan_path: Path, out: Path) -> None:
-    """Write one run per list, with the grid and the traffics that it had."""
-    facts = json.loads(run_path.read_text(encoding="utf-8"))
-    plan = json.loads(plan_path.read_text(encoding="utf-8"))
-    stem = run_path.name.removesuffix(".json")
-    steps = read_rows(run_path.with_name(f"{stem}_steps.csv.gz"), ("scheduled_us",))
-    requests = read_rows(run_path.with_name(f"{stem}_requests.csv.gz"), ("traffic",))
-    for name, sizes in plan["lists"].items():
-        parts = {
-            key: [
-                entry for entry in facts[key] if entry.get("list", entry.get("spec", {}).get("list")) == name
-            ]
-            for key in ("cells", "prefills", "mixed", "traffic")
-        }
-        if not parts["traffic"]:
-            continue
-        spans = [(entry["start_us"], entry["end_us"]) for entries in parts.values() for entry in entries]
-        kept = [row for row in steps if any(a <= int(row["scheduled_us"]) <= b for a, b in spans)]
-        numbers = {str(facts["traffic"].index(entry)): str(i) for i, entry in enumerate(parts["traffic"])}
-        rows = [{**row, "traffic": numbers[row["traffic"]]} for row in requests if row["traffic"] in numbers]
-        engine = {**facts["engine"], "capture_sizes": sorted(sizes)}
-        write_json(out / f"{name}.json", {**facts, **parts, "engine": engine})
-        for kind, table in (("steps", kept), ("requests", rows)):
-            columns = list(table[0])
-            write_table(out / f"{name}_{kind}.csv.gz", columns, ([row[c] for c in columns] for row in table))
+    """Write one run per list of a plan."""
+    split_lists(run_path, json.loads(plan_path.read_text(encoding="utf-8"))["lists"], out)
 
 
 def main() -> None:

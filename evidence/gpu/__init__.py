@@ -1,6 +1,6 @@
 """What only a GPU can answer.
 
-- `graph_lists.py` Inside vLLM's worker: which of its captured graphs a running engine may use, changed between turns.
+- `graph_lists.py` Inside vLLM's worker: lists of graphs by turns, and the recorder's hooks in and out by turns.
 - `list_turns.py` Several lists of graphs by turns in one vLLM engine: python -m evidence.gpu.list_turns PLAN.json OUT.
 - `loops.py` Closed-loop steps of the GPU run: predicted against executed, the pool's ceiling, and what pools cost.
 - `questions.py` Ten questions about CUDA graphs that only a GPU answers; each is asked alone and may fail alone.

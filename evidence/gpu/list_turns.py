@@ -1,7 +1,8 @@
 """Several lists of graphs by turns in one vLLM engine: python -m evidence.gpu.list_turns PLAN.json OUT.
 
 The engine captures the union of all lists; between turns its dispatcher is told to use one of them
-(`graph_lists.py`), so that all lists meet the same host minute by minute, and the same requests. The plan:
+(`scheduler/live/graph_lists.py`), so that all lists meet the same host minute by minute, and the same
+requests. The plan:
 
     {"name": …, "arguments": [vLLM's …], "lists": {name: [sizes], …}, "rounds": 4, "seconds": 300,
      "traffics": [{name, rate, requests, seed, prompt, output}, …],
@@ -26,7 +27,7 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -36,9 +37,9 @@ from scheduler.files import write_json
 from scheduler.live.child import Driver, writer_of_events
 from scheduler.live.engine_process import EngineSpec, environment
 from scheduler.live.pack import pack
+from scheduler.live.work import order_of, union_of
 
-EXTENSION = "evidence.gpu.graph_lists.GraphLists"
-_WARM_REQUESTS, _WARM_TOKENS = 8, 16
+EXTENSION = "evidence.gpu.graph_lists.MeasuredGraphLists"
 _LATE_S = 20.0  # after which an engine is ended
 _COST_S = 4.0  # around one measurement of the recorder's cost
 
@@ -79,18 +80,6 @@ def main() -> None:
     print(
         f"{name}: status {child.returncode}, {len(events)} events, {pack(spec, raw, out, events)}", flush=True
     )
-
-
-def union_of(lists: dict[str, Sequence[int]]) -> tuple[int, ...]:
-    """Return every size of any list, ascending."""
-    return tuple(sorted({size for sizes in lists.values() for size in sizes}))
-
-
-def order_of(names: Sequence[str], turn: int) -> list[str]:
-    """Return the lists in the order of a round: every second one backwards, each pair begun anew."""
-    start = turn // 2 % len(names)
-    order = [*names[start:], *names[:start]]
-    return order[::-1] if turn % 2 else order
 
 
 async def serve(plan: dict[str, Any], raw: Path) -> None:
@@ -149,7 +138,7 @@ class Turns:
         turns_end = self.end - for_cost
         for grid in self.plan.get("grids", ()):
             await _tried(self.use(grid["list"]))
-            await _tried(self.warm())
+            await _tried(self.driver.few())
             for kind in ("cells", "prompts", "mixed"):
                 for part in grid.get(kind, ()):
                     if time.monotonic() < turns_end:
@@ -171,12 +160,7 @@ class Turns:
     async def use(self, name: str) -> Any:
         """Let the engine use one list; return what each batch then takes."""
         self.in_use = name
-        return (await self.driver.engine.collective_rpc("use_graph_list", args=(self.lists[name],)))[0]
-
-    async def warm(self) -> None:
-        """Send a few short requests, so that no turn begins cold."""
-        driver = self.driver
-        await asyncio.gather(*(driver.one(driver.words(64), _WARM_TOKENS) for _ in range(_WARM_REQUESTS)))
+        return await self.driver.use_list(self.lists[name])
 
     async def turn(self, turn: int, traffic: dict[str, Any], name: str, end: float) -> None:
         """Give one traffic to one list, if a turn like it ends in time."""
@@ -186,7 +170,7 @@ class Turns:
         if begun + likely_s > end:
             return
         await self.use(name)
-        await self.warm()
+        await self.driver.few()
         spec = {key: value for key, value in traffic.items() if key != "lists"}
         spec |= {"seed": traffic["seed"] + turn, "list": name, "turn": turn}
         await self.driver._traffic({"spec": spec})
@@ -197,7 +181,7 @@ class Turns:
         """Decode `batch` requests with one list while the recorder is in and out by turns."""
         engine = self.driver.engine
         await self.use(name)
-        await self.warm()
+        await self.driver.few()
         await engine.collective_rpc("switch_recorder", args=(TURN_S,))
         facts = self.raw / f"{self.plan['name']}.json"
         found = await cost_of(engine, self.driver.sampling, batch, seconds, facts)

@@ -433,7 +433,8 @@ class CalibrateOptions(Printed):
     """How long it may take; what there is no time for is left out and told."""
 
     check_pools: Annotated[Flag, ENGINE] = False
-    """Execute two lists that the profile has not seen and print measured against predicted."""
+    """Execute two lists that the profile has not seen, by turns with the engine's own, and print measured
+    against predicted."""
 
     batches: str = ""
     """Batch sizes to measure, as 1,2,4,8."""

@@ -13,10 +13,10 @@ from scheduler.errors import InputError
 from scheduler.live.engine_process import EngineProcess, EngineSpec, Report, end_all
 from scheduler.live.pack import finished, pack
 
-OWN, NONE, EAGER = "own", "none", "eager"
+OWN, NONE, EAGER, LISTS = "own", "none", "eager", "lists"
 # Assumed until one has started; on an H100 a small model took 128 s, with imports and compilation, then 62.
 FIRST_START_S, LATER_START_S = 120.0, 60.0
-_SHARES = {OWN: 3.5, NONE: 1.0, EAGER: 1.0}  # of the time that is not spent on starting
+_SHARES = {OWN: 3.5, NONE: 1.0, EAGER: 1.0, LISTS: 2.4}  # of the time that is not spent on starting
 _CHECK_SHARE = 1.2
 _TRAFFIC_S = 12.0  # of arrivals, at most
 Say = Callable[[str], None]
@@ -36,16 +36,21 @@ class Engines:
     _waiting: dict[str, EngineProcess] = field(default_factory=dict)
 
     def spec(
-        self, name: str, kind: str, sizes: Sequence[int] = (), traffic: Sequence[Mapping[str, Any]] = ()
+        self,
+        name: str,
+        kind: str,
+        sizes: Sequence[int] = (),
+        traffic: Sequence[Mapping[str, Any]] = (),
+        lists: Mapping[str, tuple[int, ...]] | None = None,
     ) -> EngineSpec:
         """Return what an engine of this calibration is."""
         traffic_s = min(_TRAFFIC_S, max(2.0, self.seconds / 20))
-        return EngineSpec(name, kind, self.arguments, traffic_s, tuple(sizes), tuple(traffic))
+        return EngineSpec(name, kind, self.arguments, traffic_s, tuple(sizes), tuple(traffic), lists or {})
 
-    def run(self, specs: Sequence[EngineSpec], later: int = 0) -> dict[str, Path]:
+    def run(self, specs: Sequence[EngineSpec], later: Sequence[str] = ()) -> dict[str, Path]:
         """Run those that are not finished; return each one's `NAME.json`.
 
-        `later` further engines are to follow in the same time. One that fails is told of and left out,
+        Engines of the names `later` are to follow in the same time. One that fails is told of and left out,
         but for the first, without which nothing can be done: raises InputError.
         """
         raw = self.out / "raw"
@@ -62,7 +67,9 @@ class Engines:
         try:
             for index, spec in enumerate(todo):
                 following = todo[index + 1] if index + 1 < len(todo) else None
-                path = self._run_one(spec, following, [*todo[index + 1 :], *[None] * later], raw)
+                path = self._run_one(
+                    spec, following, [*(other.name for other in todo[index + 1 :]), *later], raw
+                )
                 if path is not None:
                     found[spec.name] = path
         finally:
@@ -71,7 +78,7 @@ class Engines:
         return found
 
     def _run_one(
-        self, spec: EngineSpec, following: EngineSpec | None, rest: Sequence[EngineSpec | None], raw: Path
+        self, spec: EngineSpec, following: EngineSpec | None, rest: Sequence[str], raw: Path
     ) -> Path | None:
         begun = time.monotonic()
         process = self._waiting.pop(spec.name, None) or EngineProcess(spec, raw)
@@ -105,11 +112,10 @@ class Engines:
         )
         return path
 
-    def _until(self, spec: EngineSpec, rest: Sequence[EngineSpec | None]) -> float:
+    def _until(self, spec: EngineSpec, names: Sequence[str]) -> float:
         """Return until when an engine may begin work: its share of what starting all of them leaves."""
         later_s = LATER_START_S if self._start_s is None else 0.8 * self._start_s
         start_s = FIRST_START_S if self._start_s is None else later_s
-        names = ["" if other is None else other.name for other in rest]
         share = _SHARES.get(spec.name, _CHECK_SHARE)
         shares = share + sum(_SHARES.get(name, _CHECK_SHARE) for name in names)
         now = time.monotonic()

@@ -24,10 +24,14 @@ from scheduler.live.work import (
     Item,
     traffic_rate,
     traffic_requests,
+    turns_of,
+    union_of,
     weight,
     work_of,
 )
 
+EXTENSION = "scheduler.live.graph_lists.GraphLists"
+_ROUNDS = 2  # of lists by turns
 _SEEDS = {"chat": 1, "even": 2}
 _WARM_S = 10.0
 _WARM_PROMPTS, _WARM_TOKENS = (64, 64, 64, 64, 200, 400, 700, 1_500), 16
@@ -98,9 +102,12 @@ def _set_graphs(arguments: Any, spec: dict[str, Any]) -> None:
         arguments.compilation_config.cudagraph_mode = CUDAGraphMode.NONE
         arguments.cudagraph_capture_sizes = None
         arguments.compilation_config.cudagraph_capture_sizes = None
-    elif spec.get("sizes"):
+    elif spec.get("sizes") or spec.get("lists"):
         arguments.cudagraph_capture_sizes = None
-        arguments.compilation_config.cudagraph_capture_sizes = list(spec["sizes"])
+        sizes = union_of(spec["lists"]) if spec.get("lists") else spec["sizes"]
+        arguments.compilation_config.cudagraph_capture_sizes = list(sizes)
+        if spec.get("lists"):
+            arguments.worker_extension_cls = EXTENSION
         if hasattr(arguments, "max_cudagraph_capture_size"):
             arguments.max_cudagraph_capture_size = None
         arguments.compilation_config.max_cudagraph_capture_size = None
@@ -135,10 +142,20 @@ class Driver:
 
     async def run(self) -> None:
         """Warm up, then do one item after the other until the time is spent."""
-        work: list[Item] = work_of(
-            self.spec["kind"], self.max_num_seqs, self.budget, self.max_model_len, self.kv_tokens, self.sizes
-        )
-        work += [{"kind": "traffic", "spec": traffic} for traffic in self.spec.get("traffic", ())]
+        traffic, lists = self.spec.get("traffic", ()), self.spec.get("lists")
+        work: list[Item]
+        if lists:
+            work = turns_of(list(lists), traffic, _ROUNDS)
+        else:
+            work = work_of(
+                self.spec["kind"],
+                self.max_num_seqs,
+                self.budget,
+                self.max_model_len,
+                self.kv_tokens,
+                self.sizes,
+            )
+            work += [{"kind": "traffic", "spec": spec} for spec in traffic]
         self.put(kind="ready", ns=time.monotonic_ns())
         await self._warm_up()
         end = max(self.spec["until"], time.monotonic() + _LEAST_S)
@@ -147,7 +164,7 @@ class Driver:
         for item in work:
             for part in _parts(item):
                 left = end - time.monotonic()
-                if left < (1.6 * self.spec["traffic_s"] if part["kind"] == "traffic" else 1.0):
+                if left < (1.6 * self.spec["traffic_s"] if part["kind"] in ("traffic", "turn") else 1.0):
                     skipped.append(_label(part))
                 else:
                     self.put(kind="doing", label=_label(part), done=done, total=total)
@@ -170,6 +187,14 @@ class Driver:
             if time.monotonic() >= end:
                 break
         self.put(kind="warm", ns=time.monotonic_ns())
+
+    async def few(self) -> None:
+        """Send a few short requests, so that nothing begins cold."""
+        await asyncio.gather(*(self.one(self.words(64), 16) for _ in range(min(8, self.max_num_seqs))))
+
+    async def use_list(self, sizes: Sequence[int]) -> Any:
+        """Let the engine use the graphs of one list alone; return what each batch then takes."""
+        return (await self.engine.collective_rpc("use_graph_list", args=(list(sizes),)))[0]
 
     async def one(
         self, prompt: list[int], tokens: int, log: list[Any] | None = None
@@ -248,6 +273,11 @@ class Driver:
             )
             await asyncio.sleep(0.15)
 
+    async def _turn(self, item: Item) -> None:
+        await self.use_list(self.spec["lists"][item["list"]])
+        await self.few()
+        await self._traffic({"spec": {**item["spec"], "list": item["list"]}})
+
     async def _traffic(self, item: Item) -> None:
         spec = item.get("spec")
         if spec is None:
@@ -289,7 +319,7 @@ class Driver:
 def _parts(item: Item) -> Sequence[Item]:
     """Return an item cut into parts that can be left out alone."""
     kind = item["kind"]
-    return [item] if kind == "traffic" else [{"kind": kind, kind: [part]} for part in item[kind]]
+    return [item] if kind in ("traffic", "turn") else [{"kind": kind, kind: [part]} for part in item[kind]]
 
 
 def _label(part: Item) -> str:
@@ -300,6 +330,8 @@ def _label(part: Item) -> str:
         return f"prompts of {part['prompts'][0][0]}"
     if kind == "mixed":
         return f"prompts beside {part['mixed'][0][0]} requests"
+    if kind == "turn":
+        return f"{part['list']}, traffic {part['spec'].get('name')}"
     return f"traffic {part.get('name') or part['spec'].get('name')}"
 
 

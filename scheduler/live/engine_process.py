@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,10 @@ Report = Callable[[str, float, float], None]
 
 @dataclass(frozen=True, slots=True)
 class EngineSpec:
-    """One engine: which graphs (`kind`, `sizes`), its arguments, the traffic it gets, seconds of arrivals."""
+    """One engine: which graphs (`kind`, `sizes`), its arguments, the traffic it gets, seconds of arrivals.
+
+    With `lists` it captures the union of all, and uses one after the other by turns.
+    """
 
     name: str
     kind: str
@@ -39,11 +42,13 @@ class EngineSpec:
     traffic_s: float
     sizes: tuple[int, ...] = ()
     traffic: tuple[Mapping[str, Any], ...] = ()
+    lists: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     @property
     def identity(self) -> dict[str, Any]:
         """What must be the same for a finished run to be taken over."""
-        return {"kind": self.kind, "arguments": list(self.arguments), "sizes": list(self.sizes)}
+        lists = {"lists": {name: list(sizes) for name, sizes in self.lists.items()}} if self.lists else {}
+        return {"kind": self.kind, "arguments": list(self.arguments), "sizes": list(self.sizes), **lists}
 
 
 class EngineProcess:

@@ -90,12 +90,45 @@ def pack(spec: EngineSpec, raw: Path, out: Path, events: Sequence[Mapping[str, A
         "calibration": spec.identity | {"skipped": events[-1].get("skipped", [])},
     }
     columns = list(rows[0])
-    write_table(out / f"{spec.name}_steps.csv.gz", columns, ([row[c] for c in columns] for row in rows))
+    _write_table(out / f"{spec.name}_steps.csv.gz", columns, ([row[c] for c in columns] for row in rows))
     if requests:
-        write_table(out / f"{spec.name}_requests.csv.gz", REQUEST_COLUMNS, requests)
+        _write_table(out / f"{spec.name}_requests.csv.gz", REQUEST_COLUMNS, requests)
     path = out / f"{spec.name}.json"
     write_json(path, result)
     return path
+
+
+def split_lists(path: Path, lists: Mapping[str, Sequence[int]], out: Path) -> dict[str, Path]:
+    """Make a run per list of one whose engine used several by turns; return each list's `OUT/LIST.json`.
+
+    Each is as if an engine of that list alone had been recorded, with the grid and the traffics that were
+    begun under it (`list` in their entry or spec). A list without traffic is left out.
+    """
+    facts = json.loads(path.read_text(encoding="utf-8"))
+    stem = path.name.removesuffix(".json")
+    steps = read_rows(path.with_name(f"{stem}_steps.csv.gz"), STEP_COLUMNS)
+    requests = read_rows(path.with_name(f"{stem}_requests.csv.gz"), ("traffic",))
+    found = {}
+    for name, sizes in lists.items():
+        parts = {
+            key: [
+                entry for entry in facts[key] if entry.get("list", entry.get("spec", {}).get("list")) == name
+            ]
+            for key in ("cells", "prefills", "mixed", "traffic")
+        }
+        if not parts["traffic"]:
+            continue
+        spans = [(entry["start_us"], entry["end_us"]) for entries in parts.values() for entry in entries]
+        kept = [row for row in steps if any(a <= int(row["scheduled_us"]) <= b for a, b in spans)]
+        numbers = {str(facts["traffic"].index(entry)): str(i) for i, entry in enumerate(parts["traffic"])}
+        rows = [{**row, "traffic": numbers[row["traffic"]]} for row in requests if row["traffic"] in numbers]
+        engine = {**facts["engine"], "capture_sizes": sorted(sizes)}
+        found[name] = out / f"{name}.json"
+        for kind, table in (("steps", kept), ("requests", rows)):
+            columns = list(table[0])
+            _write_table(out / f"{name}_{kind}.csv.gz", columns, ([row[c] for c in columns] for row in table))
+        write_json(found[name], {**facts, **parts, "engine": engine})
+    return found
 
 
 def finished(spec: EngineSpec, out: Path) -> Path | None:
@@ -123,7 +156,7 @@ def _start_up(log: Path) -> dict[str, Any]:
     }
 
 
-def write_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+def _write_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     """Write a compressed CSV, the same bytes for the same rows."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")

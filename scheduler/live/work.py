@@ -98,6 +98,28 @@ def weight(item: Item) -> float:
     return 2_000.0
 
 
+def order_of(names: Sequence[str], turn: int) -> list[str]:
+    """Return lists in the order of a round: every second one backwards, each pair begun anew."""
+    start = turn // 2 % len(names)
+    order = [*names[start:], *names[:start]]
+    return order[::-1] if turn % 2 else order
+
+
+def union_of(lists: Mapping[str, Sequence[int]]) -> tuple[int, ...]:
+    """Return every size of any list, ascending."""
+    return tuple(sorted({size for sizes in lists.values() for size in sizes}))
+
+
+def turns_of(lists: Sequence[str], traffic: Sequence[Mapping[str, Any]], rounds: int) -> list[Item]:
+    """Return each traffic under each list, round by round: the same requests for all lists of a round."""
+    return [
+        {"kind": "turn", "list": name, "spec": {**spec, "seed": spec["seed"] + 1_000 * turn, "turn": turn}}
+        for turn in range(rounds)
+        for spec in traffic
+        for name in order_of(lists, turn)
+    ]
+
+
 def traffic_rate(name: str, max_num_seqs: int, step_s: Mapping[int, float]) -> float:
     """Return arrivals per second that keep about a fifth (chat) or a third (even) of the slots busy.
 

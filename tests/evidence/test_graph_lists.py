@@ -17,11 +17,11 @@ from fake_engine import FAKE, ROOT
 
 import evidence
 from evidence.fidelity import calibrations, graph_lists
-from evidence.gpu.graph_lists import MIXED_REQUESTS
-from evidence.gpu.list_turns import order_of, union_of
 from scheduler.catalog.dispatch.engines import engine_rules
 from scheduler.catalog.dispatch.table import Settings
 from scheduler.catalog.importers.recorded_run import MODES, read_recorded
+from scheduler.live.graph_lists import MIXED_REQUESTS
+from scheduler.live.work import order_of, union_of
 
 DATA = Path(evidence.__file__).parent / "data" / "your_engine_h100"
 PAGES = Path(evidence.__file__).parents[1] / "docs"

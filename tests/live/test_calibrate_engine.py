@@ -106,7 +106,7 @@ def test_unseen_lists_are_executed_and_held_against_the_profile(calibrated):
     out, stdout, _ = calibrated
     result = json.loads((out / "calibration.json").read_text(encoding="utf-8"))
     assert [(check["run"], check["traffic"]) for check in result["checks"]] == [
-        (run, traffic) for run in ("own", "to_4", "few") for traffic in ("chat", "even")
+        (run, traffic) for run in ("own", "own_again", "to_4", "few") for traffic in ("chat", "even")
     ]
     assert read_recorded(out / "to_4.json").engine.capture_sizes == (1, 2, 4)
     for check in result["checks"]:
