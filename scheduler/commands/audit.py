@@ -10,6 +10,7 @@ from typing import get_args
 
 from scheduler.catalog.dispatch.audit import Audit, audit
 from scheduler.catalog.dispatch.engines import EngineRules, engine_rules
+from scheduler.catalog.dispatch.sglang import DRAFTING_REQUESTS
 from scheduler.catalog.dispatch.table import SPEED, GraphMode, Kind, Settings
 from scheduler.commands.options import AuditOptions
 from scheduler.errors import InputError
@@ -84,12 +85,15 @@ def _rules(known: _Known, options: AuditOptions) -> EngineRules:
 
 
 def _settings(rules: EngineRules, known: _Known, options: AuditOptions) -> Settings:
-    seqs = _first(options.max_num_seqs, known.max_num_seqs, "--max-num-seqs", 1, MOST_SEQS, known)
+    drafts = _first(options.draft_tokens, known.draft_tokens or 0, "--draft-tokens", 0, MOST_DRAFTS, known)
+    limit = known.max_num_seqs
+    if limit is None and rules.engine == "sglang" and drafts:
+        limit = DRAFTING_REQUESTS
+    seqs = _first(options.max_num_seqs, limit, "--max-num-seqs", 1, MOST_SEQS, known)
     tokens = _first(
         options.max_num_batched_tokens, known.max_num_batched_tokens, "--max-num-batched-tokens", 1,
         MOST_TOKENS, known,
     )  # fmt: skip
-    drafts = _first(options.draft_tokens, known.draft_tokens or 0, "--draft-tokens", 0, MOST_DRAFTS, known)
     requests = _first(options.mixed_requests, None, "--mixed-requests", 1, MOST_SEQS, known)
     sizes = known.sizes if options.capture_sizes is None else _sizes(options.capture_sizes)
     mode = options.mode or known.mode or rules.default_mode

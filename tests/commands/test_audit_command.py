@@ -147,3 +147,14 @@ def _seconds() -> float:
         process.communicate()
         assert process.returncode == 0
     return time.monotonic() - started
+
+
+def test_sglang_admits_48_requests_where_it_drafts_and_is_not_told():
+    outcome = call(
+        "audit", "--engine", "sglang==0.5.23", "--draft-tokens", "3", "--max-num-batched-tokens", "8192"
+    )
+    assert outcome.status == 0, outcome.stderr
+    assert "max_num_seqs 48, max_num_batched_tokens 8192, 3 draft tokens" in outcome.stdout
+    outcome = call("audit", "--engine", "sglang==0.5.23", "--max-num-batched-tokens", "8192")
+    assert outcome.status == 2
+    assert "--max-num-seqs" in outcome.stderr

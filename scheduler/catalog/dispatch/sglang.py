@@ -13,6 +13,9 @@ from scheduler.catalog.dispatch.table import DispatchTable, Route, Settings, com
 from scheduler.errors import InputError
 
 MIB = 1 << 20
+# Requests that run at a time where it drafts and --max-running-requests does not say otherwise:
+# `arg_groups/speculative_hook.py`, _handle_eagle_family and _handle_ngram.
+DRAFTING_REQUESTS = 48
 MOST_PADDING = 2  # a bucket of more than twice the tokens is not replayed (pull request 31487)
 
 
