@@ -14,7 +14,7 @@ from scheduler.analysis.comparison.differences import (
 )
 from scheduler.analysis.comparison.evidence import LEAST_BUSY, busy_share, may_be_milliseconds
 from scheduler.analysis.comparison.loads import AtLoad, FewerGraphs, LoadStudy, Unjudged, VariantLoads
-from scheduler.analysis.comparison.measured_on import mismatch
+from scheduler.analysis.comparison.measured_on import mismatches
 from scheduler.analysis.comparison.steadiness import is_steady, loads
 from scheduler.analysis.statistics.difference import Difference, Verdict
 from scheduler.analysis.statistics.steady_state import LEAST_ARRIVALS
@@ -425,8 +425,7 @@ def _unjudged(comparison: Comparison, own: Column, study: LoadStudy, why: Unjudg
     sizes = len(own.variant.pool.sizes)
     match why:
         case "other profile":
-            found = mismatch(comparison.workload, comparison.profile)
-            text = "" if found is None else not_of_text(found)
+            text = not_of_text(mismatches(comparison.workload, comparison.profile))
             return f"Not judged, no flag: {text} (run.py profile list)."
         case "too few requests":
             requests = sum(len(run.requests.arrival_ns) for run in own.runs)

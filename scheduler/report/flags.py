@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from scheduler.analysis.comparison.compare import Comparison
@@ -11,7 +12,7 @@ from scheduler.analysis.comparison.measured_on import (
     NamedEngine,
     engine_mismatch,
     flags_are_for,
-    mismatch,
+    mismatches,
 )
 from scheduler.catalog.dispatch.audit import slower_batches
 from scheduler.catalog.profile.profile import Profile
@@ -28,7 +29,7 @@ def pool_flag(comparison: Comparison, pool: GraphPool, instead_of: GraphPool | N
 
     None where the step times are not those of the engine, release, GPU or model that the flag is for.
     """
-    if mismatch(comparison.workload, comparison.profile) is not None:
+    if mismatches(comparison.workload, comparison.profile):
         return None
     engine = comparison.workload.engine
     limit, tokens = engine.max_num_seqs, engine.prefill_tokens_per_step
@@ -61,7 +62,7 @@ def fewer_flag(comparison: Comparison) -> str | None:
 
 def tune_caution(workload: Workload, profile: Profile) -> str:
     """Return what speaks against pasting a tuned list: step times of something else; else nothing."""
-    return _caution(mismatch(workload, profile))
+    return _caution(mismatches(workload, profile))
 
 
 def log_caution(log: EngineLog, profile: Profile) -> str:
@@ -69,21 +70,20 @@ def log_caution(log: EngineLog, profile: Profile) -> str:
     if profile.identity is None:
         return ""
     named = [NamedEngine(log.format, log.facts.version or "")] if log.format in ENGINES else []
-    return _caution(engine_mismatch(named, profile.identity))
+    other = engine_mismatch(named, profile.identity)
+    return _caution([] if other is None else [other])
 
 
-def _caution(other: Mismatch | None) -> str:
-    return (
-        "" if other is None else f"{not_of_text(other)}; measure yours before you paste (run.py profile list)"
-    )
+def _caution(others: Sequence[Mismatch]) -> str:
+    return f"{not_of_text(others)}; measure yours before you paste (run.py profile list)" if others else ""
 
 
 def why_no_flag(comparison: Comparison) -> str:
     """Return why no flag stands by a list that would do; nothing where there is one."""
     workload, profile = comparison.workload, comparison.profile
-    other = mismatch(workload, profile)
-    if other is not None:
-        return f"no flag: {not_of_text(other)}"
+    others = mismatches(workload, profile)
+    if others:
+        return f"no flag: {not_of_text(others)}"
     engine = flags_are_for(workload, profile)
     if paste_line(PastedPool((1,)), engine) is None:
         return f"no flag: {ENGINES.get(engine or '', 'the engine')} takes no list of sizes"
@@ -96,6 +96,6 @@ def drafted_flag(comparison: Comparison) -> str | None:
     None, too, where the step times are of something else than the flag is for.
     """
     workload, profile = comparison.workload, comparison.profile
-    if comparison.draft_study is None or mismatch(workload, profile) is not None:
+    if comparison.draft_study is None or mismatches(workload, profile):
         return None
     return drafts_flag(comparison.draft_study, workload, flags_are_for(workload, profile))

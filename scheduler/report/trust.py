@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from scheduler.analysis.comparison.compare import Comparison
-from scheduler.analysis.comparison.measured_on import Mismatch, mismatch
+from scheduler.analysis.comparison.measured_on import Mismatch, mismatches
 from scheduler.catalog.profile.profile import Identity, Profile, assumed_fields
 from scheduler.engine.executor import StepKind
 from scheduler.report.profile_list import others_of
@@ -38,15 +38,18 @@ def trust_lines(comparison: Comparison, width: int = 70) -> list[Trust]:
         return [Trust("step times are the workload file's own: nothing was measured")]
     graph = profile.curve("graph")
     origin = "given" if graph is None else _loud(graph.origin)
-    other = mismatch(comparison.workload, profile)
+    apart: dict[str, str] = {
+        other.what: f", NOT {other.asked}"
+        for other in mismatches(comparison.workload, profile)
+        if other.asked
+    }
     lines = []
-    apart = f", NOT {other.asked}" if other is not None and other.asked else ""
     for text, kinds in (
         (f"profile {identity.name}: {identity.gpu}", ("GPU",)),
         (f"model {identity.model}", ("model",)),
         (f"graph steps {origin}: {_engine_text(identity)}", ("engine", "release")),
     ):
-        end = apart if other is not None and other.what in kinds else ""
+        end = "".join(apart.get(kind, "") for kind in kinds)
         if end or kinds != ("model",):
             lines.append(Trust(_fitting(text, width - len(end)) + end))
     lines.append(Trust(_eager(comparison)))
@@ -95,14 +98,14 @@ def trust_rows(comparison: Comparison) -> list[list[str]]:
     identity = profile.identity
     if identity is None:
         return [["steps", "written in the workload file and taken as they are: nothing was measured"]]
-    other = mismatch(comparison.workload, profile)
     graph, eager = profile.curve("graph"), profile.curve("eager")
     rows = [
         ["GPU and model", f"{identity.gpu}; {identity.model}, {identity.dtype}"],
         ["engine", f"{identity.engine} {identity.engine_version}"],
     ]
-    if other is not None:
-        rows.append([_NOT_OF[other.what] if other.asked else "flags", f"{not_of_text(other)}: no flag"])
+    for other in mismatches(comparison.workload, profile):
+        what = _NOT_OF[other.what] if other.asked else "flags"
+        rows.append([what, f"{not_of_text([other])}: no flag"])
     own = own_eager_ms(profile)
     measured = "given" if eager is None else _loud(eager.origin)
     rows += [
@@ -148,12 +151,15 @@ def _outside(comparison: Comparison) -> str:
     return f"{text}; {'; '.join(remarks)}" if remarks else text
 
 
-def not_of_text(found: Mismatch) -> str:
+def not_of_text(others: Sequence[Mismatch]) -> str:
     """Return whose step times a profile has, and for what else the workload is."""
-    measured = _first_words(found.measured)
-    if not found.asked:
-        return f"step times are of a {measured}, no serving engine"
-    return f"step times are {measured}'s, not {found.asked}'s"
+    texts = [
+        f"{_first_words(other.measured)}'s, not {other.asked}'s"
+        if other.asked
+        else f"of a {_first_words(other.measured)}, no serving engine"
+        for other in others
+    ]
+    return f"step times are {'; '.join(texts)}"
 
 
 def _first_words(text: str) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from scheduler.analysis.comparison.measured_on import engine_in, flags_are_for, mismatch
+from scheduler.analysis.comparison.measured_on import engine_in, flags_are_for, mismatches
 from scheduler.catalog.profile.file import load_profile, shipped_profiles
 from scheduler.catalog.profile.profile import Identity
 from scheduler.workload.schema import Workload
@@ -72,19 +72,18 @@ def workload(pool: dict[str, Any], **engine: Any) -> Workload:
     ],
 )  # fmt: skip
 def test_a_profile_of_something_else_is_told(pool, engine, profile, differs):
-    found = mismatch(workload(pool, **engine), load_profile(profile))
-    assert (found and found.what) == differs
-    if found is not None:
-        assert found.measured
+    found = mismatches(workload(pool, **engine), load_profile(profile))
+    assert [one.what for one in found] == ([] if differs is None else [differs])
+    assert all(one.measured for one in found)
 
 
 def test_step_times_of_the_workload_file_and_what_is_not_stated_contradict_nothing():
     asked = workload({"preset": "sglang"}, gpu="H100", model="Llama")
-    assert mismatch(asked, asked.engine.profile) is None
+    assert mismatches(asked, asked.engine.profile) == []
     profile = load_profile(VLLM_26)
     unstated = dict.fromkeys(Identity.model_fields, "not stated") | {"name": "mine"}
     silent = profile.model_copy(update={"identity": Identity(**unstated)})
-    assert mismatch(asked, silent) is None
+    assert mismatches(asked, silent) == []
     assert flags_are_for(workload({"sizes": [1]}), silent) == "vllm"
 
 
@@ -109,3 +108,10 @@ def test_every_shipped_profile_of_an_engine_is_recognized():
     assert {name for name, engine in named.items() if engine is None} == {
         *("h100-llama-3.1-8b-bf16", "h200-torch-llama-1b", "h200-torch-llama-8b", "h200-torch-qwen3-0.6b")
     }
+
+
+def test_all_that_a_profile_is_not_of_is_told():
+    asked = workload({"preset": "sglang"}, preset="vllm-h100", model="Qwen3-8B")
+    found = mismatches(asked, load_profile(RTX))
+    assert [one.what for one in found] == ["engine", "GPU", "model"]
+    assert (found[1].measured, found[1].asked) == ("NVIDIA GeForce RTX 4090", "H100")

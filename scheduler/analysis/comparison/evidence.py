@@ -7,7 +7,7 @@ import numpy as np
 from scheduler.analysis.comparison.compare import Column, Comparison
 from scheduler.analysis.comparison.differences import LEAST_CHANGE, differences
 from scheduler.analysis.comparison.loads import Unjudged
-from scheduler.analysis.comparison.measured_on import mismatch
+from scheduler.analysis.comparison.measured_on import mismatches
 from scheduler.analysis.comparison.steadiness import loads
 from scheduler.analysis.statistics.difference import Verdict
 from scheduler.analysis.statistics.steady_state import LEAST_ARRIVALS
@@ -28,8 +28,8 @@ def unjudged(comparison: Comparison, own: Column) -> Unjudged | None:
     server.
     """
     requests = sum(len(run.requests.arrival_ns) for run in own.runs)
-    other = mismatch(comparison.workload, comparison.profile)
-    if other is not None and other.asked:  # who names no engine is told of lists, and given no flag
+    others = mismatches(comparison.workload, comparison.profile)
+    if any(other.asked for other in others):  # who names no engine is told of lists, and given no flag
         return "other profile"
     if requests < LEAST_ARRIVALS:
         return "too few requests"

@@ -84,13 +84,14 @@ def flags_are_for(workload: Workload, profile: Profile) -> str | None:
     return engine_in(profile.identity.engine)
 
 
-def mismatch(workload: Workload, profile: Profile) -> Mismatch | None:
-    """Return the first of engine, release, GPU and model that the profile is not of; None where it fits."""
+def mismatches(workload: Workload, profile: Profile) -> list[Mismatch]:
+    """Return what the profile is not of: engine or else its release, GPU, model; nothing where it fits."""
     identity = profile.identity
     if identity is None:
-        return None
+        return []
     named = [*_named(workload)]
-    return engine_mismatch(named, identity) or _gpu(workload, identity) or _model(workload, identity)
+    found = (engine_mismatch(named, identity), _gpu(workload, identity), _model(workload, identity))
+    return [one for one in found if one is not None]
 
 
 def engine_in(text: str) -> str | None:
