@@ -17,7 +17,7 @@ from scheduler.analysis.comparison.loads import AtLoad, FewerGraphs, LoadStudy, 
 from scheduler.analysis.comparison.measured_on import mismatches
 from scheduler.analysis.comparison.steadiness import is_steady, loads
 from scheduler.analysis.statistics.difference import Difference, Verdict
-from scheduler.analysis.statistics.steady_state import LEAST_ARRIVALS
+from scheduler.analysis.statistics.steady_state import LEAST_ARRIVALS, OfferedLoad
 from scheduler.report.cautions import rejections
 from scheduler.report.trust import not_of_text
 from scheduler.report.wording import (
@@ -140,25 +140,30 @@ def _idle_text(comparison: Comparison) -> str:
 
 def overload_lines(comparison: Comparison) -> list[str]:
     """Return who cannot keep up with the arrivals; nothing where everyone can."""
-    behind = [
-        (end, [load for load in loads(comparison, end) if load.overloaded])
-        for column in (*comparison.pools, comparison.eager)
-        for end in ends(comparison, column)
-    ]
-    overloaded = [(end, found) for end, found in behind if found]
-    if not overloaded:
+    served: list[str] = []
+    overloaded: list[list[OfferedLoad]] = []
+    for column in (*comparison.pools, comparison.eager):
+        both = ends(comparison, column)
+        behind = {end: [load for load in loads(comparison, end) if load.overloaded] for end in both}
+        found = {end: few for end, few in behind.items() if few}
+        overloaded += found.values()
+        rates = [fmean(load.delivered_per_s or 0.0 for load in few) for few in found.values()]
+        if len(found) == len(both):
+            served.append(f"{cut_text(column.name, NAME)} {range_text(rates, rate_text)}/s")
+        else:
+            served += [f"{cut_text(end.title, NAME)} {rate_text(rates[0])}/s" for end in found]
+    if not served:
         return []
-    served = ", ".join(
-        f"{cut_text(end.title, NAME)} {rate_text(fmean(load.delivered_per_s or 0.0 for load in found))}/s"
-        for end, found in overloaded
-    )
-    came = fmean(load.offered_per_s or 0.0 for _, found in overloaded for load in found)
+    came = fmean(load.offered_per_s or 0.0 for few in overloaded for load in few)
     offered = _rate_asked_for(comparison) or came
     keeps_up = [cut_text(pool.name, NAME) for pool in comparison.pools if are_steady(comparison, [pool])]
     if are_steady(comparison, [comparison.eager]):
         keeps_up = []
     lead = f"ONLY {' AND '.join(keeps_up)} KEEP{'S' * (len(keeps_up) == 1)} UP" if keeps_up else "OVERLOAD"
-    return [f"{lead}: {rate_text(offered)} requests/s arrive; the queue grows where {served} are served."]
+    return [
+        f"{lead}: {rate_text(offered)} requests/s arrive; the queue grows where "
+        f"{', '.join(served)} are served."
+    ]
 
 
 def _against(comparison: Comparison, pool: Column, other: Column) -> str:

@@ -43,6 +43,7 @@ WIDTH, HEIGHT = 80, 25
 _LABEL = 10
 _NAME = 15
 _MOST_VARIANTS = 6
+_LEAST_IN_S = 300  # milliseconds; less of it would be lost in seconds
 _MOST_VERDICTS = 3  # of further pools the table tells
 # What a reader needs below the answer and its table, most needed first.
 _TRUST, _WORKLOAD, _CAUTION, _SETTING, _DETAIL, _MORE_CAUTIONS = range(6)
@@ -212,7 +213,7 @@ def _metric_rows(
         means = [mean for end in both if (mean := end.mean(key)) is not None]
         if not means:
             continue
-        unit, scale = ("s", 1e-3) if max(means) >= 1000 else ("ms", 1.0)
+        unit, scale = ("s", 1e-3) if max(means) >= 1000 and min(means) >= _LEAST_IN_S else ("ms", 1.0)
         cells = [value_text(comparison, column, key, scale, text) for column in (pool, comparison.eager)]
         label = f"{name:<4} {statistic:<4} {unit}"
         if percentiles:
@@ -233,7 +234,7 @@ def _percentile(comparison: Comparison) -> str:
 
 
 def _graphs_hit(pool: Column) -> list[str]:
-    """Return how often graphs were replayed, and how many of them."""
+    """Return how often graphs were replayed, and how many of the sizes that took."""
     sizes = pool.variant.pool.sizes
     if not sizes:
         return []
@@ -241,8 +242,9 @@ def _graphs_hit(pool: Column) -> list[str]:
     for what, key in (("decode", "replay_share"), ("steps with prompts", "mixed_replay_share")):
         share = pool.mean(key)
         if share is not None and (key == "replay_share" or pool.variant.pool.piecewise):
-            parts.append(f"{what} {100 * share:.0f} %")
-    return [f"graphs hit: {', '.join(parts)}; {used_graphs(pool.runs)} of {len(sizes)} sizes used"]
+            used = used_graphs(pool.runs, decode=what == "decode")
+            parts.append(f"{what} {100 * share:.0f} % ({used}{'' if parts else f' of {len(sizes)} sizes'})")
+    return [f"graphs hit: {', '.join(parts) or 'no step took one'}"]
 
 
 def _by_variant(comparison: Comparison) -> list[str]:

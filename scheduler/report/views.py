@@ -148,11 +148,12 @@ def batch_time(view: View) -> BatchTime:
     return BatchTime(totals[0], totals[1], totals[2], other_ns / 1e9)
 
 
-def used_graphs(runs: Iterable[Run]) -> int:
-    """Return how many different graphs any decode step took."""
+def used_graphs(runs: Iterable[Run], *, decode: bool = True) -> int:
+    """Return how many different sizes the decode steps took, or the steps with prompts."""
     taken: set[int] = set()
     for run in runs:
-        taken.update(np.unique(run.steps.capture_size[run.steps.kind == StepKind.DECODE]).tolist())
+        chosen = (run.steps.kind == StepKind.DECODE) == decode
+        taken.update(np.unique(run.steps.capture_size[chosen]).tolist())
     return len(taken - {0})
 
 

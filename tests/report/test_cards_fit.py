@@ -33,6 +33,7 @@ def assert_fits(card: str) -> list[str]:
     assert "every percentile" in lines[-1] or "percentiles" in lines[-1]
     cut = [line for line in lines if line.endswith("…") and not line.endswith(" …")]
     assert not [line for line in cut if not line.startswith(("graphs", "pool"))], cut
+    assert not [line for line in lines if line.startswith(("graphs hit", "change:")) and "…" in line], card
     (trust,) = [index for index, line in enumerate(lines) if line.startswith("trust ")]
     rest = [line for line in lines[trust:] if not line.startswith(("caution", "next"))]
     assert not [line for line in rest if "…" in line.replace("…+", "").replace("…−", "")], card

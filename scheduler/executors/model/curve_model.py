@@ -32,7 +32,8 @@ class CurveCostModel(CostModel):
         table, data = profile.decode.table(mode), profile.decode.mode(mode)
         if table is None or data is None:
             raise InputError(
-                f"profile {profile.name}: a decode step needs the {mode} curve, which the profile lacks"
+                f"profile {profile.name}: a decode step needs the {mode} curve, which the profile lacks; "
+                f"import steps of mode {mode}, too (run.py profile import --help)"
             )
         points = self._points(table, size, mode)
         if live_rows is not None and live_rows < size:
