@@ -37,7 +37,14 @@ class HostNoise:
 
     def log_slowness(self, at_ns: int) -> float:
         """Return the logarithm of host time relative to its median at an instant."""
-        return math.fsum([process.at(at_ns) for process in self._processes])
+        return math.fsum(
+            [
+                process.before + process.rise * ((at_ns - process.from_ns) / process.grid_ns)
+                if process.from_ns <= at_ns < process.until_ns
+                else process.at(at_ns)
+                for process in self._processes
+            ]
+        )
 
     def normal(self, at_ns: int, purpose: int) -> float:
         """Return a standard normal that belongs to an instant and a purpose alone."""
@@ -45,26 +52,33 @@ class HostNoise:
 
 
 class _Process:
-    """One Ornstein–Uhlenbeck process, drawn block by block as far as it is asked for."""
+    """One Ornstein–Uhlenbeck process, drawn block by block as far as it is asked for.
+
+    From `from_ns` to `until_ns`, between two points of the grid, it is at `before` and goes by `rise`.
+    """
+
+    __slots__ = ("_generator", "_next", "_values", "before", "from_ns", "grid_ns", "rise", "until_ns")
 
     def __init__(self, component: SpeedComponent, generator: np.random.Generator) -> None:
-        self._spread = component.spread
-        self._grid_ns = max(round(component.tau_ms * NS_PER_MS / _FEWEST_POINTS_PER_TAU), 1)
-        keep = math.exp(-self._grid_ns / (component.tau_ms * NS_PER_MS))
-        add = self._spread * math.sqrt(1 - keep * keep)
+        spread = component.spread
+        self.grid_ns = max(round(component.tau_ms * NS_PER_MS / _FEWEST_POINTS_PER_TAU), 1)
+        keep = math.exp(-self.grid_ns / (component.tau_ms * NS_PER_MS))
+        add = spread * math.sqrt(1 - keep * keep)
         self._next: Callable[[float, float], float] = lambda value, normal: keep * value + add * normal
         self._generator = generator
-        self._place, self._before, self._rise = -1, 0.0, 0.0  # the newest two points asked for
-        self._values = [self._spread * float(generator.standard_normal())]
+        self._values = [spread * float(generator.standard_normal())]
+        self.before = self.rise = 0.0
+        self.from_ns = self.until_ns = 0
 
     def at(self, at_ns: int) -> float:
-        place, rest = divmod(at_ns, self._grid_ns)
-        if place != self._place:
-            self._place = place
-            index = place % _POINTS
-            while index + 1 >= len(self._values):
-                block = self._generator.standard_normal(_BLOCK).tolist()
-                self._values.extend(list(accumulate(block, self._next, initial=self._values[-1]))[1:])
-            self._before = before = self._values[index]
-            self._rise = self._values[index + 1] - before
-        return self._before + self._rise * (rest / self._grid_ns)
+        """Return the value at an instant; what is asked for next is mostly near it."""
+        place, rest = divmod(at_ns, self.grid_ns)
+        index = place % _POINTS
+        while index + 1 >= len(self._values):
+            block = self._generator.standard_normal(_BLOCK).tolist()
+            self._values.extend(list(accumulate(block, self._next, initial=self._values[-1]))[1:])
+        self.from_ns = at_ns - rest
+        self.until_ns = self.from_ns + self.grid_ns
+        self.before = self._values[index]
+        self.rise = self._values[index + 1] - self.before
+        return self.before + self.rise * (rest / self.grid_ns)
