@@ -16,6 +16,7 @@ class InlineCostModel(CostModel):
     def __init__(self, profile: InlineProfile, without_graph: WithoutGraph, bound: Bound = "low") -> None:
         super().__init__(without_graph, bound)
         self._profile = profile
+        self._decoding: dict[tuple[Mode, int], StepLine] = {}  # of steps with prompts, by tokens decoded
 
     def decode_line(self, mode: Launch, size: int, live_rows: int | None = None) -> StepLine:
         """See CostModel; whole step times know no launch of their own for PIECEWISE graphs."""
@@ -53,5 +54,9 @@ class InlineCostModel(CostModel):
         ns = (line.base + line.per_token * plan.prefill_tokens) * NS_PER_MS
         if plan.batch_size:
             mode: Mode = self.without_graph if plan.capture_size is None else "graph"
-            ns += self.decode_line(mode, plan.batch_size + plan.draft_tokens).ns(plan.kv_tokens)
+            rows = plan.batch_size + plan.draft_tokens
+            decoding = self._decoding.get((mode, rows))
+            if decoding is None:
+                decoding = self._decoding[mode, rows] = self.decode_line(mode, rows)
+            ns += decoding.ns(plan.kv_tokens)
         return ns
