@@ -258,7 +258,7 @@ def _over_turns(checks: Sequence[Check]) -> list[Check]:
 
 def _result(
     runs: Sequence[RecordedRun], checks: Sequence[Check], left_out: Sequence[LeftOut], seconds: float
-) -> dict[str, Any]:
+) -> dict[str, object]:
     return {
         "seconds": round(seconds, 1),
         "runs": [{"name": run.name, "steps": len(run.steps)} for run in runs],

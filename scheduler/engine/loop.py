@@ -1,8 +1,8 @@
 """The decode loop on the virtual clock: traffic arrives, the engine steps, answers end.
 
-One SimPy process: the engine sleeps until its next decision or, with nothing to do, until it sees the next
-request. The clock is integer nanoseconds. At one instant, in this order: tokens are handed over
-(completions), every arrival of that instant is received, then one scheduling decision is made.
+One SimPy process: the engine sleeps until it sees the next request. Until then its decisions follow from what
+it knows, and need no event. The clock is integer nanoseconds. At one instant, in this order: tokens are
+handed over (completions), every arrival of that instant is received, then one scheduling decision is made.
 """
 
 from __future__ import annotations

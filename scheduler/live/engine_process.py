@@ -45,7 +45,7 @@ class EngineSpec:
     lists: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     @property
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, object]:
         """What must be the same for a finished run to be taken over."""
         lists = {"lists": {name: list(sizes) for name, sizes in self.lists.items()}} if self.lists else {}
         return {"kind": self.kind, "arguments": list(self.arguments), "sizes": list(self.sizes), **lists}

@@ -53,7 +53,7 @@ def pack(spec: EngineSpec, raw: Path, out: Path, events: Sequence[Mapping[str, A
             if row[column]:
                 row[column] = str(int(row[column]) - zero)
 
-    def span(event: Mapping[str, Any]) -> dict[str, Any]:
+    def span(event: Mapping[str, Any]) -> dict[str, object]:
         kept = {key: value for key, value in event.items() if key not in ("kind", "requests")}
         return {
             f"{key.removesuffix('_ns')}_us" if key.endswith("_ns") else key: (
@@ -141,7 +141,7 @@ def finished(spec: EngineSpec, out: Path) -> Path | None:
     return path if all(known.get(key) == value for key, value in spec.identity.items()) else None
 
 
-def _start_up(log: Path) -> dict[str, Any]:
+def _start_up(log: Path) -> dict[str, object]:
     reader = StartUpReader()
     with log.open(encoding="utf-8", errors="replace") as lines:
         for line in lines:

@@ -29,7 +29,7 @@ def standing(version: str) -> str:
     return f"not known; known are {', '.join((*TRIED, *READ))}"
 
 
-def engine_facts(config: Any, version: str) -> dict[str, Any]:
+def engine_facts(config: Any, version: str) -> dict[str, object]:
     """Return the contents of `NAME.json` for a VllmConfig; what a release does not have is left out."""
     compilation, cache, limits, parallel, model = (
         getattr(config, name, None)
@@ -82,7 +82,7 @@ def engine_facts(config: Any, version: str) -> dict[str, Any]:
     }
 
 
-def _drafting(settings: Any) -> dict[str, Any] | None:
+def _drafting(settings: Any) -> dict[str, object] | None:
     """Return how an engine drafts, None where it does not."""
     if settings is None:
         return None

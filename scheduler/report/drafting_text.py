@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 from scheduler.analysis.comparison.drafting import PAYS, DraftChange, DraftedList, DraftStudy, rate_at
 from scheduler.executors.model.cost_model import Bound
@@ -180,7 +179,7 @@ def drafts_flag(study: DraftStudy, workload: Workload, engine: str | None) -> st
     return paste_line(pasted_drafts(study, workload), engine)
 
 
-def drafts_json(study: DraftStudy, workload: Workload) -> dict[str, Any]:
+def drafts_json(study: DraftStudy, workload: Workload) -> dict[str, object]:
     """Return the study as plain data, for tune.json and summary.json."""
     best = study.best_here()
     return {

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from scheduler.report.wording import count_text, number_text
 from scheduler.workload.inputs.found import Found, Use
 
@@ -43,9 +41,9 @@ def _command(use: Use, found: Found) -> str:
     return COMMANDS[use]
 
 
-def found_record(found: Found) -> dict[str, Any]:
+def found_record(found: Found) -> dict[str, object]:
     """Return the same for programs."""
-    record: dict[str, Any] = {
+    record: dict[str, object] = {
         "path": str(found.path),
         "format": found.format,
         "version": found.version,

@@ -24,7 +24,7 @@ from scheduler.engine.records import RequestRecords
 from scheduler.errors import InputError
 from scheduler.files import replacing
 
-Event = dict[str, Any]
+Event = dict[str, object]
 ENGINE_TRACK = 0
 ALWAYS = 2**62
 MOST_SECONDS = 1e9

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
 
 from scheduler.analysis.statistics.steady_state import LEAST_ARRIVALS
 from scheduler.analysis.tuning.answer import (
@@ -24,7 +23,7 @@ MIB = 1 << 20
 LEAST = 0.01  # a smaller difference is called none
 
 
-def tune_json(answer: TuningAnswer | LogAnswer, pasted: PastedPool) -> dict[str, Any]:
+def tune_json(answer: TuningAnswer | LogAnswer, pasted: PastedPool) -> dict[str, object]:
     """Return an answer as tune.json holds it: with its reason or notes in words, and what to paste."""
     content = asdict(answer) | {"paste": flags_text(pasted)}
     if isinstance(answer, TuningAnswer):

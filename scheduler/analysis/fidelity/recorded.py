@@ -83,7 +83,7 @@ def recorded_workload(
             "acceptance": {"per_position": list(accepted)},
         }
     span_s = max(float(traffic.arrival_ms[-1] - traffic.arrival_ms[0]) / 1e3, 1e-3)
-    pool: dict[str, Any] = {"sizes": list(engine.capture_sizes) if engine.full or engine.piecewise else []}
+    pool: dict[str, object] = {"sizes": list(engine.capture_sizes) if engine.full or engine.piecewise else []}
     if pool["sizes"] and engine.piecewise:
         pool["mode"] = "full_and_piecewise" if engine.full else "piecewise"
     name = "".join(c if c in "abcdefghijklmnopqrstuvwxyz0123456789_.-" else "-" for c in run.name.lower())

@@ -209,7 +209,7 @@ def _beside(path: Path, name: str, kind: str) -> Path | None:
     return next((candidate for candidate in found if candidate.exists()), None)
 
 
-def _facts(path: Path) -> dict[str, Any]:
+def _facts(path: Path) -> dict[str, object]:
     try:
         value = json.loads(read_text(path), object_pairs_hook=without_repeats)
     except (ValueError, RecursionError) as error:

@@ -129,7 +129,7 @@ def _add(
     return isinstance(turn, int) and turn > 0
 
 
-def _metric(metrics: Mapping[str, Any], key: str) -> dict[str, Any]:
+def _metric(metrics: Mapping[str, Any], key: str) -> dict[str, object]:
     metric = metrics.get(key)
     return {key: metric.get("value")} if isinstance(metric, Mapping) else {}
 

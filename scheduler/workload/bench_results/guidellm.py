@@ -98,7 +98,7 @@ def _times(row: Mapping[str, Any]) -> tuple[float, float | None, float | None]:
         return number(row, "start_time"), first, number(row, "end_time")
     info = row.get("info")
     timings = info.get("timings") if isinstance(info, Mapping) else None
-    named: dict[str, Any] = {**timings} if isinstance(timings, Mapping) else {}
+    named: dict[str, object] = {**timings} if isinstance(timings, Mapping) else {}
     if "request_start_time" in row:
         start = number(row, "request_start_time")
     else:

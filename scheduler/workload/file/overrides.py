@@ -39,7 +39,7 @@ def use_input(document: Document, found: Found, named: str, *, is_alone: bool) -
     sending = rows.sending
     if sending is not None and sending.rate_per_s is None:
         users = sending.concurrency or len(rows)
-        arrivals: dict[str, Any] | None = {"process": "closed_loop", "concurrency": users}
+        arrivals: dict[str, object] | None = {"process": "closed_loop", "concurrency": users}
     elif rows.arrival_ns:
         use_trace(document, named, "--from")
         _name_it(document, found, is_alone)
@@ -73,7 +73,7 @@ def _name_it(document: Document, found: Found, is_alone: bool) -> None:
         document.data["name"] = re.sub(r"[^a-z0-9_-]+", "-", stem).strip("-")[:80] or "requests"
 
 
-def _replace(document: Document, key: str, value: dict[str, Any], place: str) -> None:
+def _replace(document: Document, key: str, value: dict[str, object], place: str) -> None:
     _forget(document, (key,))
     document.data[key] = value
     document.places[(key,)] = place
