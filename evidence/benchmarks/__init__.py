@@ -1,7 +1,8 @@
 """Speed and memory figures; never a gate.
 
 - `bench_draw.py` How long drawing and reading 1,000,000 requests takes: python -m evidence.benchmarks.bench_draw.
-- `cli_speed.py` How long people wait for the command line: `--help`, and the main job with and without plots. Never a gate.
+- `beside_vidur.py` CPU time beside Vidur (microsoft/vidur, MLSys 2024) on the same requests, in turns.
+- `cli_speed.py` How long people wait for the command line: `--help`, the main job with and without plots, tuning.
 - `interval_coverage.py` How often the printed 95 % intervals hold the truth, on queues whose exact means are known.
 - `loop_speed.py` How fast the loop is: CPU time per step, beside a bare SimPy loop of as many events as steps.
 - `memory.py` How memory grows with requests and with steps, between a run and one three times as long.
