@@ -177,7 +177,7 @@ def simulate(
         executor = variant_model(workload, profile, variant, replication)
     policy = POLICIES[engine.policy]
     speculation = _speculation(workload, profile, variant, replication, requests)
-    batching = (policy if speculation is None else speculative(policy))(
+    batching = (policy if speculation is None else speculative(policy, speculation))(
         limits_of(engine, cost.kv_blocks),
         variant.pool,
         _kv_cache(workload, requests, cost.kv_blocks),

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Protocol, cast
 
 from scheduler.engine.acceptance import Acceptance
@@ -73,8 +74,8 @@ class _SpeculativeBatching(Batching):
 
     request_type = Drafted
 
-    def use(self, speculation: Speculation) -> None:
-        """Draft as the engine is set to; called once, before the first decision."""
+    def __init__(self, *what: Any, speculation: Speculation) -> None:
+        super().__init__(*what)
         self.draft_tokens = speculation.draft_tokens
         self.lookahead_tokens = speculation.lookahead_tokens
 
@@ -144,11 +145,10 @@ class _SpeculativeBatching(Batching):
         return True
 
 
-def speculative(policy: type[Batching]) -> type[_SpeculativeBatching]:
-    """Return a step policy for requests that advance by different numbers of tokens."""
-    return cast(
-        type[_SpeculativeBatching], type(f"Speculative{policy.__name__}", (_SpeculativeBatching, policy), {})
-    )
+def speculative(policy: type[Batching], speculation: Speculation) -> Callable[..., _SpeculativeBatching]:
+    """Return what makes a step policy for requests that advance by different numbers of tokens."""
+    drafting = type(f"Speculative{policy.__name__}", (_SpeculativeBatching, policy), {})
+    return partial(drafting, speculation=speculation)
 
 
 class _WholeStepsAndDrafts:
@@ -218,7 +218,6 @@ class SpeculativeLoop(DecodeLoop):
         speculation: Speculation,
         **settings: Any,
     ) -> None:
-        cast(_SpeculativeBatching, batching).use(speculation)
         super().__init__(batching, executor, *columns, **settings)
         self.speculation = speculation
         self.hands_over_first = self.can_run_ahead = self.follows = self.at_once = False

@@ -33,6 +33,7 @@ from scheduler.engine.executor import StepKind, StepPlan
 from scheduler.engine.graph_pool import GraphPool
 from scheduler.engine.kv_cache import KVCache
 from scheduler.engine.loop import Run
+from scheduler.engine.records import Status
 from scheduler.engine.speculation import Speculation, SpeculativeLoop, speculative
 from scheduler.simulate import POLICIES, Variant, simulate
 from scheduler.workload.draw import draw_requests
@@ -77,7 +78,9 @@ def run_drafting(small: Small, drafts: Drafts) -> Run:
         options.watermark_blocks,
     )
     pool = replace(small.pool, draft_tokens=drafts.draft_tokens)
-    batching = speculative(POLICIES[options.policy])(limits, pool, cache, executor, prompts, None)
+    speculation = Speculation(drafts.draft_tokens, drafts.lookahead, drafts.acceptance(len(prompts)), drafts)
+    make_batching = speculative(POLICIES[options.policy], speculation)
+    batching = make_batching(limits, pool, cache, executor, prompts, None)
 
     def reject(prompt_tokens: int, output_tokens: int) -> str | None:
         if options.max_model_len and prompt_tokens + output_tokens > options.max_model_len:
@@ -91,9 +94,7 @@ def run_drafting(small: Small, drafts: Drafts) -> Run:
         array("q", small.arrival_ns),
         prompts,
         array("q", small.output_tokens),
-        speculation=Speculation(
-            drafts.draft_tokens, drafts.lookahead, drafts.acceptance(len(prompts)), drafts
-        ),
+        speculation=speculation,
         reject=reject,
         concurrency=options.concurrency,
         round_trip_ns=options.round_trip_ns,
@@ -309,6 +310,35 @@ def test_every_pool_meets_the_same_luck():
     assert eager.steps.batch_size.tolist() == graphs.steps.batch_size.tolist()
     assert eager.steps.kv_tokens.tolist() == graphs.steps.kv_tokens.tolist()
     assert (eager.steps.kind == StepKind.DECODE).all()
+
+
+ALONE = """
+name: alone
+requests: 1
+arrivals: {{process: constant, rate_per_s: 1}}
+prompt_tokens: {{distribution: fixed, value: 6}}
+output_tokens: {{distribution: fixed, value: 6}}
+engine:
+  policy: mixed
+  block_size: 1
+  kv_blocks: {blocks}
+  profile:
+    decode_eager_ms: {{base: 5, per_request: 0.1}}
+    decode_graph_ms: {{base: 2, per_request: 0.1}}
+    prefill_ms: {{base: 3, per_token: 0.01}}
+  speculation: {{method: eagle, draft_tokens: 3, acceptance: {{rate: 0.6}}}}
+"""
+
+
+@pytest.mark.parametrize(("blocks", "status"), [(20, Status.REJECTED), (21, Status.COMPLETED)])
+def test_who_is_rejected_hangs_on_the_room_for_drafts_and_look_ahead(tmp_path, blocks, status):
+    """6 + 6 − 1 tokens, two steps' drafts of 3, a look-ahead of 3 and the one token that is certain."""
+    path = tmp_path / "w.yaml"
+    path.write_text(ALONE.format(blocks=blocks), encoding="utf-8")
+    workload = load_workload(path)
+    variant = Variant("graphs", GraphPool(sizes=(4,), draft_tokens=3), "fallback")
+    run = simulate(workload, draw_requests(workload), workload.engine.profile, variant)
+    assert run.requests.status.tolist() == [status]
 
 
 PREFIXES = """
