@@ -43,6 +43,7 @@ from scheduler.engine.request import Running
 from scheduler.engine.traffic import FOREVER, Traffic
 
 Process = Generator[simpy.Event, Any, None]
+MOST_FOLLOWING = 1 << 16  # steps between two looks at Ctrl-C
 _place = attrgetter("admission")
 
 
@@ -333,7 +334,8 @@ class DecodeLoop:
         """Launch the steps that surely follow the newest one; return when the next decision is made."""
         batching, steps = self.batching, self.ledger.steps
         horizon_ns = self.traffic.next_ns if batching.arrival_could_join() else FOREVER
-        most_steps = batching.steps_ahead(self._next_stop() - batching.decode_steps, decided=0)
+        most_steps = min(self._next_stop() - batching.decode_steps, MOST_FOLLOWING)
+        most_steps = batching.steps_ahead(most_steps, decided=0)
         if not most_steps or next_ns >= horizon_ns:
             return next_ns
         clock = cast(HostAndGpu, self.clock)
