@@ -158,6 +158,9 @@ class Engine(Strict):
             raise expectation(expected, "max_num_batched_tokens")
         if self.max_prefill_tokens is not None and self.policy not in ("prefill_first", "sglang"):
             raise expectation(f"no max_prefill_tokens with policy {self.policy}", "max_prefill_tokens")
+        if self.policy == "sglang" and self.max_num_batched_tokens < self.block_size:
+            expected = f"at least block_size, {self.block_size}: a prompt is computed by whole pages"
+            raise expectation(expected, "max_num_batched_tokens")
         if self.policy == "sglang" and self.speculation is not None:
             raise expectation("no speculation with policy sglang", "speculation")
         if self.policy != "mixed":

@@ -128,6 +128,12 @@ CORPUS = [
         "at least max_num_seqs, 64",
     ),
     (
+        "policy: prefill_first\n  max_num_seqs: 64",
+        "policy: sglang\n  max_num_batched_tokens: 8",
+        "9: engine.max_num_batched_tokens",
+        "at least block_size, 16",
+    ),
+    (
         "policy: prefill_first",
         "policy: mixed\n  max_prefill_tokens: 99",
         "9: engine.max_prefill_tokens",
