@@ -152,7 +152,8 @@ class _Teller:
 
 
 def _identity(options: CalibrateOptions, gpus: int) -> dict[str, object]:
-    found: dict[str, object] = {"identity.model": Path(options.model).name or options.model}
+    model = Path(options.model).name or options.model
+    found: dict[str, object] = {"identity.name": f"calibrated-{model}", "identity.model": model}
     gpu = _gpu_name()
     if gpu:
         found["identity.gpu"] = f"{gpus}x {gpu}" if gpus > 1 else gpu

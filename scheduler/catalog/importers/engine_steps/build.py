@@ -237,8 +237,9 @@ def _profile(fitted: Fitted, runs: Sequence[RecordedRun], left_out: Sequence[Lef
     work, host, variation, front = fitted.work, fitted.host, fitted.variation, fitted.front_end
     names = ", ".join(run.path.name for run in runs)
     engine = runs[0].engine
-    identity = imported_identity(names, engine.version).model_copy(
-        update={"model": engine.model, "engine": engine.version.split()[0], "engine_version": engine.version}
+    server, _, release = engine.version.partition(" ")
+    identity = imported_identity(names, server).model_copy(
+        update={"model": engine.model, "engine_version": release or "not stated"}
     )
     schedule, update = (_rounded(values) for values in (host.schedule, host.update))
     launches = {
