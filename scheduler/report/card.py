@@ -238,7 +238,7 @@ def _graphs_hit(pool: Column) -> list[str]:
     sizes = pool.variant.pool.sizes
     if not sizes:
         return []
-    parts = []
+    parts: list[str] = []
     for what, key in (("decode", "replay_share"), ("steps with prompts", "mixed_replay_share")):
         share = pool.mean(key)
         if share is not None and (key == "replay_share" or pool.variant.pool.piecewise):
