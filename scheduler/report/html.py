@@ -38,7 +38,7 @@ from scheduler.report.answer import (
 )
 from scheduler.report.card import card_text
 from scheduler.report.cautions import warnings_of
-from scheduler.report.flags import fewer_flag, pool_flag
+from scheduler.report.flags import fewer_flag, pool_flag, why_no_flag
 from scheduler.report.summary import summary_records
 from scheduler.report.trust import trust_rows
 from scheduler.report.views import View, batch_time, graph_use, samples, view_of
@@ -165,7 +165,8 @@ def report_html(
             for field, entry in sorted(profile.provenance.items())
         ],
         flags=[
-            (pool.name, pool_flag(comparison, pool.variant.pool) or "No flag.") for pool in comparison.pools
+            (pool.name, pool_flag(comparison, pool.variant.pool) or why_no_flag(comparison))
+            for pool in comparison.pools
         ],
         card=card_text(comparison, full=True),
         command=command,
