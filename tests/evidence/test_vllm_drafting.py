@@ -1,7 +1,12 @@
-"""docs/speculation.md says of the recorded vLLM that drafted what its command prints."""
+"""docs/speculation.md says of the recorded vLLM that drafted what its command prints.
+
+`GRAPHPOOL_REWRITE_GOLDEN=1 python -m pytest -m "slow or not slow" tests/evidence/test_vllm_drafting.py` renews
+the tables of the page.
+"""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -16,13 +21,15 @@ from evidence.fidelity.vllm_drafting import (
     foretold_before,
     recorded,
     row_of,
+    tables,
     traffics,
 )
 from evidence.profiles.shipped import VLLM_026
 from scheduler.catalog.importers.recorded_drafts import drafts_of
 from scheduler.catalog.profile.file import load_profile
 
-PAGE = (Path(__file__).parents[2] / "docs" / "speculation.md").read_text(encoding="utf-8")
+PATH = Path(__file__).parents[2] / "docs" / "speculation.md"
+PAGE = PATH.read_text(encoding="utf-8")
 SET = (0.7, 0.49, 0.343)  # vLLM's synthetic_acceptance_rates
 
 
@@ -69,3 +76,16 @@ def test_the_shipped_profile_s_row_is_what_the_command_prints():
     tpot, *errors = row_on_page("the shipped profile: another host, drafting ASSUMED", PLAIN, "low")
     assert tpot == f"{row.measured['tpot_ms']:.2f}"
     assert errors == [shown(row.error(column)) for column in (*COLUMNS, "throughput")]
+
+
+@pytest.mark.slow
+def test_the_page_has_the_tables_that_the_command_prints():
+    errors, changes, _ = tables().split("\n\n")
+    expected = f"{errors}\n\n{changes}\n"
+    first, last = "<!-- drafting -->\n", "<!-- end of drafting -->"
+    before, rest = PAGE.split(first)
+    found, after = rest.split(last)
+    if os.environ.get("GRAPHPOOL_REWRITE_GOLDEN"):
+        PATH.write_text(f"{before}{first}{expected}{last}{after}", encoding="utf-8")
+    else:
+        assert found == expected
