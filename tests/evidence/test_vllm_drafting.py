@@ -1,7 +1,7 @@
 """docs/speculation.md says of the recorded vLLM that drafted what its command prints.
 
-`GRAPHPOOL_REWRITE_GOLDEN=1 python -m pytest -m "slow or not slow" tests/evidence/test_vllm_drafting.py` renews
-the tables of the page.
+`GRAPHPOOL_REWRITE_GOLDEN=1 python -m pytest -m "slow or not slow" tests/evidence/test_vllm_drafting.py`
+renews the tables of the page.
 """
 
 from __future__ import annotations
