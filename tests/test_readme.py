@@ -149,3 +149,15 @@ def test_every_command_shown_exists_with_its_options(page):
         usage = helped.stdout.split("\n\n")[0]
         assert all(name in usage for name in names[:1]), f"{words}: no such command"
         assert all(re.search(rf"{option}\b", helped.stdout) for option in options), (words, helped.stdout)
+
+
+def test_every_audit_and_list_of_the_pages_runs_as_it_is_printed():
+    """A newcomer's third command ended in an error for a limit that it did not name."""
+    lines = [line.strip() for page in PAGES for line in page.read_text(encoding="utf-8").splitlines()]
+    quick = re.compile(r"python run\.py (?:audit (?:--engine|workloads/)|(?:profile|preset) list)")
+    commands = dict.fromkeys(line.partition("  #")[0] for line in lines if quick.match(line))
+    assert len(commands) >= 4
+    for command in commands:
+        outcome = call(*shlex.split(command)[2:])
+        assert outcome.status in (0, 1), (command, outcome.stderr)
+        assert outcome.stdout
