@@ -93,8 +93,8 @@ def _count(found: list[Checked]) -> str:
     gaining = sum(each.gain > 0.1 for each in changed)
     kept = len(found) - len(changed)
     return (
-        f"Of {len(found)} random workloads {len(changed)} were advised another list and {kept} to keep their\n"
-        f"own; {len(losing)} of the advised lists lost more than 2 % somewhere, at worst {100 * worst:+.1f} %;\n"
+        f"Of {len(found)} random workloads {len(changed)} were advised another list, {kept} to keep theirs.\n"
+        f"{len(losing)} of the advised lists lose more than 2 % somewhere (the worst {100 * worst:+.1f} %);\n"
         f"{gaining} gain more than 10 % somewhere."
     ).replace("-", "−")
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
-from itertools import combinations
+from dataclasses import replace
+from itertools import combinations, pairwise
 
 import numpy as np
 import pytest
 
+from scheduler.analysis.tuning.budgets import SizeRules
 from scheduler.analysis.tuning.choose import (
     Load,
     best_by_count,
@@ -17,6 +19,7 @@ from scheduler.analysis.tuning.choose import (
 )
 from scheduler.analysis.tuning.choose_within_budget import choose_within_budget, graphs_within_memory
 from scheduler.analysis.tuning.neighbours import neighbours
+from scheduler.analysis.tuning.step_loads import farthest, is_near
 from scheduler.engine.graph_pool import GraphPool
 from scheduler.errors import InputError
 
@@ -253,3 +256,31 @@ def test_a_capture_budget_over_hundreds_of_sizes_is_met_and_proven():
     assert found.spent <= 4.0 + 1e-9
     assert found.choice.cost == found.lower_bound
     assert found.choice.cost > choose(problem, 40).cost
+
+
+def test_sizes_without_a_step_time_cost_nothing():
+    """An own list may go on above what a profile's table holds."""
+    problem = size_problem([Load.of([0, 1, 1, 1, 1], [0, 1, 2, 3, 4], [0, 9, 9, 9, 9])], range(1, 5))
+    assert problem.cost_of_usable((1, 4, 272)) == problem.cost((1, 4))
+
+
+def test_kernel_candidates_are_multiples_of_eight_above_eight():
+    sizes = candidate_sizes(2048, "kernel")
+    assert sizes[:8] == tuple(range(1, 9))
+    assert all(size % 8 == 0 for size in sizes[8:])
+    assert sizes[-1] == 2048
+    assert all(after - before <= max(8, before // 16) for before, after in pairwise(sizes[8:]))
+
+
+def test_a_list_keeps_its_gaps_where_graphs_suffice_and_no_trap_lies_between():
+    """By the batches alone 1 and 64 would do; a batch of 2 may not be padded to 64 for that."""
+    flat = np.full((65, 65), 5.0)
+    load = Load.of([0, *[1] * 1, *[0] * 62, 1], flat, np.full(65, 9.0))
+    wide = SizeRules(64, 8, tuple(range(1, 65)), (1, 64), None, None, None)
+    near = replace(wide, reach={size: farthest(size) for size in range(65)})
+    assert wide.best(wide.problem([load])).sizes == (1, 64)
+    found = near.best(near.problem([load])).sizes
+    assert len(found) > 2
+    assert is_near(found, 64)
+    few = replace(near, graphs=2)
+    assert few.best(few.problem([load])).sizes == (1, 64), "too few graphs for narrow gaps"

@@ -93,6 +93,11 @@ class SizeProblem:
         total = sum(float(self.segment[after - 1, before]) for before, after in pairwise(path))
         return total + float(self.tail[path[-1]])
 
+    def cost_of_usable(self, sizes: Sequence[int]) -> float:
+        """Return the cost of those of some sizes that are candidates: others have no step time."""
+        usable = set(self.candidates)
+        return self.cost([size for size in sizes if size in usable])
+
 
 def candidate_sizes(largest: int, rule: CandidateRule = "all", align: int = 1) -> tuple[int, ...]:
     """Return the sizes to choose from, up to the first multiple of `align` that holds `largest`.

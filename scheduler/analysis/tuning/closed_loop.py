@@ -28,6 +28,7 @@ from scheduler.analysis.tuning.pool_search import Evaluated, PoolSearch
 from scheduler.analysis.tuning.step_loads import (
     LEAST_TOGETHER,
     graphs_to_be_near,
+    has_graph_time,
     is_near,
     padding_reach,
     unmet_sizes,
@@ -108,12 +109,13 @@ def tune(evaluator: Evaluator, samples: list[DrawnRequests], budgets: Budgets) -
     search = PoolSearch(judge.evaluate)
     reference = search.value(judge.reference, "own pool")
     kv_per_row = _kv_per_row(reference.detail)
+    model = cost_model(profile, "fallback")
     # What no load met is not dropped; where the budgets leave no room for it, nothing is advised.
     unmet = unmet_sizes(own.pool.sizes, reference.detail.together, engine.max_num_seqs)
+    unmet = tuple(size for size in unmet if has_graph_time(model, size))
     is_idle = reference.detail.together < LEAST_TOGETHER
     for piecewise in modes:
         rules[piecewise] = rules[piecewise].holding(unmet)
-    model = cost_model(profile, "fallback")
     for piecewise in modes:
         pool = replace(own.pool, piecewise=piecewise)
         reach = padding_reach(model, rules[piecewise].candidates, pool, kv_per_row, engine.max_num_seqs)
@@ -269,13 +271,12 @@ def _worth_trying(best: Evaluated, rules: SizeRules) -> Callable[[Choice], bool]
     """
     loads = best.loads()
     problems = [rules.problem([load]) for load in loads]
-    usable = [size for size in best.pool.sizes if size in set(rules.candidates)]
-    before = [problem.cost(usable) for problem in problems]
+    before = [problem.cost_of_usable(best.pool.sizes) for problem in problems]
     least = WORTH_TRYING * sum(before) / max(len(best.detail.histograms), 1)
 
     def worth(choice: Choice) -> bool:
         costs = zip(before, problems, strict=True)
-        return any(cost - problem.cost(choice.sizes) >= least for cost, problem in costs)
+        return any(cost - problem.cost_of_usable(choice.sizes) >= least for cost, problem in costs)
 
     return worth
 

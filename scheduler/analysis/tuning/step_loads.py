@@ -230,6 +230,11 @@ def graphs_to_be_near(largest: int) -> int:
     return count
 
 
+def has_graph_time(model: CostModel, size: int) -> bool:
+    """Tell whether the profile knows how long a decode step takes in the graph of a size."""
+    return not np.isnan(_decode_ns(model, size, 0.0))
+
+
 def _decode_ns(model: CostModel, size: int, kv_tokens: float) -> float:
     try:
         return model.decode_line("graph", size).ns(int(kv_tokens))
