@@ -325,7 +325,7 @@ def _over_loads(answer: TuningAnswer) -> list[str]:
         if row.low is not None and row.high is not None:
             low, high = sorted((sign * row.low, sign * row.high))
             bounds = f" [{percent_text(low)}, {percent_text(high)}]"
-        change = "no difference" if abs(row.loss) < LEAST else ("loses" if row.loss > 0 else "gains")
+        change = "no difference" if _is_none(row) else ("loses" if row.loss > 0 else "gains")
         lines.append(
             f"  {row.rate_factor:g}×{host}: {number_text(row.own)} → {number_text(row.best)} {what}; "
             f"{change} {percent_text(sign * row.loss)}{bounds}"
@@ -335,6 +335,12 @@ def _over_loads(answer: TuningAnswer) -> list[str]:
         own = _rate(rate.own_per_s, rate.own_limited_by)
         lines.append(f"  highest rate{host}: {own} → {_rate(rate.best_per_s, rate.best_limited_by)}")
     return lines if answer.loads else []
+
+
+def _is_none(row: LoadRow) -> bool:
+    """Tell whether a change is called none: below 1 %, or its interval holds 0."""
+    within = row.low is not None and row.high is not None and row.low <= 0 <= row.high
+    return abs(row.loss) < LEAST or within
 
 
 def _rate(per_s: float | None, limited_by: str) -> str:

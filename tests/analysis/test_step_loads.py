@@ -144,3 +144,24 @@ def test_noise_in_a_curve_is_smoothed_before_it_is_searched():
     load = smoothed(Load.of(np.ones(4), graph, np.full(4, 9.0)), [1, 2, 3])
     assert load.graph_ns[1, 1:].tolist() == pytest.approx([5.0, 5.7, 5.7])
     assert load.graph_ns[3, 3] == 5.4, "only graphs that hold the batch count"
+
+
+def test_decode_steps_in_piecewise_graphs_are_priced_as_such():
+    """vLLM's graphs above max_num_seqs are PIECEWISE: what only they hold pays attention apart."""
+    model = cost_model(load_profile(DEFAULT_PROFILE), "fallback")
+    histogram = step_histogram([RUN], 4, 64)
+    full, apart = (
+        cell_loads(histogram, model, [2, 4, 8], GraphPool((2, 4, 8), piecewise=True, full=full))[0]
+        for full in (True, False)
+    )
+    for load, launch, sizes in (
+        (full, "graph", (2, 4)),
+        (full, "piecewise", (8,)),
+        (apart, "piecewise", (4, 8)),
+    ):
+        for size in sizes:
+            place = [2, 4, 8].index(size) + 1
+            kv = 900 if size > 2 else 200
+            row = 2 if size > 2 else 1
+            assert load.graph_ns[row, place] == pytest.approx(model.decode_line(launch, size).ns(kv), abs=1)
+    assert (apart.graph_ns[2, 2:] > full.graph_ns[2, 2]).all()

@@ -1,0 +1,106 @@
+"""The words of a tuning: what a change costs and saves, what is called no difference, overload first."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from scheduler.analysis.tuning.answer import Advice, LoadRow, Reason, TuningVerdict
+from scheduler.analysis.tuning.assemble import tuning_answer
+from scheduler.analysis.tuning.budgets import Budgets
+from scheduler.analysis.tuning.checks import FreshRequests
+from scheduler.analysis.tuning.closed_loop import tune
+from scheduler.analysis.tuning.objectives import objective
+from scheduler.analysis.tuning.pool_runs import Evaluator
+from scheduler.analysis.tuning.samples import search_and_fresh
+from scheduler.analysis.tuning.verdict import tuning_verdict
+from scheduler.report.engine_flags import PastedPool
+from scheduler.report.tune_text import advice_line, tune_text
+from scheduler.workload.schema import Workload
+
+WORKLOAD = {
+    "name": "tuned",
+    "requests": 120,
+    "arrivals": {"process": "poisson", "rate_per_s": 24},
+    "prompt_tokens": {"distribution": "fixed", "value": 10},
+    "output_tokens": {"distribution": "geometric", "mean": 16},
+    "engine": {
+        "policy": "decode_only",
+        "max_num_seqs": 8,
+        "kv_blocks": "unlimited",
+        "profile": {
+            "decode_eager_ms": {"base": 12, "per_request": 0.2},
+            "decode_graph_ms": {"base": 6, "per_request": 0.3},
+        },
+    },
+    "pool": {"sizes": [1, 2]},
+}
+
+
+@pytest.fixture(scope="module")
+def answer():
+    workload = Workload.model_validate(WORKLOAD)
+    search, samples, on = search_and_fresh(workload, 2)
+    evaluator = Evaluator(workload, workload.engine.profile, objective("mean_tpot"))
+    tuning = tune(evaluator, search, Budgets(4))
+    fresh = FreshRequests(evaluator, samples, on)
+    over = fresh.over_loads(tuning.best.pool, tuning.own.pool)
+    return tuning_answer(tuning, fresh, over, tuning_verdict(tuning, fresh, over))
+
+
+def row(**changes):
+    plain = LoadRow(
+        rate_factor=2.0, host="low", of="mean TPOT", own=10.0, best=8.0, loss=-0.2, low=-0.22, high=-0.18,
+        offered_per_s=48.0, own_overloaded=False, best_overloaded=False,
+        own_slo_attainment=None, best_slo_attainment=None,
+    )  # fmt: skip
+    return replace(plain, **changes)
+
+
+def card(answer, *rows):
+    return tune_text(replace(answer, loads=rows), PastedPool(answer.sizes))
+
+
+def test_a_change_of_mode_of_memory_and_of_start_up_stands_in_the_first_line(answer):
+    verdict = TuningVerdict(
+        Advice.TRIM, Reason.LESS_PADDING, kv_tokens_gained=-4096, start_up_s_gained=-1.5,
+        graph_memory_bytes_gained=-(200 << 20), mode_change=("full_and_piecewise", "full_decode_only"),
+    )  # fmt: skip
+    line = advice_line(replace(answer, verdict=verdict))
+    assert "CHANGES THE MODE from FULL_AND_PIECEWISE to FULL_DECODE_ONLY" in line
+    assert "−4,096 KV tokens" in line
+    assert "+1.5 s start-up" in line
+    assert "+200 MiB of graphs" in line
+    kept = advice_line(replace(answer, verdict=replace(verdict, advice=Advice.KEEP)))
+    assert "MODE" not in kept
+    assert "MiB" not in kept
+
+
+@pytest.mark.parametrize(
+    ("changes", "word"),
+    [
+        ({}, "gains −20.0 %"),
+        ({"loss": 0.03, "low": 0.02, "high": 0.04}, "loses +3.0 %"),
+        ({"loss": -0.009, "low": -0.0095, "high": -0.0085}, "no difference −0.9 %"),
+        ({"loss": -0.05, "low": -0.12, "high": 0.02}, "no difference −5.0 %"),
+        ({"loss": -0.05, "low": None, "high": None}, "gains −5.0 %"),
+    ],
+)
+def test_less_than_one_percent_or_within_the_interval_is_called_no_difference(answer, changes, word):
+    (line,) = [line for line in card(answer, row(**changes)).splitlines() if line.startswith("  2×")]
+    assert word in line
+
+
+def test_overload_and_an_slo_that_nobody_meets_come_before_all_else(answer):
+    behind = row(
+        of="throughput", own=20.0, best=48.0, loss=-1.4, own_overloaded=True, own_slo_attainment=0.0,
+        best_slo_attainment=1.0,
+    )  # fmt: skip
+    lines = card(answer, row(rate_factor=1.0, own_slo_attainment=0.9), behind).splitlines()
+    assert lines[1] == "  OVERLOAD       the own pool cannot keep up at 2× (48.00/s arrive at 2×)"
+    assert lines[2] == "  SLO MISSED     by every request of the own pool at 2× (48.00/s arrive at 2×)"
+    assert any("20.00 → 48.00 of 48.00 requests/s served; gains +140.0 %" in line for line in lines)
+    assert "OVERLOAD" not in card(answer, row())
+    slow = card(answer, row(), replace(behind, host="high"))
+    assert "the own pool cannot keep up at 2× on a slow host" in slow
