@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from array import array
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from small_loop import AheadExecutor, PlainExecutor, StepTimes
 
+from scheduler.catalog.profile.file import load_profile
 from scheduler.engine.batching import Limits
 from scheduler.engine.graph_pool import GraphPool
 from scheduler.engine.kv_cache import KVCache
 from scheduler.engine.loop import DecodeLoop, Run
 from scheduler.engine.prefix_cache import PrefixCache
 from scheduler.engine.sglang import DECAY, FIRST_RATIO, LEAST_RATIO, Sglang
+from scheduler.simulate import Variant, simulate
+from scheduler.workload.draw import draw_requests
+from scheduler.workload.schema import Workload
 
 TIMES = StepTimes(base=5, graph_base=5, per_row=1, per_prefill_token=1)
 
@@ -128,3 +133,28 @@ def test_prompts_are_found_by_those_admitted_after_their_results_came():
     )
     assert run.steps.prefill_tokens[run.steps.prefill_tokens > 0].tolist() == [16, 1]
     assert batching.hit_tokens == 7
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_what_is_reserved_falls_by_every_step_that_follows_another_at_once(seed):
+    """Host and GPU apart, little room, so that who is admitted when hangs on the reserved share."""
+    profile = "h100-vllm-0.26-llama-3.1-8b-bf16"
+    workload = Workload.model_validate(
+        {
+            "name": "little-room",
+            "seed": seed,
+            "requests": 60,
+            "arrivals": {"process": "poisson", "rate_per_s": 20},
+            "prompt_tokens": {"distribution": "uniform", "min": 1, "max": 100},
+            "output_tokens": {"distribution": "geometric", "mean": 80, "max": 400},
+            "engine": {"policy": "sglang", "kv_blocks": 200, "ends": "eos", "profile": profile},
+        }
+    )
+    requests, variant = draw_requests(workload), Variant("graphs", GraphPool((1, 4, 16)), "fallback")
+    at_once, one_by_one = (
+        simulate(workload, requests, load_profile(profile), variant, run_ahead=ahead)
+        for ahead in (True, False)
+    )
+    np.testing.assert_array_equal(at_once.requests.scheduled_ns, one_by_one.requests.scheduled_ns)
+    np.testing.assert_array_equal(at_once.requests.finish_ns, one_by_one.requests.finish_ns)
+    np.testing.assert_array_equal(at_once.steps.start_ns, one_by_one.steps.start_ns)
