@@ -174,7 +174,7 @@ def test_reading_beyond_the_table_is_reported_and_inside_it_is_not():
     model.run(mixed(0, 0, (600, 0)))
     assert model.extrapolations() == [
         "decode steps of above 16 rows (eager)",
-        "graph decode steps of 16–16 rows, up to 9,294 KV tokens",
+        "graph decode steps of 16 rows, up to 9,294 KV tokens",
         "steps with prompt tokens beyond the measured tables",
     ]
 
