@@ -17,7 +17,6 @@ from scheduler.commands.profile import overrides_of
 from scheduler.commands.run import chosen_pools, workload_profile
 from scheduler.engine.executor import PipelinedExecutor
 from scheduler.errors import InputError
-from scheduler.executors.model.by_profile import cost_model
 from scheduler.files import check_folder, write_json
 from scheduler.report.outputs import save_figures
 from scheduler.report.validation import (
@@ -27,7 +26,7 @@ from scheduler.report.validation import (
     validation_figure,
     validation_text,
 )
-from scheduler.simulate import Variant, draft_cost
+from scheduler.simulate import Variant, draft_cost, variant_model
 from scheduler.workload.file.loader import load_workload
 from scheduler.workload.inputs.door import read_measured
 
@@ -100,16 +99,23 @@ def _run_recorded(workload_file: Path | None, path: Path, options: ValidateOptio
             name: {"steps": use.steps, "time": use.time} for name, use in sorted(validation.modes.items())
         },
     }
+    if validation.drifted is not None:
+        result["host_drift"] = {
+            name: {"faster_host": fast, "slower_host": slow}
+            for name, (fast, slow) in validation.drifted.items()
+        }
     text = recorded_text(validation, run.name, options.traffic, pool.origin if not own else "the run's own")
     if options.teacher:
-        model = cost_model(profile, "eager" if run.engine.eager else "fallback")
-        if not isinstance(model, PipelinedExecutor):
+        variant = Variant("run", pool.pool, "eager" if run.engine.eager else "fallback")
+        drawn = [variant_model(workload, profile, variant, r) for r in range(options.replications)]
+        models = [model for model in drawn if isinstance(model, PipelinedExecutor)]
+        if not models:
             raise InputError(f"--teacher: expected a profile of version 2, {profile.name} knows no parts")
         settings = workload.engine.speculation
         drafting = None
         if settings is not None and settings.draft_tokens:
-            drafting = draft_cost(settings, profile, Variant("run", pool.pool, model.without_graph))
-        found = residuals(run, traffic.span, model, drafting)
+            drafting = draft_cost(settings, profile, variant)
+        found = residuals(run, traffic.span, models, drafting)
         result["teacher"] = [{**asdict(residual), "error": residual.error} for residual in found]
         text += teacher_text(found)
     if options.plots:

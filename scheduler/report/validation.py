@@ -91,6 +91,7 @@ def recorded_text(validation: RecordedValidation, run: str, traffic: int, pool_o
         *aligned(shares),
         "",
         _verdict(validation),
+        *_drift(validation),
     ]
     return "\n".join(line.rstrip() for line in lines) + "\n"
 
@@ -109,6 +110,19 @@ def _verdict(validation: RecordedValidation) -> str:
     tpot = validation.latencies["tpot_ms"]["mean"]["error"]
     parts = [f"{kind} within {100 * worst:.1f} % ({name})" for kind, (worst, name) in errors.items()]
     return f"verdict: mean TPOT {percent_text(tpot)}; {'; '.join(parts)}"
+
+
+def _drift(validation: RecordedValidation) -> list[str]:
+    """Say what the profile's host would make of another engine or another minute."""
+    if validation.drifted is None:
+        return []
+    fast, slow = validation.drifted["tpot_ms"]
+    numbers = validation.latencies["tpot_ms"]["mean"]
+    inside = "inside" if fast <= numbers["measured"] <= slow else "outside"
+    return [
+        f"host drift: mean TPOT {fast:.2f} to {slow:.2f} ms with a host one standard deviation of its drift "
+        f"faster and slower; {numbers['measured']:.2f} ms measured is {inside}"
+    ]
 
 
 def teacher_text(found: Sequence[Residual]) -> str:

@@ -94,7 +94,7 @@ def test_the_profile_foretells_the_drafting_engines_traffic(tmp_path, name, gpu)
     # The same steps, without feedback.
     model = EngineCostModel(found, "fallback")
     drafting = draft_cost(workload.engine.speculation, found, Variant("run", pool, "fallback"))
-    found_steps = residuals(run, traffic.span, model, drafting)
+    found_steps = residuals(run, traffic.span, [model], drafting)
     measured, foretold = (
         sum(each.steps * getattr(each, key) for each in found_steps) for key in ("measured_ms", "model_ms")
     )
@@ -111,7 +111,7 @@ def test_replayed_step_by_step_the_truth_is_met(tmp_path):
         workload = recorded_workload(run, traffic, "h100-vllm-llama-3.1-8b-bf16")
         pool = chosen_pools(workload, truth, ())[-1].pool
         drafting = draft_cost(workload.engine.speculation, truth, Variant("run", pool, "fallback"))
-        for each in residuals(run, traffic.span, EngineCostModel(truth, "fallback"), drafting):
+        for each in residuals(run, traffic.span, [EngineCostModel(truth, "fallback")], drafting):
             assert each.model_ms == pytest.approx(each.measured_ms, rel=0.002, abs=0.002), each
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from scheduler.catalog.importers.engine_steps.build import Source, import_steps
+from scheduler.catalog.importers.engine_steps.drift import Shown, levels, shares_within
 from scheduler.catalog.importers.engine_steps.noise import fit_variation
 from scheduler.catalog.importers.engine_steps.robust import non_negative, relative_fit
 from scheduler.catalog.importers.recorded_run import read_recorded
@@ -177,10 +178,48 @@ def test_a_drift_of_seconds_is_told_and_not_drawn():
         return np.array(list(accumulate(steps, lambda value, step: keep * value + step)))
 
     log_slowness = wandering(0.1, 50.0) + wandering(0.15, 5_000.0)
-    variation = fit_variation([(at, np.exp(log_slowness))], {})
+    shown = [Shown(at, np.exp(log_slowness), np.ones(len(at)))]
+    variation = fit_variation(shown, {})
     assert max(tau for _, tau in variation.components) < 1_000
     assert variation.sd == pytest.approx(0.1, abs=0.04)
-    assert variation.drift_sd == pytest.approx(0.15, abs=0.05)
+    assert levels({0: shown}).within == pytest.approx(0.14, abs=0.04)
+
+
+def test_costs_seen_while_the_host_was_slow_come_out_as_on_the_average_host():
+    """Graphs were launched in the first half of the run alone, when the host took half as long again."""
+    rng = np.random.default_rng(5)
+    at = np.arange(0.0, 60_000.0, 20.0)
+    slow = np.where(at < 30_000, 1.5, 1.0)
+
+    def shown(where: np.ndarray) -> list[Shown]:
+        ratio = slow[where] * rng.lognormal(0, 0.1, int(where.sum()))
+        return [Shown(at[where], ratio, np.ones(len(ratio)))]
+
+    found = levels({-1: shown(at >= 0), 0: shown(at < 30_000), 2: shown(at >= 30_000)})
+    assert found.factor[-1] == pytest.approx(1.25, abs=0.04)
+    assert found.factor[0] == pytest.approx(1.25, abs=0.12)
+    assert found.factor[2] == pytest.approx(1.25, abs=0.12)
+    assert found.within == pytest.approx(0.2, abs=0.03)
+
+
+def test_an_engine_counts_by_more_than_its_steps():
+    """Five seconds of one engine against a minute of another: nearer the middle than the steps are."""
+    ratios = (np.full(3_000, 1.0), np.full(250, 1.2))
+    shown = [Shown(np.arange(len(ratio)) * 20.0, ratio, np.ones(len(ratio))) for ratio in ratios]
+    found = levels({0: shown})
+    assert 1.04 < found.factor[0] < 1.1
+    assert found.between == pytest.approx(np.log(1.2) / np.sqrt(2), rel=0.01)
+
+
+def test_what_a_launch_is_slower_for_is_told_from_a_slower_host():
+    rng = np.random.default_rng(6)
+    at = np.arange(0.0, 40_000.0, 20.0)
+    cold = (rng.random(len(at)) < np.where(at < 20_000, 0.8, 0.2)).astype(float)
+    ms = np.where(at < 20_000, 30.0, 20.0) * (1 + 0.1 * cold) * rng.lognormal(0, 0.1, len(at))
+    chance = rng.random(len(at))
+    found = shares_within(at, np.zeros(len(at), np.int64), ms, np.column_stack([cold, chance]))
+    assert found[0] == pytest.approx(0.1, abs=0.02)
+    assert found[1] == 0.0
 
 
 def test_only_the_grid_of_a_run_can_be_taken(tmp_path):

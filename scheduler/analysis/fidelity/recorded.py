@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from scheduler.engine.graph_pool import GraphPool
 from scheduler.engine.loop import Run
 from scheduler.engine.records import Graph, Status
 from scheduler.errors import InputError
+from scheduler.executors.model.cost_model import Bound
 from scheduler.simulate import Variant, simulate
 from scheduler.workload.requests import Requests
 from scheduler.workload.schema import Workload
@@ -43,7 +44,8 @@ class ModeUse:
 class RecordedValidation:
     """A traffic of a recorded run beside simulations of it, one per replication; simulated numbers are means.
 
-    `spread` holds the least and the largest simulated mean TPOT over replications.
+    `spread` holds the least and the largest simulated mean TPOT over replications. `drifted` holds the means
+    of every latency on a host that is faster, and slower, by the profile's drift; None where it has none.
     """
 
     workload: Workload
@@ -55,6 +57,7 @@ class RecordedValidation:
     modes: dict[str, ModeUse]
     spread: tuple[float, float]
     distributions: dict[str, tuple[Float, Float]]
+    drifted: dict[str, tuple[float, float]] | None = None
 
 
 def traffic_of(run: RecordedRun, index: int) -> Traffic:
@@ -160,7 +163,28 @@ def validate_recorded(
         _mode_use(run, traffic, runs),
         (min(tpots), max(tpots)),
         {name.removesuffix("_ms"): (_curve(truth[name]), _curve(drawn[0][name])) for name in LATENCIES},
+        _drifted(workload, requests, profile, variant, replications),
     )
+
+
+def _drifted(
+    workload: Workload, requests: Requests, profile: Profile, variant: Variant, replications: int
+) -> dict[str, tuple[float, float]] | None:
+    drifting = profile.at_drift()
+    if drifting is None:
+        return None
+    ends = []
+    bounds: tuple[Bound, ...] = ("low", "high")
+    for bound in bounds:
+        of_bound = replace(variant, bound=bound)
+        drawn = [
+            _simulated(simulate(workload, requests, drifting, of_bound, replication=r))
+            for r in range(replications)
+        ]
+        ends.append(
+            {name: float(np.mean([_statistic(one[name], "mean") for one in drawn])) for name in LATENCIES}
+        )
+    return {name: (ends[0][name], ends[1][name]) for name in LATENCIES}
 
 
 Weighted = tuple[Float, NDArray[np.int64]]  # values, and how often each occurs

@@ -6,6 +6,7 @@ so that an error is one of the step's parts alone. The recurrence is that of `sc
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,13 +36,17 @@ class Residual:
 
 
 def residuals(
-    run: RecordedRun, span: Span, model: PipelinedExecutor, drafting: DraftWork | None = None
+    run: RecordedRun, span: Span, models: Sequence[PipelinedExecutor], drafting: DraftWork | None = None
 ) -> list[Residual]:
-    """Replay the steps of a span, each followed by its drafting; each idle time is the measured one."""
+    """Replay the steps of a span by each model, each step followed by its drafting, and take the mean.
+
+    Each idle time is the measured one. Models that draw the host's speed show what its ups and downs cost
+    where the later of two things is waited for.
+    """
     steps = run.steps
     index = np.flatnonzero(run.of_span(span))
-    handed = replay(run, index, model, drafting)
-    measured, foretold = np.diff(steps.output[index]), np.diff(handed)
+    measured = np.diff(steps.output[index])
+    foretold = np.mean([np.diff(replay(run, index, model, drafting)) for model in models], axis=0)
     follows = steps.scheduled[index[1:]] < steps.output[index[:-1]]
     mode, prompts = steps.mode[index], steps.chunks[index] > 0
     found: list[Residual] = []

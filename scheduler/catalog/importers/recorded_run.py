@@ -94,7 +94,8 @@ class Steps:
     `requests` are all that take part, `chunks` the prompt chunks among them (`chunk_tokens` in all, `pairs`
     of new and earlier tokens in them), `width` the tokens the model computes, padding included. `kv_tokens`
     are those of the decoded requests before the step. `dispatched` is when the graph is chosen and launching
-    begins, `launched` when the launching thread is free again, `output` when the tokens are handed over.
+    begins (multiproc, where logged: when the worker takes the step up), `launched` when the launching thread
+    is free again, `output` when the tokens are handed over.
     `gpu_ms` is the GPU's work on the step where the log shows it with no launch in its way, `gpu_after` from
     the dispatch until a graph ran on an idle GPU; both NaN elsewhere.
     `held`: the GPU was kept busy before the step, so that its times are no engine's.
@@ -395,6 +396,10 @@ def _steps(path: Path, engine: RecordedEngine) -> Steps:
         for name in ("launched_us", "drafting_us", "drafted_us")
     )
     drafts, accepted = columns.by_place("drafts"), columns.by_place("accepted")
+    if engine.multiproc:
+        # All that the worker's process does for a step keeps the next one waiting: preparing it, too.
+        entered = columns.optional("entered_us", _time_or_none, "microseconds or nothing") / 1e3
+        dispatched = np.where(np.isfinite(entered), entered, dispatched)
     held = columns.optional("held", _time_or_none, "1 or nothing") > 0
     gpu = {
         name: columns.optional(f"{name}_us", _time_or_none, "microseconds or nothing") / 1e3

@@ -7,6 +7,7 @@ The same GPU work serves every mode; only what launching costs differs.
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -136,6 +137,8 @@ class HostCosts(Strict):
     """What the host does for a step. `speed` are the processes its speed is made of, in virtual time.
 
     `range` scales all host costs of runs compared at both ends; without it both ends are the measured host.
+    `drift`: how far the host's mean speed over a traffic may be off, for a newly started engine has another
+    and it wanders for seconds; the standard deviation of the logarithm. It is not drawn.
     """
 
     schedule: ScheduleCost = ScheduleCost()
@@ -143,6 +146,7 @@ class HostCosts(Strict):
     launch: LaunchCosts
     speed: Annotated[tuple[SpeedComponent, ...], BeforeValidator(as_tuple), Field(max_length=16)] = ()
     range: SpeedRange | None = None
+    drift: _Spread | None = None
 
     @model_validator(mode="after")
     def _launches_something(self) -> HostCosts:
@@ -227,6 +231,13 @@ class EngineProfile(MeasuredProfile):
         host = self.host.model_copy(update={"range": None})
         return self.model_copy(update={"host": host, "provenance": kept})
 
+    def at_drift(self) -> EngineProfile | None:
+        """See Profile; one standard deviation to either side."""
+        if not self.host.drift:
+            return None
+        both = SpeedRange(low=math.exp(-self.host.drift), high=math.exp(self.host.drift))
+        return self.model_copy(update={"host": self.host.model_copy(update={"range": both})})
+
     def parts_in_words(self) -> list[tuple[str, str]]:
         """Return what a step costs the host and the GPU beside the curve."""
         gpu, schedule, update = self.gpu, self.host.schedule, self.host.update
@@ -257,6 +268,10 @@ class EngineProfile(MeasuredProfile):
         if self.host.speed:
             wanders = [f"{part.spread:.1%} for {part.tau_ms:,.0f} ms" for part in self.host.speed]
             parts.append(("host speed", f"wanders by {', '.join(wanders)}"))
+        if self.host.drift:
+            parts.append(
+                ("host drift", f"±{self.host.drift:.0%} of its mean speed over a traffic, not drawn")
+            )
         return parts
 
     def launch(self, how: Launching) -> LaunchCost:

@@ -116,6 +116,10 @@ class InlineProfile(Strict):
     def gpu_bytes(self) -> None:
         """See Profile: not known."""
 
+    def at_drift(self) -> InlineProfile | None:
+        """See Profile: not known."""
+        return None
+
     def with_eager_ms(self, eager_ms: float) -> InlineProfile:
         """See Profile: its eager times are given."""
         raise InputError(

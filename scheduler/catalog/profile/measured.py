@@ -123,6 +123,10 @@ class MeasuredProfile(Strict):
         """See Profile."""
         return self.memory.gpu_bytes
 
+    def at_drift(self) -> MeasuredProfile | None:
+        """See Profile."""
+        return None
+
     def of_its_host(self) -> MeasuredProfile:
         """Return the profile with the host that it was measured on, where it gives host time as a range."""
         return self

@@ -265,6 +265,10 @@ class Profile(Protocol):
         """The GPU's memory."""
         ...
 
+    def at_drift(self) -> Profile | None:
+        """Return the profile with its host's drift as the range of its speed; None where none is known."""
+        ...
+
     def with_eager_ms(self, eager_ms: float) -> Profile:
         """Return the profile on the user's own host, where one eager decode step takes `eager_ms`.
 

@@ -2,6 +2,7 @@
 
 - `build.py` From recorded runs to a profile of version 2: the fit, how well it fits, and whence each number.
 - `drafting.py` What proposing drafts behind a step costs: the GPU's work on it, and launching it.
+- `drift.py` What the host's work takes on an average host, from runs whose host drifted.
 - `flow.py` How the steps of a recorded run followed each other: which overlapped, and what that lets one see.
 - `front_end.py` What stands between client and scheduler: how long a request takes in, and its tokens take out.
 - `host.py` What scheduling a step and handing out its tokens cost the host.

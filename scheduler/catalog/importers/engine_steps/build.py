@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +16,19 @@ from scheduler.catalog.importers.engine_steps.drafting import (
     are_told_apart,
     fit_draft_launches,
 )
+from scheduler.catalog.importers.engine_steps.drift import Levels, levels
 from scheduler.catalog.importers.engine_steps.flow import FULL, Flow, flow_of, near_held
 from scheduler.catalog.importers.engine_steps.front_end import FrontEnd as FrontEndFit
 from scheduler.catalog.importers.engine_steps.front_end import fit_front_end
 from scheduler.catalog.importers.engine_steps.host import HostFit, fit_host
-from scheduler.catalog.importers.engine_steps.noise import Variation, fit_variation
+from scheduler.catalog.importers.engine_steps.noise import WINDOW_MS, Variation, fit_variation
 from scheduler.catalog.importers.engine_steps.work import (
     TAIL_MS,
     WARM_STEPS,
     WorkFit,
+    at_level,
     fit_work,
+    logs_launches,
     predicted_outputs,
 )
 from scheduler.catalog.importers.overrides import with_overrides
@@ -48,6 +52,7 @@ from scheduler.errors import InputError
 
 Float = NDArray[np.float64]
 Bool = NDArray[np.bool_]
+_SCHEDULING = (-1, -2)  # beside the modes, whose launches are the other kinds of the host's work
 _BLOCK_MS = 2_000.0  # alternate blocks of time are left out, to say what a prediction is off by
 _FEWEST_STEPS = 200
 _FEWEST_IN_BLOCK = 10
@@ -85,6 +90,7 @@ class Fitted:
     work: WorkFit
     host: HostFit
     variation: Variation
+    levels: Levels | None  # None where no launches are logged, by which drift could be followed
     front_end: FrontEndFit | None
     drafts: DraftLaunches
     drafts_apart: bool
@@ -132,15 +138,39 @@ def fit_all(
     """Fit the GPU's work to the used steps, and the host to those that are told of it."""
     work = fit_work(runs, flows, used, told)
     host = fit_host(runs, flows, told)
-    variation = fit_variation(host.schedule_ratio, work.launch_ratio)
+    follow = any(logs_launches(run, mask) for run, mask in zip(runs, told, strict=True))
+    variation = fit_variation(host.shown, work.launch_shown, WINDOW_MS if follow else math.inf)
+    found = None
+    if follow:
+        work, host, found = _on_average_host(work, host, variation)
     return Fitted(
         work,
         host,
         variation,
+        found,
         fit_front_end(runs, told),
         fit_draft_launches(runs, told),
         are_told_apart(runs, used),
     )
+
+
+def _on_average_host(work: WorkFit, host: HostFit, variation: Variation) -> tuple[WorkFit, HostFit, Levels]:
+    """Return the fits on the average host, at the median of its quick ups and downs, and how far it drifts.
+
+    Drawn speeds have that median, and a mean over time that is higher by half the logarithm's variance.
+    """
+    scheduling = dict(zip(_SCHEDULING, host.shown_after, strict=True))
+    found = levels({**scheduling, **work.launch_shown})
+    weights = [sum(len(shown.at) for shown in series) + 1e-9 for series in scheduling.values()]
+    schedule = float(np.average([found.factor[kind] for kind in scheduling], weights=weights))
+    schedule *= math.exp(-(variation.sd**2) / 2)
+    launches = {
+        mode: found.factor[mode] * math.exp(-((variation.exponent.get(mode, 1.0) * variation.sd) ** 2) / 2)
+        for mode in work.launch_ms
+        if mode in found.factor
+    }
+    on_average = replace(host, schedule=host.schedule * schedule, update=host.update * schedule)
+    return at_level(work, launches), on_average, found
 
 
 def _check(runs: Sequence[RecordedRun], used: Sequence[Bool]) -> None:
@@ -286,6 +316,7 @@ def _profile(fitted: Fitted, runs: Sequence[RecordedRun], left_out: Sequence[Lef
                 step_ms=update[0], request_ms=update[1], chunk_ms=update[2], kv_token_ms=update[3]
             ),
             launch=LaunchCosts(**launches),
+            drift=_ms(fitted.levels.of_a_traffic) if fitted.levels is not None else None,
         ),
         "fit": tuple(_fit(entry) for entry in left_out if entry.block_errors),
         "provenance": origins,
@@ -376,6 +407,13 @@ def _seen(work: WorkFit) -> str:
     return f"{int(work.gpu_widths[0]):,} to {int(work.gpu_widths[-1]):,} tokens wide"
 
 
+def _drift(found: Levels) -> str:
+    """Say how far the host was from its mean for seconds, and from run to run."""
+    if found.runs > 1:
+        return f"{found.within:.1%} for seconds within a run, {found.between:.1%} from run to run"
+    return f"{found.within:.1%} for seconds within the run, from run to run as on the shipped profile's host"
+
+
 def _provenance(fitted: Fitted, names: str) -> dict[str, Provenance]:
     work, host = fitted.work, fitted.host
 
@@ -395,6 +433,11 @@ def _provenance(fitted: Fitted, names: str) -> dict[str, Provenance]:
             f"({fitted.variation.drift_sd:.1%}) is drift and not drawn",
         ),
     }
+    if fitted.levels is not None:
+        result["host.drift"] = entry(
+            "measured" if fitted.levels.runs > 1 else "assumed",
+            f"{_drift(fitted.levels)}, {names}; of a traffic of 40 s on a newly started engine",
+        )
     if not fitted.variation.components:
         del result["host.speed"]
     for mode in work.launch_ms:

@@ -8,13 +8,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from scheduler.catalog.importers.engine_steps.drift import Shown
 from scheduler.catalog.importers.engine_steps.flow import FULL, Flow
 from scheduler.catalog.importers.engine_steps.robust import mean_ratio, relative_fit
-from scheduler.catalog.importers.recorded_run import RecordedRun, Steps
+from scheduler.catalog.importers.recorded_run import MODES, RecordedRun, Steps
 
 Float = NDArray[np.float64]
 Bool = NDArray[np.bool_]
 _FEWEST = 30
+_ONE_BY_ONE = MODES.index("compiled")  # and eager
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,12 +25,14 @@ class HostFit:
 
     `schedule` by (step, request, step with prompts, chunk, prompt token, KV token of the decodes),
     `update` by (step, request, chunk, KV token).
-    `schedule_ratio` holds times and measured / fitted of every fitted step, by run.
+    `shown` holds measured / fitted of every step fitted to, by run; `shown_after` the same of those after a
+    graph (0), and after kernels launched one by one (1), which leave the host's caches cold.
     """
 
     schedule: Float
     update: Float
-    schedule_ratio: tuple[tuple[Float, Float], ...]
+    shown: tuple[Shown, ...]
+    shown_after: tuple[tuple[Shown, ...], tuple[Shown, ...]]
     samples: int
 
 
@@ -69,11 +73,20 @@ def fit_host(runs: Sequence[RecordedRun], flows: Sequence[Flow], used: Sequence[
         update *= mean_ratio(target, matrix @ update)
     else:
         update = np.zeros(4)
-    ratios = tuple(
-        (run.steps.scheduled[mask], (time / (part @ schedule))[mask])
-        for run, time, part, mask in zip(runs, times, columns, seen, strict=True)
+    ratios = [time / np.maximum(part @ schedule, 1e-9) for time, part in zip(times, columns, strict=True)]
+
+    def shown(masks: Sequence[Bool]) -> tuple[Shown, ...]:
+        return tuple(
+            Shown(run.steps.scheduled[mask], ratio[mask], flow.share[mask])
+            for run, flow, ratio, mask in zip(runs, flows, ratios, masks, strict=True)
+        )
+
+    after = [np.roll(run.steps.mode >= _ONE_BY_ONE, 1) for run in runs]
+    split = (
+        shown([mask & ~cold for mask, cold in zip(seen, after, strict=True)]),
+        shown([mask & cold for mask, cold in zip(seen, after, strict=True)]),
     )
-    return HostFit(schedule, update, ratios, len(target))
+    return HostFit(schedule, update, shown(seen), split, len(target))
 
 
 def _shows_schedule(run: RecordedRun, flow: Flow) -> Bool:
@@ -82,8 +95,11 @@ def _shows_schedule(run: RecordedRun, flow: Flow) -> Bool:
     With a launching process of its own, a step can wait there for the slow launch of the one before.
     """
     if run.engine.multiproc:
-        free = np.ones(len(run.steps), bool)
-        free[1:] = ~flow.overlaps[1:] | (run.steps.mode[:-1] == FULL)
+        steps = run.steps
+        free = np.ones(len(steps), bool)
+        was_launched = np.isfinite(steps.launched[:-1])
+        idle = np.where(was_launched, steps.launched[:-1] <= steps.scheduled[1:], steps.mode[:-1] == FULL)
+        free[1:] = ~flow.overlaps[1:] | idle
         return free
     prompts = run.steps.chunks > 0
     shown = flow.overlaps.copy()

@@ -6,23 +6,27 @@ non-negative least squares over a ladder of τ. Launches follow the common facto
 scheduling does (`exponent`).
 
 What takes seconds to pass is no part of the processes: a traffic lasts tens of seconds, so it decides which
-host one got. It is told as `drift_sd` and belongs to the range of host speed.
+host one got. It is told as `drift_sd`. Where launches are logged, means over windows are taken away before,
+and `drift.py` looks at those.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from scheduler.catalog.importers.engine_steps.drift import Shown
 from scheduler.catalog.importers.engine_steps.flow import FULL
 from scheduler.catalog.importers.engine_steps.robust import non_negative
 
 Float = NDArray[np.float64]
 TAU_MS = (50.0, 200.0, 800.0)
-_DRIFT_TAU_MS = 3200.0
+WINDOW_MS = 6_400.0  # longer deviations are drift
+_DRIFT_TAU_MS = 3_200.0
 _EDGES_MS = (1.0, 20.0, 50.0, 100.0, 200.0, 400.0, 800.0, 1600.0, 3200.0, 6400.0)
 _NEAR = slice(1, 6)  # lags where launches are held against scheduling
 _LARGEST = 0.7  # of a logarithm: what lies beyond is a hiccup, not speed
@@ -49,30 +53,45 @@ class Variation:
         return float(np.sqrt(sum(sd * sd for sd, _ in self.components)))
 
 
-Series = Sequence[tuple[Float, Float]]  # of every run: times and ratios
+Series = Sequence[Shown]  # of every run
 
 
-def fit_variation(schedule: Series, launches: Mapping[int, Series]) -> Variation:
-    """Return how the host varied in the runs that the ratios (measured / fitted) come from."""
-    lags, covariance, weight, variance = _autocovariance(schedule)
+def fit_variation(schedule: Series, launches: Mapping[int, Series], window_ms: float = math.inf) -> Variation:
+    """Return how the host varied in the runs that the ratios (measured / fitted) come from.
+
+    Within windows of `window_ms`, whose means are taken away; without, within runs.
+    """
+    lags, covariance, weight, variance = _autocovariance(schedule, window_ms)
     if weight.sum() < _FEWEST:
         return Variation((), 0.0, dict.fromkeys(launches, 1.0), dict.fromkeys(launches, 0.0))
-    decay = np.exp(-lags[:, None] / np.array([*TAU_MS, _DRIFT_TAU_MS]))
+    tau = np.array([*TAU_MS, _DRIFT_TAU_MS])
+    in_windows = math.isfinite(window_ms)
+    lost = _lost(tau / window_ms) if in_windows else np.zeros(len(tau))
+    decay = np.exp(-lags[:, None] / tau) - lost
     root = np.sqrt(weight / weight.max())
-    squares = non_negative(decay * root[:, None], np.maximum(covariance, 0.0) * root)
+    seen = covariance if in_windows else np.maximum(covariance, 0.0)
+    squares = non_negative(decay * root[:, None], seen * root)
     components = tuple(
         (float(np.sqrt(square)), tau) for square, tau in zip(squares, TAU_MS, strict=False) if square > 1e-5
     )
-    common = float(squares.sum())
-    own = {mode: _autocovariance(series) for mode, series in launches.items()}
+    common = float((squares * (1 - lost)).sum())  # what is seen of it within windows
+    own = {mode: _autocovariance(series, window_ms) for mode, series in launches.items()}
     exponents, spreads = {}, {}
     for mode, (_, _, _, total) in own.items():
         # Launching kernels one by one is the same kind of work, however the kernels were made.
         kin = [other for other in own if (other == FULL) == (mode == FULL)]
         exponents[mode] = _exponent([own[other] for other in kin], covariance)
+        if in_windows and total > 0 and common > 0:  # no more than all there is
+            exponents[mode] = min(exponents[mode], float(np.sqrt(total / common)))
         spreads[mode] = float(np.sqrt(max(total - exponents[mode] ** 2 * common, 0.0)))
     own_sd = float(np.sqrt(max(variance - common, 0.0)))
     return Variation(components, own_sd, exponents, spreads, float(np.sqrt(squares[-1])))
+
+
+def _lost(ratio: Float) -> Float:
+    """Return what share of a process's variance its mean over a window takes away, by τ / window."""
+    lost: Float = 2 * ratio * (1 - ratio * (1 - np.exp(-1 / ratio)))
+    return lost
 
 
 def _exponent(launches: Sequence[tuple[Float, Float, Float, float]], base: Float) -> float:
@@ -86,18 +105,19 @@ def _exponent(launches: Sequence[tuple[Float, Float, Float, float]], base: Float
     return float(np.clip(np.sqrt(shown / expected), 0.5, 2.0)) if expected > 0 else 1.0
 
 
-def _autocovariance(series: Series) -> tuple[Float, Float, Float, float]:
+def _autocovariance(series: Series, window_ms: float) -> tuple[Float, Float, Float, float]:
     """Return mean lag, autocovariance and number of pairs by lag, and the variance, of log ratios."""
     edges = np.array(_EDGES_MS)
     products, pairs, distance = (np.zeros(len(edges) - 1) for _ in range(3))
     square, count = 0.0, 0
-    for times, ratios in series:
-        if len(times) < 3:
+    for shown in series:
+        if len(shown.at) < 3:
             continue
-        order = np.argsort(times)
-        at, values = times[order], np.log(np.maximum(ratios[order], 1e-3))
+        order = np.argsort(shown.at)
+        at, values = shown.at[order], np.log(np.maximum(shown.ratio[order], 1e-3))
         values = np.clip(values - np.median(values), -_LARGEST, _LARGEST)
-        values -= values.mean()
+        _, window = np.unique((at // window_ms).astype(np.int64), return_inverse=True)
+        values = values - (np.bincount(window, values) / np.bincount(window))[window]
         square, count = square + float((values**2).sum()), count + len(values)
         for index in range(len(products)):
             first = np.searchsorted(at, at + edges[index])

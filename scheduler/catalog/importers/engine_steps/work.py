@@ -7,7 +7,7 @@ was waited for, launches where the host was. Steps where both came about togethe
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -19,6 +19,7 @@ from scheduler.catalog.importers.engine_steps.drafting import (
     draft_columns,
     launching_drafts,
 )
+from scheduler.catalog.importers.engine_steps.drift import Shown, shares_within
 from scheduler.catalog.importers.engine_steps.flow import FULL, Flow, near_held
 from scheduler.catalog.importers.engine_steps.robust import mean_ratio, relative_fit, robust_sd
 from scheduler.catalog.importers.recorded_run import MODES, RecordedRun, Steps
@@ -53,6 +54,9 @@ KNOTS += (6144, 8192, 12288, 16384, 32768, 65536)
 TAIL_MS = 0.3  # assumed: from the end of launching one kernel after another until the GPU has done the last
 GPU_AFTER_MS = 0.5  # assumed where no step shows it: from the dispatch until the first kernel runs
 _ROUNDS = 7
+_MOST_SHARE = 1.0
+_HALF = 0.5
+_FEWEST_OF_GROUP = 30  # launches more cold than warm, and as many others
 _FEWEST = 8  # samples for a launch cost
 _MARGIN = 0.1  # of a launch: closer than this, one cannot say what hid what
 _GPU_MARGIN = 0.03  # of the GPU's work, likewise
@@ -65,7 +69,6 @@ _MOST, _LATE = 0.7, 0.2  # share of the steps of a kind, and of a launch
 _SMOOTH = 0.005
 # Steps that warm up what launches a graph, or kernels one by one; the last is 1 − the paper's weight of 0.1.
 WARM_STEPS = {mode: 2.0 if mode == FULL else 10.0 for mode in range(len(MODES))}
-_FEWEST_COLD = 30  # launches more cold than warm, and as many others, before what coldness costs is fitted
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +111,7 @@ class WorkFit:
     gpu_widths: Int = field(default_factory=lambda: np.zeros(0, np.int64))
     gpu_error: float = 0.0
     launch_samples: dict[int, int] = field(default_factory=dict)
-    launch_ratio: dict[int, list[tuple[Float, Float]]] = field(default_factory=dict)
+    launch_shown: dict[int, list[Shown]] = field(default_factory=dict)  # by mode, then run
     measured_apart: bool = False
 
 
@@ -238,9 +241,8 @@ def _round(
     rows: list[Float] = []
     right: list[Float] = []
     widths: list[Int] = []
-    launches: dict[int, list[tuple[Float, Float]]] = {mode: [] for mode in fit.launch_ms}
-    requests: dict[int, list[Float]] = {mode: [] for mode in fit.launch_ms}
-    coldness: dict[int, list[Float]] = {mode: [] for mode in fit.launch_ms}
+    launches: dict[int, list[_Launches]] = {mode: [] for mode in fit.launch_ms}
+    some_logged = any(logs_launches(run, tells) for run, tells in zip(runs, told, strict=True))
     for run, flow, mask, tells, wait in zip(runs, flows, used, told, waits, strict=True):
         seen = _look(fit, run, flow, mask & ~near_held(run.steps), wait.tolist(), is_first)
         logged = mask & np.isfinite(run.steps.gpu_ms)
@@ -256,10 +258,18 @@ def _round(
         widths.append(run.steps.width[seen.gpu])
         for mode in launches:
             of_mode = (run.steps.mode[seen.launch] == mode) & tells[seen.launch]
+            if mode == FULL and some_logged and not logs_launches(run, tells):
+                of_mode[:] = False  # the GPU hides most; what shows is not the usual launch
             index = seen.launch[of_mode]
-            launches[mode].append((run.steps.dispatched[index], seen.launch_ms[of_mode]))
-            requests[mode].append(run.steps.requests[index].astype(np.float64))
-            coldness[mode].append(coldness_of(run.steps, mode)[index])
+            launches[mode].append(
+                _Launches(
+                    run.steps.dispatched[index],
+                    seen.launch_ms[of_mode],
+                    run.steps.requests[index].astype(np.float64),
+                    coldness_of(run.steps, mode)[index],
+                    flow.share[index],
+                )
+            )
     matrix, target = np.concatenate(rows), np.concatenate(right)
     if not are_told_apart(runs, used):  # drafting, if any, stays inside the steps
         matrix = np.delete(matrix, np.s_[-1 - COLUMNS : -1], axis=1)
@@ -273,31 +283,37 @@ def _round(
     if FULL in result.gpu_after_ms and len(logged_begins) >= _FEWEST:
         result.gpu_after_ms[FULL] = float(np.median(logged_begins))
     for mode, series in launches.items():
-        times = np.concatenate([ms for _, ms in series])
-        result.launch_samples[mode] = len(times)
-        if len(times) >= _FEWEST:
-            result.cold[mode] = _cold([ms for _, ms in series], coldness[mode])
-            warm = times / (1 + result.cold[mode] * np.concatenate(coldness[mode]))
-            middle = float(np.median(warm))
-            result.launch_ms[mode] = float(np.clip(warm, middle / 4, 4 * middle).mean())
-            if mode == FULL:
-                _fit_by_request(result, np.concatenate(requests[mode]), warm)
-        by_request = result.launch_request_ms if mode == FULL else 0.0
-        cold = result.cold.get(mode, 0.0)
-        result.launch_ratio[mode] = [
-            (at, ms / ((result.launch_ms[mode] + by_request * rows) * (1 + cold * far)))
-            for (at, ms), rows, far in zip(series, requests[mode], coldness[mode], strict=True)
+        result.launch_samples[mode] = sum(len(one.ms) for one in series)
+        if result.launch_samples[mode] >= _FEWEST:
+            fit_mode = _fit_within_seconds if some_logged else _fit_all_alike
+            fit_mode(result, mode, series)
+        result.launch_shown[mode] = [
+            Shown(
+                one.at,
+                one.ms / _launch_ms(result, mode, one.requests, one.coldness),
+                one.share,
+            )
+            for one in series
         ]
     return result
 
 
-def coldness_of(steps: Steps, mode: int) -> Float:
-    """Return 0 where steps of a mode followed each other, towards 1 the longer others ran before."""
-    warmth, found = 1.0, np.empty(len(steps))
-    for step, alike in enumerate((steps.mode == mode).tolist()):
-        found[step] = 1 - warmth
-        warmth += (alike - warmth) / WARM_STEPS[mode]
-    return found
+def logs_launches(run: RecordedRun, told: Bool) -> bool:
+    """Tell whether a run's log says when launches ended, so that costs can be followed over time."""
+    return int((told & np.isfinite(run.steps.launched)).sum()) >= _FEWEST_LOGGED
+
+
+def _fit_all_alike(fit: WorkFit, mode: int, series: Sequence[_Launches]) -> None:
+    """Fit launches that hand-overs show here and there: too few to follow a host that drifts."""
+    ms, requests, coldness = (
+        np.concatenate([getattr(one, name) for one in series]) for name in ("ms", "requests", "coldness")
+    )
+    cold = fit.cold[mode] = _cold([one.ms for one in series], [one.coldness for one in series])
+    warm = ms / (1 + cold * coldness)
+    middle = float(np.median(warm))
+    fit.launch_ms[mode] = float(np.clip(warm, middle / 4, 4 * middle).mean())
+    if mode == FULL:
+        _fit_by_request(fit, requests, warm)
 
 
 def _cold(times: Sequence[Float], coldness: Sequence[Float]) -> float:
@@ -308,7 +324,7 @@ def _cold(times: Sequence[Float], coldness: Sequence[Float]) -> float:
     parts = [
         (ms, far)
         for ms, far in zip(times, coldness, strict=True)
-        if min((far > 0.5).sum(), (far <= 0.5).sum()) >= _FEWEST_COLD
+        if min((far > _HALF).sum(), (far <= _HALF).sum()) >= _FEWEST_OF_GROUP
     ]
     if not parts:
         return 0.0
@@ -331,6 +347,77 @@ def _fit_by_request(fit: WorkFit, requests: Float, times: Float) -> None:
     base, each = relative_fit(matrix, times)
     scale = mean_ratio(times, matrix @ np.array([base, each]))
     fit.launch_ms[FULL], fit.launch_request_ms = float(base * scale), float(each * scale)
+
+
+def _fit_within_seconds(fit: WorkFit, mode: int, series: Sequence[_Launches]) -> None:
+    """Fit logged launches, and by what share coldness and requests lengthen them, within seconds of a run.
+
+    So a host that was slow while they were cold is not taken for what coldness costs. Requests count for a
+    graph alone: kernels launched one by one take the same time for any batch, and there a slope would be
+    chance.
+    """
+    ms, at, requests, coldness = (
+        np.concatenate([getattr(one, name) for one in series])
+        for name in ("ms", "at", "requests", "coldness")
+    )
+    run = np.repeat(np.arange(len(series)), [len(one.ms) for one in series])
+    spread = float(np.subtract(*np.percentile(requests, [90, 10])))
+    by_request = mode == FULL and len(ms) >= _FEWEST_BY_REQUEST and spread >= _LEAST_SPREAD
+    tells = min(int((coldness > _HALF).sum()), int((coldness <= _HALF).sum())) >= _FEWEST_OF_GROUP
+    columns = np.column_stack([coldness * tells, (requests - requests.mean()) * by_request])
+    shares = shares_within(at, run, ms, columns)
+    # Of a warm launch, which the mean of all is longer than.
+    shares /= max(1 - float(shares[0] * coldness.mean()), _HALF)
+    cold, request = np.minimum(shares, _MOST_SHARE).tolist()
+    bare = ms / (1 + cold * coldness)
+    middle = float(np.median(bare))
+    mean = float(np.clip(bare, middle / 4, 4 * middle).mean())
+    request = min(request, 1 / max(float(requests.mean()), 1.0))
+    fit.cold[mode] = cold
+    if mode == FULL:
+        fit.launch_request_ms = request * mean
+    fit.launch_ms[mode] = mean * (1 - request * float(requests.mean()))
+
+
+def _launch_ms(fit: WorkFit, mode: int, requests: Float, coldness: Float) -> Float:
+    by_request = fit.launch_request_ms if mode == FULL else 0.0
+    taken: Float = (fit.launch_ms[mode] + by_request * requests) * (1 + fit.cold.get(mode, 0.0) * coldness)
+    return taken
+
+
+def at_level(fit: WorkFit, factor: Mapping[int, float]) -> WorkFit:
+    """Return the fit with each mode's launches taken times a factor."""
+    by_mode = {mode: factor.get(mode, 1.0) for mode in fit.launch_ms}
+    after = {mode: ms * by_mode[mode] if mode == FULL else ms for mode, ms in fit.gpu_after_ms.items()}
+    return replace(
+        fit,
+        launch_ms={mode: ms * by_mode[mode] for mode, ms in fit.launch_ms.items()},
+        launch_request_ms=fit.launch_request_ms * by_mode.get(FULL, 1.0),
+        gpu_after_ms=after,
+    )
+
+
+def coldness_of(steps: Steps, mode: int) -> Float:
+    """Return 0 where steps of a mode followed each other, towards 1 the longer others ran before."""
+    warmth, found = 1.0, np.empty(len(steps))
+    for step, alike in enumerate((steps.mode == mode).tolist()):
+        found[step] = 1 - warmth
+        warmth += (alike - warmth) / WARM_STEPS[mode]
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Launches:
+    """Launches of one mode in one run: when, how long, of how many requests, how cold.
+
+    For `share` see `Flow`.
+    """
+
+    at: Float
+    ms: Float
+    requests: Float
+    coldness: Float
+    share: Float
 
 
 @dataclass(frozen=True, slots=True)
@@ -448,12 +535,11 @@ def _launches(fit: WorkFit, steps: Steps) -> Float:
 
 
 def _fitted_launches(fit: WorkFit, steps: Steps) -> Float:
-    by_mode = np.array([fit.launch_ms.get(mode, 0.0) for mode in range(len(MODES))])
-    by_request = np.where(steps.mode == FULL, fit.launch_request_ms * steps.requests, 0.0)
-    launches: Float = by_mode[steps.mode] + by_request
-    for mode, cold in fit.cold.items():
-        if cold:
-            launches *= np.where(steps.mode == mode, 1 + cold * coldness_of(steps, mode), 1.0)
+    launches = np.zeros(len(steps))
+    requests = steps.requests.astype(np.float64)
+    for mode in fit.launch_ms:
+        of_mode = _launch_ms(fit, mode, requests, coldness_of(steps, mode))
+        launches = np.where(steps.mode == mode, of_mode, launches)
     return launches
 
 
