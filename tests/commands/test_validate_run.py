@@ -9,6 +9,7 @@ import pytest
 
 from scheduler.catalog.profile.engine import EngineProfile
 from scheduler.catalog.profile.file import write_profile
+from scheduler.catalog.profile.profile import Provenance
 from scheduler.commands.options import ValidateOptions
 from scheduler.commands.validate import run_validate
 from scheduler.errors import InputError
@@ -72,6 +73,22 @@ def test_replications_draw_the_host_and_none_does_not(tmp_path, capsys):
     assert means != drawn
     run_validate(None, options(tmp_path, settings=("engine.jitter=none",), replications=2))
     assert result(tmp_path)["metrics"]["tpot_ms"]["mean"]["simulated"] == means
+
+
+def test_the_host_s_drift_is_told_at_both_ends(tmp_path, capsys):
+    truth = paper_profile(noisy=False)
+    recorded(tmp_path, truth, Settings(SIZES))
+    assert run_validate(None, options(tmp_path)) == 0
+    assert "host drift" not in capsys.readouterr().out  # not known of this profile
+    drift = Provenance(origin="assumed", note="for this test")
+    host, provenance = truth.host.model_copy(update={"drift": 0.2}), {**truth.provenance, "host.drift": drift}
+    drifting = truth.model_copy(update={"host": host, "provenance": provenance})
+    write_profile(tmp_path / "paper.json", drifting)
+    assert run_validate(None, options(tmp_path)) == 0
+    tpot = result(tmp_path)["host_drift"]["tpot_ms"]
+    middle = result(tmp_path)["metrics"]["tpot_ms"]["mean"]["simulated"]
+    assert 0.7 * middle < tpot["faster_host"] < middle < tpot["slower_host"] < 1.6 * middle
+    assert "ms measured is inside" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -420,6 +420,7 @@ def _provenance(fitted: Fitted, names: str) -> dict[str, Provenance]:
     def entry(origin: Origin, note: str) -> Provenance:
         return Provenance(origin=origin, note=note)
 
+    told = f" ({fitted.variation.drift_sd:.1%})" if fitted.levels is None else ""
     result = {
         "topology": entry("measured", f"the executor of {names}"),
         "scheduling": entry("measured", f"the engine's setting in {names}"),
@@ -429,8 +430,7 @@ def _provenance(fitted: Fitted, names: str) -> dict[str, Provenance]:
         "host.launch": entry("measured", f"steps that waited for the launch of the next one, {names}"),
         "host.speed": entry(
             "measured",
-            f"autocovariance of schedule times, {names}; what lasts for seconds "
-            f"({fitted.variation.drift_sd:.1%}) is drift and not drawn",
+            f"autocovariance of schedule times, {names}; what lasts for seconds{told} is drift and not drawn",
         ),
     }
     if fitted.levels is not None:
