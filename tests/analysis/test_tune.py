@@ -295,6 +295,18 @@ def test_sizes_far_above_all_that_ran_together_stay_in_the_list():
     assert verdict.reason is not Reason.NOT_MET
 
 
+def test_what_the_search_met_is_evidence_where_fresh_requests_are_quieter():
+    workload = workload_of(pool={"preset": "vllm"}, seqs=128, rate=12, requests=300)
+    tuning, fresh, over, verdict = judged(workload, Budgets(64))
+    quiet = replace(over, other=replace(over.other, histograms=[]))
+    assert quiet.other.together == 0
+    again = tuning_verdict(tuning, fresh, quiet)
+    assert (again.reason, again.together) == (
+        verdict.reason,
+        tuning.search.tried[tuning.own.pool].detail.together,
+    )
+
+
 def test_a_list_of_few_graphs_that_drops_what_no_load_met_is_no_advice():
     workload = workload_of(pool={"preset": "vllm"}, seqs=128, rate=12, requests=300)
     tuning, _, _, verdict = judged(workload, Budgets(8))

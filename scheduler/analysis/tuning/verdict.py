@@ -21,7 +21,7 @@ def tuning_verdict(tuning: Tuning, fresh: FreshRequests, over: OverLoads | None)
     more than 2 % worse, and one with the same ceiling whose sizes are faster: padding is trimmed, then.
     """
     advice, reason = _advice(tuning, fresh, over)
-    together = None if over is None else over.other.together
+    together = None if over is None else _together(tuning, over)
     own_pool, best_pool = tuning.own.pool, tuning.best.pool
     own, best = (tuning.evaluator.cost(pool) for pool in (own_pool, best_pool))
     mode = (own_pool.mode, best_pool.mode) if own_pool.mode != best_pool.mode else None
@@ -95,17 +95,24 @@ def _may_be_milliseconds(tuning: Tuning, over: OverLoads | None) -> bool:
     arrivals = tuning.evaluator.workload.arrivals
     if not isinstance(arrivals, TraceArrivals) or arrivals.time_scale != 1:
         return False
-    is_idle = over is not None and over.other.together < LEAST_TOGETHER
+    is_idle = over is not None and _together(tuning, over) < LEAST_TOGETHER
     return is_idle and any(are_far_apart(sample.requests) for sample in tuning.samples)
 
 
 def _drops_unmet(tuning: Tuning, over: OverLoads) -> bool:
     """Tell whether the winner lacks sizes of the own list that no load says anything of."""
     own, engine = tuning.own.pool, tuning.evaluator.workload.engine
-    unmet = unmet_sizes(own.sizes, over.other.together, engine.max_num_seqs)
+    together = _together(tuning, over)
+    unmet = unmet_sizes(own.sizes, together, engine.max_num_seqs)
     return not set(unmet) <= set(tuning.best.pool.sizes) or (
-        over.other.together < LEAST_TOGETHER and tuning.best.pool == own
+        together < LEAST_TOGETHER and tuning.best.pool == own
     )
+
+
+def _together(tuning: Tuning, over: OverLoads) -> int:
+    """Return how many requests decode together, in the search or on fresh requests: either is evidence."""
+    searched = tuning.search.tried[tuning.own.pool].detail
+    return max(over.other.together, 0 if searched is None else searched.together)
 
 
 def _no_worse(fresh: FreshRequests, tuning: Tuning) -> bool:
