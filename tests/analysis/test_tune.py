@@ -8,16 +8,16 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from scheduler.analysis.comparison.loads import LOADS, requests_at
+from scheduler.analysis.comparison.loads import LOADS, Loss, requests_at
 from scheduler.analysis.statistics.difference import Verdict
 from scheduler.analysis.tuning.answer import Advice, Reason
 from scheduler.analysis.tuning.assemble import curve_points, knee, tuning_answer
 from scheduler.analysis.tuning.budgets import Budgets, SizeRules, size_rules
 from scheduler.analysis.tuning.checks import FreshRequests
 from scheduler.analysis.tuning.choose import Load
-from scheduler.analysis.tuning.closed_loop import FINALS, SEARCHING, tune
+from scheduler.analysis.tuning.closed_loop import FINALS, SEARCHING, score, tune
 from scheduler.analysis.tuning.objectives import objective
-from scheduler.analysis.tuning.pool_runs import DrawnRequests, Evaluator
+from scheduler.analysis.tuning.pool_runs import DrawnRequests, Evaluator, Judged
 from scheduler.analysis.tuning.samples import search_and_fresh
 from scheduler.analysis.tuning.step_loads import StepHistogram, decode_together, unmet_sizes
 from scheduler.analysis.tuning.verdict import is_change, tuning_verdict
@@ -253,6 +253,17 @@ def test_a_list_that_loses_at_some_load_is_no_advice():
     assert answer.sizes == tuning.own.pool.sizes
     assert answer.best.sizes == tuning.best.pool.sizes
     assert answer.worst.share == max(row.loss for row in answer.loads)
+
+
+@pytest.mark.parametrize(
+    ("mean", "worst", "is_trap"),
+    [(-0.04, 0.012, False), (-0.04, 0.016, True), (-0.5, 0.016, True), (-0.004, 0.012, True),
+     (0.003, 0.004, False), (0.003, 0.006, True)],
+)  # fmt: skip
+def test_only_a_list_that_gains_much_may_lose_a_little(mean, worst, is_trap):
+    found = score(Judged(Loss(worst, 2.0, "mean TPOT"), "low", mean, {}))
+    assert (found > 1) == is_trap
+    assert is_trap or found == mean
 
 
 def test_a_handful_of_requests_is_no_evidence():

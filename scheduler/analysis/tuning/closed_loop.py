@@ -50,6 +50,7 @@ NO_LOSS = 0.01  # a difference below this is called none
 # Of the steps' time at a load, that a neighbour must save there; a further one is tried for so much in all.
 WORTH_TRYING = 0.001
 MARGIN = 0.005  # what the search allows, for the few requests it sees are not all there are
+MOST_PAID = 0.01
 TRAP = 10.0  # what a pool's score is above that loses at some load
 # How many lists a search tries, about.
 LISTS_IN_ANY_MODE, LISTS_OF_A_MODE = 6, 12
@@ -208,8 +209,13 @@ class _Judge:
 
 
 def score(found: Judged) -> float:
-    """Return what the search minimizes: the mean change over the loads; far more where one of them loses."""
-    return found.mean if found.worst.share <= MARGIN else TRAP + found.worst.share
+    """Return what the search minimizes: the mean change over the loads; far more where one of them loses.
+
+    A list that gains much may lose a little somewhere, a quarter of what it gains in the mean, `MOST_PAID` at
+    most: less than what rules it out on fresh requests.
+    """
+    paid = min(max(-found.mean, 0.0) / 4, MOST_PAID)
+    return found.mean if found.worst.share <= MARGIN + paid else TRAP + found.worst.share
 
 
 @dataclass(slots=True)
