@@ -68,16 +68,16 @@ def log_choice(
         align = log.multiple_of if budgets.align == 1 else budgets.align
         budgets = replace(budgets, forced_sizes=False, align=align)
     reach = 1 << (largest - 1).bit_length()
+    came = _logged_sizes(log, mixed is not None)
+    if len(came) > budgets.graphs:  # a sample of many sizes, of which the log of another hour has others
+        came = set()
     rules = size_rules_for(
         budgets,
         profile,
         largest,
         LARGEST_MIXED // width if mixed else None,
         reach=reach,
-        # What came is worth a graph of its own size, whatever grid the other candidates lie on.
-        also=[
-            size for size in {*(own or ()), *_logged_sizes(log, mixed is not None)} if size <= MOST_CANDIDATES
-        ],
+        also=[size for size in {*(own or ()), *came} if size <= MOST_CANDIDATES],
         held=_held(decode, budgets, largest, limit, reach if width == 1 else 0),
     )
     answer = open_loop_choice(log, decode, rules, mixed=mixed, own=own)
@@ -92,10 +92,10 @@ def log_choice(
     )
 
 
-def _logged_sizes(log: EngineLog, with_mixed: bool) -> list[int]:
+def _logged_sizes(log: EngineLog, with_mixed: bool) -> set[int]:
     """Return the sizes of the logged steps that a graph could serve."""
     steps = [log.decode_steps, log.mixed_steps] if with_mixed else [log.decode_steps]
-    return [size for counts in steps for size, count in counts.items() if count and size <= LARGEST_MIXED]
+    return {size for counts in steps for size, count in counts.items() if count and size <= LARGEST_MIXED}
 
 
 def _own_sizes(log: EngineLog, width: int) -> tuple[int, ...] | None:

@@ -43,7 +43,7 @@ def _advice(tuning: Tuning, fresh: FreshRequests, over: OverLoads | None) -> tup
         return Advice.KEEP, Reason.MAY_BE_MILLISECONDS
     if fresh.requests < LEAST_ARRIVALS:
         return Advice.KEEP, Reason.TOO_FEW_REQUESTS
-    if over is not None and _drops_unmet(tuning, over):
+    if over is not None and _drops_unmet(tuning, over) and not _ends_a_cliff(tuning, over):
         return Advice.KEEP, Reason.NOT_MET
     if best == own:
         return Advice.KEEP, Reason.OWN_IS_BEST
@@ -107,6 +107,17 @@ def _drops_unmet(tuning: Tuning, over: OverLoads) -> bool:
     return not set(unmet) <= set(tuning.best.pool.sizes) or (
         together < LEAST_TOGETHER and tuning.best.pool == own
     )
+
+
+def _ends_a_cliff(tuning: Tuning, over: OverLoads) -> bool:
+    """Tell whether the own list leaves steps without a graph, and no list of so few graphs could keep it, too.
+
+    Then every load says what the own list costs, and what larger batches pad by in the winner's is the
+    price of the graphs allowed.
+    """
+    both = {*tuning.own.pool.sizes, *tuning.best.pool.sizes}
+    cannot_hold_both = len(both) > tuning.budgets.graphs
+    return cannot_hold_both and over.other.most_missed > 0 and _reaches_further(tuning)
 
 
 def _together(tuning: Tuning, over: OverLoads) -> int:
