@@ -296,7 +296,7 @@ class DecodeLoop:
         first = len(durations)
         end_ns = now + self.execute(plan, most_steps, horizon_ns)
         done = len(durations) - first
-        steps.add(now, plan, done, kv_cache.total - kv_cache.free, len(batching.running))
+        kv_blocks, running = kv_cache.total - kv_cache.free, len(batching.running)
         prompts: Sequence[Running] = ()
         finished: Sequence[Running] = ()
         if batch_size:
@@ -307,6 +307,8 @@ class DecodeLoop:
             self.least_free_blocks = kv_cache.free
         if chunks:
             prompts, finished = self._end_prompts(plan, 0, finished)
+        # A step counts once those who ended have left: an executor may fail there, and step and tokens go together.
+        steps.add(now, plan, done, kv_blocks, running)
         rows = ledger.hand_out(batch_size, joined, prompts, now + durations[first], end_ns)
         ledger.go_on(rows - len(finished), end_ns)
         for request in finished:

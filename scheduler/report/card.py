@@ -80,7 +80,7 @@ def _blocks(comparison: Comparison) -> list[_Block]:
     blocks = []
     for label, text in _setting(comparison):
         rank = _WORKLOAD if label in ("workload", "pool") else _SETTING
-        rank = _TRUST if "ASSUMED" in text else rank
+        rank = _TRUST if "ASSUMED" in text or "left out" in text else rank
         blocks.append(_Block(rank, _labelled(label, text, most=2), "setting"))
     for index, line in enumerate(trust_lines(comparison, WIDTH - _LABEL)):
         rank = _DETAIL if line.is_detail else _TRUST

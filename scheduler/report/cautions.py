@@ -165,10 +165,10 @@ def _decode_warnings(comparison: Comparison, column: Column) -> list[str]:
         fixes += [f"capture {largest}"] if largest not in pool.sizes and pool.padding else []
         fixes += [f"capture {largest}"] if pool.sizes[-1] < largest and not pool.padding else []
         advice = f" ({' and '.join(fixes)}, or lower max_num_seqs)" if fixes else ""
-        warnings.append(
-            f"{column.name}: batch sizes {ranges_text(without)} have no graph; {100 * share:.1f} % of decode "
-            f"steps ran without one because of it{advice}."
-        )
+        ran = f"{100 * share:.1f} % of decode steps ran without one because of it{advice}"
+        if not share:
+            ran = f"none ran ({' and '.join(fixes)})" if fixes else "none ran"
+        warnings.append(f"{column.name}: batch sizes {ranges_text(without)} have no graph; {ran}.")
     if piecewise and pool.full:
         steps, time = _shares(column, lambda steps: steps.kind == StepKind.DECODE, Graph.PIECEWISE)
         warnings.append(

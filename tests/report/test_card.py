@@ -60,7 +60,7 @@ def no_graph_warning(pool: GraphPool, **engine: Any) -> str | None:
         (GraphPool((1, 2, 4)), 8, "5–8", "(capture 8, or lower max_num_seqs)"),
         (GraphPool((1, 2, 4, 8), padding=False), 8, "3, 5–7", "(turn padding on, or lower max_num_seqs)"),
         (GraphPool((2, 4), padding=False), 8, "1, 3, 5–8", "(turn padding on and capture 8, or lower"),
-        (GraphPool((8, 16)), 17, "17", "(capture 17, or lower max_num_seqs)"),
+        (GraphPool((8, 16)), 17, "17", "none ran (capture 17)."),
         (GraphPool((8, 16), padding=False), 17, "1–7, 9–15, 17", "(turn padding on and capture 17, or"),
     ],
 )
