@@ -307,7 +307,7 @@ class DecodeLoop:
             self.least_free_blocks = kv_cache.free
         if chunks:
             prompts, finished = self._end_prompts(plan, 0, finished)
-        # A step counts once those who ended have left: an executor may fail there, and step and tokens go together.
+        # Counted once those who ended have left, where an executor may fail: step and tokens go together.
         steps.add(now, plan, done, kv_blocks, running)
         rows = ledger.hand_out(batch_size, joined, prompts, now + durations[first], end_ns)
         ledger.go_on(rows - len(finished), end_ns)

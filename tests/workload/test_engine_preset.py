@@ -96,7 +96,10 @@ def test_one_key_of_the_pool_changes_that_key_of_the_presets_pool(tmp_path: Path
 
 def test_an_unknown_preset_is_one_line_with_its_place_and_a_suggestion(tmp_path: Path) -> None:
     (line,) = problems(tmp_path, PRESET.replace("vllm-h100,", "vllm-h1000,"))
-    said = "engine.preset: expected an engine preset, got 'vllm-h1000'; did you mean 'vllm-h100'?"
+    said = (
+        "engine.preset: expected an engine preset (run.py preset list), got 'vllm-h1000'; "
+        "did you mean 'vllm-h100'?"
+    )
     assert line == f"w.yaml:6: {said}"
     (line,) = problems(tmp_path, PRESET, "engine.preset=sglan")
     assert line.startswith("--set engine.preset: ")

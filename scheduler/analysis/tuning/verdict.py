@@ -110,7 +110,7 @@ def _drops_unmet(tuning: Tuning, over: OverLoads) -> bool:
 
 
 def _ends_a_cliff(tuning: Tuning, over: OverLoads) -> bool:
-    """Tell whether the own list leaves steps without a graph, and no list of so few graphs could keep it, too.
+    """Tell whether the own list leaves steps without a graph, and no list of so few graphs holds it, too.
 
     Then every load says what the own list costs, and what larger batches pad by in the winner's is the
     price of the graphs allowed.
