@@ -76,7 +76,8 @@ def test_a_stopped_sweep_loses_nothing_counts_nothing_twice_and_leaves_no_proces
     out = tmp_path / "out"
     arguments = [write_workload(tmp_path, LONGER), *LONG_SWEEP, "--workers", 2, "--out", out]
     with start_sweep(*arguments, cwd=tmp_path) as process:
-        wait_for_parts(out / "sweep_parts", 3, process)
+        # A part lies on disk a moment before its worker tells of it: of five, two workers have told of three.
+        wait_for_parts(out / "sweep_parts", 5, process)
         started = time.monotonic()
         process.send_signal(stop)
         _, stderr = process.communicate(timeout=20)
@@ -87,8 +88,7 @@ def test_a_stopped_sweep_loses_nothing_counts_nothing_twice_and_leaves_no_proces
         assert "Traceback" not in stderr
         partial = json.loads((out / "sweep.json").read_text())
         assert all(record["partial"] for record in partial)
-        # A part lies on disk a moment before its worker tells of it: those two are of no partial table yet.
-        assert 3 - 2 <= len(partial) < 16
+        assert 3 <= len(partial) < 16
     for _ in range(100):
         if not processes_of_session(process.pid):
             break
