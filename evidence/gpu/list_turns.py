@@ -34,7 +34,7 @@ from typing import Any
 
 from evidence.gpu.record_cost import TURN_S, cost_of
 from scheduler.files import write_json
-from scheduler.live.child import Driver, writer_of_events
+from scheduler.live.child import Driver, sampling, writer_of_events
 from scheduler.live.engine_process import EngineSpec, environment
 from scheduler.live.pack import pack
 from scheduler.live.work import order_of, union_of
@@ -84,9 +84,7 @@ def main() -> None:
 
 async def serve(plan: dict[str, Any], raw: Path) -> None:
     """Start the engine and do the plan's work."""
-    from vllm import SamplingParams
     from vllm.engine.arg_utils import AsyncEngineArgs
-    from vllm.sampling_params import RequestOutputKind
     from vllm.utils.argparse_utils import FlexibleArgumentParser
     from vllm.v1.engine.async_llm import AsyncLLM
 
@@ -96,16 +94,6 @@ async def serve(plan: dict[str, Any], raw: Path) -> None:
     arguments.cudagraph_capture_sizes = None
     arguments.compilation_config.cudagraph_capture_sizes = list(union_of(plan["lists"]))
     arguments.worker_extension_cls = EXTENSION
-
-    def sampling(tokens: int) -> Any:
-        return SamplingParams(
-            max_tokens=tokens,
-            min_tokens=tokens,
-            ignore_eos=True,
-            temperature=0.0,
-            detokenize=False,
-            output_kind=RequestOutputKind.DELTA,
-        )
 
     engine = AsyncLLM.from_engine_args(arguments)
     try:

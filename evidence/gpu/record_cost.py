@@ -25,6 +25,7 @@ from statistics import fmean, median
 from types import SimpleNamespace
 from typing import Any
 
+from scheduler.live.child import sampling
 from scheduler.live.engine_process import environment
 from scheduler.record.hooks import Recorder
 
@@ -56,9 +57,7 @@ def main() -> None:
 
 async def measure(model: str, plan: list[tuple[int, float]], keep: Callable[..., None]) -> None:
     """Run the engine and hand the cost of a step to `keep`, batch by batch."""
-    from vllm import SamplingParams
     from vllm.engine.arg_utils import AsyncEngineArgs
-    from vllm.sampling_params import RequestOutputKind
     from vllm.v1.engine.async_llm import AsyncLLM
 
     engine = AsyncLLM.from_engine_args(
@@ -73,16 +72,6 @@ async def measure(model: str, plan: list[tuple[int, float]], keep: Callable[...,
         )
     )
     facts = Path(os.environ["GRAPHPOOL_RECORD"] + ".json")
-
-    def sampling(tokens: int) -> Any:
-        return SamplingParams(
-            max_tokens=tokens,
-            min_tokens=tokens,
-            ignore_eos=True,
-            temperature=0.0,
-            detokenize=False,
-            output_kind=RequestOutputKind.DELTA,
-        )
 
     await asyncio.gather(*(_stream(engine, sampling(16), f"warm-{i}", None) for i in range(8)))
     for batch, seconds in plan:

@@ -40,13 +40,26 @@ _LAST_ROWS_S = 1.2  # until the recorder's last rows are written
 Put = Callable[..., None]
 
 
+def sampling(tokens: int) -> Any:
+    """Return vLLM's parameters of an answer of exactly so many tokens, each told as it comes."""
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind
+
+    return SamplingParams(
+        max_tokens=tokens,
+        min_tokens=tokens,
+        ignore_eos=True,
+        temperature=0.0,
+        detokenize=False,
+        output_kind=RequestOutputKind.DELTA,
+    )
+
+
 def main() -> None:
     """Run the spec named on the command line."""
     spec = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     # The engine's own packages come first, so that their import overlaps with the engine before.
-    from vllm import SamplingParams
     from vllm.engine.arg_utils import AsyncEngineArgs
-    from vllm.sampling_params import RequestOutputKind
     from vllm.utils.argparse_utils import FlexibleArgumentParser
     from vllm.v1.engine.async_llm import AsyncLLM
 
@@ -58,16 +71,6 @@ def main() -> None:
     parser = AsyncEngineArgs.add_cli_args(FlexibleArgumentParser())
     arguments = AsyncEngineArgs.from_cli_args(parser.parse_args(spec["arguments"]))
     _set_graphs(arguments, spec)
-
-    def sampling(tokens: int) -> Any:
-        return SamplingParams(
-            max_tokens=tokens,
-            min_tokens=tokens,
-            ignore_eos=True,
-            temperature=0.0,
-            detokenize=False,
-            output_kind=RequestOutputKind.DELTA,
-        )
 
     async def serve() -> None:
         engine = AsyncLLM.from_engine_args(arguments)
