@@ -86,7 +86,10 @@ class FreshRequests:
 
     def over_loads(self, best: GraphPool, other: GraphPool) -> OverLoads:
         """Return two pools over all loads, the highest rate that meets the SLO among what is judged."""
-        tuned, own = self.evaluator.details([best, other], self.samples, 0)
+        tuned, own = self.evaluator.details([best, other], self.samples, 0, keeps_runs=True)
+        for pool, detail in ((best, tuned), (other, own)):
+            kept = [of_sample[1.0].kept for of_sample in detail.runs]
+            self._runs[pool] = [run for run in kept if run is not None]
         return OverLoads(tuned, own, judged(own, tuned, with_rate=True))
 
     def compare(self, best: GraphPool, other: GraphPool) -> Confirmation:

@@ -6,10 +6,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from scheduler.analysis.comparison.loads import NS_PER_S, AtLoad, at_load, requests_at
-from scheduler.analysis.metrics import missed_graph_share, request_rate, summarize, without_graph_share
+from scheduler.analysis.metrics import (
+    Record,
+    missed_graph_share,
+    request_rate,
+    summarize,
+    without_graph_share,
+)
 from scheduler.analysis.tuning.objectives import Objective
 from scheduler.analysis.tuning.step_loads import StepHistogram, step_histogram
 from scheduler.catalog.profile.profile import Profile
+from scheduler.engine.loop import Run
 from scheduler.executors.model.cost_model import Bound
 from scheduler.simulate import Variant, high_end, simulate
 from scheduler.workload.requests import Requests
@@ -23,7 +30,8 @@ PLAIN_OBJECTIVE = "mean_tpot"
 class LoadRun:
     """What a run at one load showed at each end of the host range (one end where both are the same).
 
-    The shares of steps that found no graph, and the `value` of the objective, are those of the low end.
+    The shares of steps that found no graph, and the `value` of the objective, are those of the low end, and
+    so is the run with its flat record where it is `kept`.
     """
 
     at: Mapping[Bound, AtLoad]
@@ -31,6 +39,7 @@ class LoadRun:
     without_graph_share: float
     missed_graph_share: float
     value: float | None = None
+    kept: tuple[Run, Record] | None = None
 
     def end(self, bound: Bound) -> AtLoad:
         """Return what one end showed."""
@@ -42,6 +51,7 @@ class LoadTask:
     """One variant on one sample's requests at `factor` times their rate; picklable.
 
     Steps are counted up to `largest_total` tokens. Without an `objective` mean TPOT is all that matters.
+    `keeps_run`: the run itself is wanted, not only what it showed.
     """
 
     workload: Workload
@@ -53,6 +63,7 @@ class LoadTask:
     factor: float
     largest_total: int
     objective: Objective | None = None
+    keeps_run: bool = False
 
     def result(self) -> LoadRun:
         """Run the low end and, where that gives another answer, the high end."""
@@ -60,6 +71,7 @@ class LoadTask:
         histogram: dict[Bound, StepHistogram] = {}
         share = missed = 0.0
         value: float | None = None
+        kept: tuple[Run, Record] | None = None
         requests = requests_at(self.requests, self.factor)
         slo_ms = self.workload.slo.limits_ms if self.workload.slo else {}
         most = self.workload.engine.max_num_seqs
@@ -79,10 +91,11 @@ class LoadTask:
             histogram[variant.bound] = step_histogram([run], most, self.largest_total)
             if variant.bound == "low":
                 share, missed = without_graph_share(run), missed_graph_share(run, variant.pool)
+                kept = (run, record) if self.keeps_run else None
                 variant = high_end(self.profile, variant, [run])
             else:
                 variant = None
-        return LoadRun(at, histogram, share, missed, value)
+        return LoadRun(at, histogram, share, missed, value, kept)
 
     def _rate_per_s(self) -> float | None:
         """Return the arrival rate at this load: what was asked for, of a record or of stages what comes."""

@@ -78,7 +78,7 @@ class Detail:
     `values` are the objective of every sample at the workload's own load and the low end, the shares of
     steps that found no graph likewise; `most_missed` is that share where it is largest. `ends` holds the pool
     over the loads at each end of the host range (one where both are the same), `samples` the same by sample,
-    `histograms` each load's steps at each end.
+    `histograms` each load's steps at each end. `runs` are what all this was read off, by sample and load.
     """
 
     values: list[float]
@@ -88,6 +88,12 @@ class Detail:
     ends: Mapping[Bound, VariantLoads]
     samples: Mapping[Bound, Sequence[VariantLoads]]
     histograms: Sequence[tuple[Bound, StepHistogram]]
+    runs: Sequence[Mapping[float, LoadRun]]
+
+    @property
+    def factors(self) -> tuple[float, ...]:
+        """The loads at which the pool was run."""
+        return tuple(self.runs[0])
 
     @property
     def together(self) -> int:
@@ -114,21 +120,23 @@ class Judged:
 
 
 def judged(own: Detail, other: Detail, *, with_rate: bool) -> Judged:
-    """Return what `other` loses against `own`, `with_rate` of the highest rate that meets the SLO, too."""
+    """Return what `other` loses against `own`, `with_rate` of the highest rate that meets the SLO, too.
+
+    Where `other` was not run at all loads of `own`, it is judged at those at which it was.
+    """
     bounds = BOUNDS if "high" in own.ends or "high" in other.ends else BOUNDS[:1]
-    found = {
-        bound: [
-            loss
-            for loss in losses(own.end(bound), other.end(bound))
-            if with_rate or loss.of != "highest rate"
-        ]
-        for bound in bounds
-    }
-    every = [(loss, bound) for bound, several in found.items() for loss in several]
-    if not every:  # nothing could be compared: answers of one token, say
+    found = {}
+    for bound in bounds:
+        mine, theirs = own.end(bound), other.end(bound)
+        if own.factors != other.factors:
+            mine = replace(mine, at=tuple(load for load in mine.at if load.factor in other.factors))
+        every = losses(mine, theirs)
+        found[bound] = [loss for loss in every if with_rate or loss.of != "highest rate"]
+    pairs = [(loss, bound) for bound, several in found.items() for loss in several]
+    if not pairs:  # nothing could be compared: answers of one token, say
         return Judged(Loss(0.0, 1.0, "mean TPOT"), "low", 0.0, found)
-    worst, bound = max(every, key=lambda pair: pair[0].share)
-    at_loads = [loss.share for loss, _ in every if loss.of != "highest rate"]
+    worst, bound = max(pairs, key=lambda pair: pair[0].share)
+    at_loads = [loss.share for loss, _ in pairs if loss.of != "highest rate"]
     return Judged(worst, bound, float(np.mean(at_loads)) if at_loads else 0.0, found)
 
 
@@ -200,33 +208,49 @@ class Evaluator:
         return [self.objective.value(summary) for _, summary in self.run(pool, samples)]
 
     def details(
-        self, pools: Sequence[GraphPool], samples: Sequence[DrawnRequests], largest_total: int
+        self,
+        pools: Sequence[GraphPool],
+        samples: Sequence[DrawnRequests],
+        largest_total: int,
+        *,
+        factors: Sequence[float] | None = None,
+        begun: Mapping[GraphPool, Detail] | None = None,
+        keeps_runs: bool = False,
     ) -> list[Detail]:
-        """Return what the runs of several pools show, in their order; each distinct pool is run once."""
-        distinct = list(dict.fromkeys(pools))
-        tasks = [
-            LoadTask(
-                self.workload,
-                self.profile,
-                Variant("candidate", pool, "fallback"),
-                part.requests,
-                part.replication,
-                part.warmup_requests,
-                factor,
-                largest_total,
-                self.objective,
-            )
-            for pool in distinct
-            for sample in samples
-            for factor in self.factors
-            for part in [sample.at(factor)]
-        ]
-        found = self._results(tasks)
-        each = len(samples) * len(self.factors)
-        details = {
-            pool: self._detail([found[index] for index in range(first, first + each)], len(samples))
-            for pool, first in zip(distinct, range(0, len(tasks), each), strict=True)
-        }
+        """Return what the runs of several pools show, in their order; each distinct pool is run once.
+
+        At `factors` (None: all loads). What the `begun` hold of the same samples is not run again.
+        """
+        factors = self.factors if factors is None else factors
+        runs: dict[GraphPool, list[dict[float, LoadRun]]] = {}
+        tasks, places = [], []
+        for pool in dict.fromkeys(pools):
+            known = begun[pool].runs if begun is not None and pool in begun else [{}] * len(samples)
+            runs[pool] = [dict(of_sample) for of_sample in known]
+            for sample, of_sample in zip(samples, runs[pool], strict=True):
+                for factor in factors:
+                    if factor in of_sample:
+                        continue
+                    part = sample.at(factor)
+                    places.append((of_sample, factor))
+                    tasks.append(
+                        LoadTask(
+                            self.workload,
+                            self.profile,
+                            Variant("candidate", pool, "fallback"),
+                            part.requests,
+                            part.replication,
+                            part.warmup_requests,
+                            factor,
+                            largest_total,
+                            self.objective,
+                            keeps_runs and factor == 1.0,
+                        )
+                    )
+        for index, result in self._results(tasks).items():
+            of_sample, factor = places[index]
+            of_sample[factor] = result
+        details = {pool: self._detail(by_sample) for pool, by_sample in runs.items()}
         return [details[pool] for pool in pools]
 
     def _results(self, tasks: Sequence[LoadTask]) -> dict[int, LoadRun]:
@@ -243,14 +267,13 @@ class Evaluator:
             self._count(len(found[index].at), len(task.requests) / task.factor)
         return found
 
-    def _detail(self, runs: Sequence[LoadRun], samples: int) -> Detail:
+    def _detail(self, by_sample: Sequence[Mapping[float, LoadRun]]) -> Detail:
         """Gather one pool's runs, sample by sample and load by load."""
-        loads = len(self.factors)
+        by_sample = [{factor: several[factor] for factor in sorted(several)} for several in by_sample]
+        runs = [run for several in by_sample for run in several.values()]
         share = SLO_SHARE if self.workload.slo else None
         bounds = BOUNDS if any("high" in run.at for run in runs) else BOUNDS[:1]
-        by_sample = [runs[first : first + loads] for first in range(0, len(runs), loads)]
-        own = self.factors.index(1.0)
-        here = [several[own] for several in by_sample]
+        here = [several[1.0] for several in by_sample]
         return Detail(
             values=[run.value for run in here if run.value is not None],
             without_graph_share=float(np.mean([run.without_graph_share for run in here])),
@@ -259,18 +282,20 @@ class Evaluator:
             ends={
                 bound: variant_loads(
                     bound,
-                    [mean_at_load([several[at].end(bound) for several in by_sample]) for at in range(loads)],
+                    [mean_at_load([several[at].end(bound) for several in by_sample]) for at in by_sample[0]],
                     share,
                 )
                 for bound in bounds
             },
             samples={
                 bound: [
-                    variant_loads(bound, [run.end(bound) for run in several], share) for several in by_sample
+                    variant_loads(bound, [run.end(bound) for run in several.values()], share)
+                    for several in by_sample
                 ]
                 for bound in bounds
             },
             histograms=[pair for run in runs for pair in run.histogram.items()],
+            runs=by_sample,
         )
 
     def work(self, samples: Sequence[DrawnRequests]) -> float:
