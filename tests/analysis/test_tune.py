@@ -171,8 +171,43 @@ def test_required_graphs_beyond_the_memory_budget_are_refused():
 
 def test_every_simulation_is_counted_and_no_pool_is_run_twice():
     tuning = tuned(workload_of(requests=60), Budgets(3), samples=None)
-    finalists = tuning.evaluator.simulations / len(LOADS) - len(tuning.search.tried)
+    loads = [len(found.detail.factors) for found in tuning.search.tried.values()]
+    assert set(loads) == {2, len(LOADS)}, "what is sure to lose is run at two loads"
+    finalists = (tuning.evaluator.simulations - sum(loads)) / len(LOADS)
     assert 2 <= finalists <= 5  # a few and the own pool once more, on more requests
+
+
+@pytest.mark.parametrize(
+    ("workload", "budgets"),
+    [
+        (workload_of(pool={"preset": "all"}, rate=40, requests=150, seqs=16), Budgets(8)),
+        (workload_of(pool={"preset": "all"}, rate=30, requests=200, seqs=32), Budgets(4)),
+        (workload_of("mixed", pool={"preset": "vllm"}, rate=30, requests=100, seqs=16), Budgets(16)),
+    ],
+)
+def test_what_is_left_out_of_some_loads_changes_nothing_that_is_said(monkeypatch, workload, budgets):
+    """The first two own lists are larger than is allowed: lists that lose are left to choose from."""
+
+    def answer():
+        tuning, fresh, over, verdict = judged(workload, budgets, fresh=2)
+        return tuning_answer(tuning, fresh, over, verdict)
+
+    pruned = answer()
+    monkeypatch.setattr("scheduler.analysis.tuning.closed_loop._Judge._is_sure_to_lose", lambda *_: False)
+    whole = answer()
+    assert pruned.simulations < whole.simulations
+    assert replace(pruned, simulations=whole.simulations) == whole
+
+
+def test_a_search_that_leaves_nothing_out_tries_more_and_is_no_better():
+    workload = workload_of(pool={"sizes": [1, 2]}, requests=150)
+    samples = [DrawnRequests(draw_requests(workload, 0), 0, 0.1)]
+    pruned, whole = (
+        tune(evaluator_of(workload), samples, Budgets(4), prunes=prunes) for prunes in (True, False)
+    )
+    assert whole.evaluator.simulations > pruned.evaluator.simulations
+    assert all(len(found.detail.factors) == len(LOADS) for found in whole.search.tried.values())
+    assert whole.best.pool == pruned.best.pool
 
 
 def test_progress_says_how_much_is_left():
@@ -212,6 +247,29 @@ def test_a_pool_given_twice_is_run_once():
     first, second = evaluator.details([GraphPool((1, 8)), GraphPool((1, 8))], [sample], 0)
     assert first is second
     assert evaluator.simulations == len(LOADS)
+
+
+def test_what_was_run_at_some_loads_is_gone_on_with():
+    evaluator = evaluator_of(workload_of(requests=60))
+    sample = DrawnRequests(draw_requests(evaluator.workload, 0), 0, 0.1)
+    pool = GraphPool((1, 8))
+    (begun,) = evaluator.details([pool], [sample], 0, factors=(1.0, 2.0))
+    assert begun.factors == (1.0, 2.0)
+    (gone_on,) = evaluator.details([pool], [sample], 0, begun={pool: begun})
+    assert evaluator.simulations == len(LOADS)
+    (at_once,) = evaluator.details([pool], [sample], 0)
+    assert (gone_on.factors, gone_on.ends, gone_on.values) == (LOADS, at_once.ends, at_once.values)
+
+
+def test_the_confirming_runs_at_the_own_load_are_those_that_are_compared():
+    tuning, fresh, over, _ = judged(workload_of(pool={"sizes": [1, 2]}, requests=80), Budgets(4), fresh=2)
+    counted = tuning.evaluator.simulations
+    for pool, detail in ((tuning.best.pool, over.best), (tuning.own.pool, over.other)):
+        runs = fresh.run(pool)
+        assert [record["mean_tpot_ms"] for _, record in runs] == detail.values
+        again = tuning.evaluator.values(pool, fresh.samples)
+        assert again == detail.values
+    assert tuning.evaluator.simulations == counted + 4, "asked for anew, and only then run again"
 
 
 def judged(workload, budgets, goal="mean_tpot", fresh=4):

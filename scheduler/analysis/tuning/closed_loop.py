@@ -86,9 +86,18 @@ def largest_total(rules: dict[bool, SizeRules]) -> int:
     return max(each.candidates[-1] for each in rules.values())
 
 
-def tune(evaluator: Evaluator, samples: list[DrawnRequests], budgets: Budgets) -> Tuning:
+def tune(
+    evaluator: Evaluator,
+    samples: list[DrawnRequests],
+    budgets: Budgets,
+    *,
+    requests: int = FEW_REQUESTS,
+    prunes: bool = True,
+) -> Tuning:
     """Search the best pool for the samples within the budgets; see pool_search for how.
 
+    Every list meets so many `requests`. With `prunes` one that is sure to lose is not run at all loads, nor
+    neighbours that save next to nothing; what is found is the same without, but for such neighbours.
     Where the workload's list also serves mixed steps, both modes compete: one list for all steps, and
     graphs for decode steps alone. Raises InputError for budgets that cannot be kept.
     """
@@ -98,7 +107,7 @@ def tune(evaluator: Evaluator, samples: list[DrawnRequests], budgets: Budgets) -
     # A server whose attention has no FULL graphs cannot be told to capture them.
     modes = [True, False] if own.pool.piecewise and own.pool.full else [own.pool.piecewise]
     rules = {piecewise: size_rules(budgets, engine, profile, piecewise) for piecewise in modes}
-    few, many = (_cut(samples[:1], evaluator, count) for count in (FEW_REQUESTS, MANY_REQUESTS))
+    few, many = (_cut(samples[:1], evaluator, count) for count in (requests, MANY_REQUESTS))
     lists = LISTS_IN_ANY_MODE + LISTS_OF_A_MODE * len(modes)
     evaluator.plan.expected |= {
         SEARCHING: lists * evaluator.work(few),
@@ -106,8 +115,8 @@ def tune(evaluator: Evaluator, samples: list[DrawnRequests], budgets: Budgets) -
     }
     evaluator.plan.enter(SEARCHING)
     can_be_near = budgets.graphs >= graphs_to_be_near(engine.max_num_seqs)
-    judge = _Judge(evaluator, few, own.pool, largest_total(rules))
-    search = PoolSearch(judge.evaluate)
+    judge = _Judge(evaluator, few, own.pool, largest_total(rules), prunes=prunes)
+    search = PoolSearch(judge.evaluate, judge.complete)
     reference = search.value(judge.reference, "own pool")
     kv_per_row = _kv_per_row(reference.detail)
     model = cost_model(profile, "fallback")
@@ -139,7 +148,7 @@ def tune(evaluator: Evaluator, samples: list[DrawnRequests], budgets: Budgets) -
     extended = _extended(own.pool, engine.prefill_tokens_per_step)
     if extended != own.pool and allowed(extended):
         search.value(extended, "own pool up to the token budget")
-    pick = _Pick(evaluator, own.pool)
+    pick = _Pick(evaluator, own.pool, search.completed)
     best = pick.best(found for pool, found in search.tried.items() if allowed(pool))
     if is_idle:
         best = best or reference
@@ -154,7 +163,8 @@ def tune(evaluator: Evaluator, samples: list[DrawnRequests], budgets: Budgets) -
             curves[piecewise] = _curve(search, leader, rules[piecewise])
     best = pick.best(found for pool, found in search.tried.items() if allowed(pool)) or best
     chosen = rules[best.pool.piecewise]
-    search.try_neighbours(best, chosen.chooser(), _worth_trying(best, chosen), WORTH_TRYING)
+    worth = _worth_trying(best, chosen) if prunes else lambda choice: True
+    search.try_neighbours(best, chosen.chooser(), worth, WORTH_TRYING)
     found = [found for pool, found in search.tried.items() if allowed(pool)]
     evaluator.plan.enter(FINALS)
     best = _final(evaluator, many, pick, found, own.pool, judge)
@@ -171,7 +181,11 @@ def _cut(samples: Sequence[DrawnRequests], evaluator: Evaluator, count: int) -> 
 
 @dataclass(slots=True)
 class _Judge:
-    """Evaluates pools on some samples against the own pool (no graphs, where that leaves no KV block)."""
+    """Evaluates pools on some samples against the own pool (no graphs, where that leaves no KV block).
+
+    With `prunes` those of several that are sure to lose by two loads, the own and the highest one, are left
+    at that.
+    """
 
     evaluator: Evaluator
     samples: Sequence[DrawnRequests]
@@ -180,6 +194,7 @@ class _Judge:
     with_rate: bool = False
     loads: Callable[[Evaluated], Sequence[Load]] = lambda found: []
     details: dict[GraphPool, Detail] = field(default_factory=dict)
+    prunes: bool = False
 
     @property
     def reference(self) -> GraphPool:
@@ -190,21 +205,39 @@ class _Judge:
         """Run the pools that leave room for the KV cache, side by side where that is worth it."""
         fitting = [pool for pool in dict.fromkeys([self.reference, *pools]) if pool not in self.details]
         fitting = [pool for pool in fitting if self.evaluator.cost(pool) is not None]
-        new = self.evaluator.details(fitting, self.samples, self.largest_total)
-        self.details |= dict(zip(fitting, new, strict=True))
+        if self.prunes and len(fitting) > 1 and self.reference in self.details:
+            self._run(fitting, sorted({1.0, max(self.evaluator.factors)}))
+            fitting = [pool for pool in fitting if not self._is_sure_to_lose(pool)]
+        self._run(fitting, self.evaluator.factors)
         return [self._evaluated(pool) for pool in pools]
+
+    def complete(self, pool: GraphPool) -> Evaluated:
+        """Run a pool at the loads that it was left out of, too."""
+        self._run([pool], self.evaluator.factors)
+        return self._evaluated(pool)
+
+    def _run(self, pools: Sequence[GraphPool], factors: Sequence[float]) -> None:
+        new = self.evaluator.details(
+            pools, self.samples, self.largest_total, factors=factors, begun=self.details
+        )
+        self.details |= dict(zip(pools, new, strict=True))
+
+    def _is_sure_to_lose(self, pool: GraphPool) -> bool:
+        return self.judged(pool).worst.share > MARGIN + MOST_PAID
 
     def _evaluated(self, pool: GraphPool) -> Evaluated:
         detail = self.details.get(pool)
         if detail is None:
             return Evaluated(pool, np.inf, list)
-        return Evaluated(pool, score(self.judged(pool)), lambda: self._loads(pool), detail)
+        is_bound = len(detail.factors) < len(self.evaluator.factors)
+        return Evaluated(pool, score(self.judged(pool)), lambda: self._loads(pool), detail, is_bound)
 
     def judged(self, pool: GraphPool) -> Judged:
         """Return what a pool that was run loses."""
         return judged(self.details[self.reference], self.details[pool], with_rate=self.with_rate)
 
     def _loads(self, pool: GraphPool) -> Sequence[Load]:
+        self._run([pool], self.evaluator.factors)
         return self.loads(Evaluated(pool, 0.0, list, self.details[pool]))
 
 
@@ -224,13 +257,17 @@ class _Pick:
 
     evaluator: Evaluator
     own: GraphPool
+    completed: Callable[[Evaluated], Evaluated]
 
     def best(self, evaluated: Iterable[Evaluated]) -> Evaluated | None:
         """Return the best pool: of those within what is called no difference, the one with fewest graphs."""
-        finite = [found for found in evaluated if np.isfinite(found.score)]
-        least = min((found.score for found in finite), default=0.0)
-        near = (found for found in finite if found.score <= least + MARGIN)
-        return min(near, key=self._price, default=None)
+        left = [found for found in evaluated if np.isfinite(found.score)]
+        while True:
+            least = min((found.score for found in left), default=0.0)
+            near = [found for found in left if found.score <= least + MARGIN]
+            if not any(found.is_bound for found in near):
+                return min(near, key=self._price, default=None)
+            left = [self.completed(found) if found.score <= least + MARGIN else found for found in left]
 
     def several(self, evaluated: Iterable[Evaluated], count: int) -> list[Evaluated]:
         """Return the best pools, one after the other."""

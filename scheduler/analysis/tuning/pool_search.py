@@ -23,13 +23,14 @@ AT_ONCE = 4
 class Evaluated:
     """A pool, its score (lower is better) and how to get the loads it led to, which only few need.
 
-    `detail` is the evaluator's own.
+    `detail` is the evaluator's own. Of a pool that was not evaluated to the end the score is a lower bound.
     """
 
     pool: GraphPool
     score: float
     loads: Callable[[], Sequence[Load]]
     detail: Any = None
+    is_bound: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +44,13 @@ class Chooser:
 
 @dataclass(slots=True)
 class PoolSearch:
-    """Everything that was tried, in order, each pool once, with where it came from."""
+    """Everything that was tried, in order, each pool once, with where it came from.
+
+    `evaluate` may leave off where a pool is sure to lose; `complete` evaluates one to the end.
+    """
 
     evaluate: Callable[[Sequence[GraphPool]], Sequence[Evaluated]]
+    complete: Callable[[GraphPool], Evaluated] | None = None
     tried: dict[GraphPool, Evaluated] = field(default_factory=dict)
     origin: dict[GraphPool, str] = field(default_factory=dict)
     endings: list[str] = field(default_factory=list)
@@ -63,6 +68,12 @@ class PoolSearch:
             self.tried[pool] = found
             self.origin[pool] = new[pool]
         return [self.tried[pool] for pool, _ in pools]
+
+    def completed(self, found: Evaluated) -> Evaluated:
+        """Return what a pool is worth when it is evaluated to the end."""
+        if found.is_bound and self.complete is not None:
+            self.tried[found.pool] = found = self.complete(found.pool)
+        return found
 
     def iterate(self, start: GraphPool, chooser: Chooser, label: str, most: int = MOST_ITERATIONS) -> None:
         """Follow pool → batches → pool from `start` to a fixed point or a cycle; notes how it ended."""
