@@ -83,7 +83,7 @@ def test_where_the_own_list_stays_there_is_nothing_to_paste(files):
         WORKLOAD.replace("[1, 2]", "[1, 2, 3, 4, 5, 6, 7, 8]").replace("requests: 150", "requests: 20")
     )
     outcome = call("tune", kept, "--no-plots", "--out", files / "o")
-    assert outcome.stdout.startswith("KEEP: fewer than 100 fresh requests: too few to tell")
+    assert outcome.stdout.startswith("KEEP: fewer than 100 fresh requests in a run: too few to tell")
     assert outcome.stdout.endswith("Nothing to paste: keep the list that you have.\n")
     assert json.loads((files / "o" / "tune.json").read_text())["sizes"] == [1, 2, 3, 4, 5, 6, 7, 8]
 

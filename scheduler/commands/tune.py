@@ -6,38 +6,44 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+from scheduler.analysis.comparison.compare import Comparison, Progress, compare
+from scheduler.analysis.comparison.kept_runs import Scratch
 from scheduler.analysis.comparison.pools import workload_pool
 from scheduler.analysis.tuning.answer import LogAnswer, TuningAnswer
 from scheduler.analysis.tuning.assemble import tuning_answer
 from scheduler.analysis.tuning.budgets import Budgets
 from scheduler.analysis.tuning.checks import FreshRequests
 from scheduler.analysis.tuning.closed_loop import tune
+from scheduler.analysis.tuning.load_study import study_loads
 from scheduler.analysis.tuning.logged_choice import log_choice, profile_of
 from scheduler.analysis.tuning.objectives import objective
 from scheduler.analysis.tuning.pool_runs import Evaluator
 from scheduler.analysis.tuning.samples import search_and_fresh
 from scheduler.analysis.tuning.token_budgets import parse_budgets, token_budgets
 from scheduler.analysis.tuning.verdict import is_change, tuning_verdict
-from scheduler.analysis.workers import open_workers
+from scheduler.analysis.workers import Workers, open_workers
 from scheduler.catalog.dispatch.audit import Range, slower_batches
 from scheduler.catalog.dispatch.engines import VLLM_RULES, engine_rules
 from scheduler.catalog.dispatch.table import GraphMode, Settings
-from scheduler.commands.options import TuneOptions
-from scheduler.commands.run import workload_profile
+from scheduler.catalog.profile.profile import Profile
+from scheduler.commands.options import RunOptions, TuneOptions
+from scheduler.commands.run import sampling, workload_profile
 from scheduler.commands.tune_drafts import tune_drafts
 from scheduler.engine.graph_pool import GraphPool
 from scheduler.errors import InputError
 from scheduler.files import check_folder, write_json
+from scheduler.report.answer import fewer_graphs
 from scheduler.report.engine_flags import PastedPool
-from scheduler.report.flags import log_caution, tune_caution
+from scheduler.report.flags import log_caution, tune_caution, why_no_flag
 from scheduler.report.outputs import save_figures
 from scheduler.report.progress import progress_bar
 from scheduler.report.tune_plot import tuning_figure
-from scheduler.report.tune_text import tune_json, tune_text
+from scheduler.report.tune_text import Fewer, tune_json, tune_text
 from scheduler.workload.file.loader import load_workload
 from scheduler.workload.inputs.door import read_engine_log, read_input
 from scheduler.workload.inputs.found import Use
 from scheduler.workload.inputs.head import Told
+from scheduler.workload.schema import Workload
 from scheduler.workload.server_logs.engine_log import EngineLog
 
 MIB = 1 << 20
@@ -57,25 +63,27 @@ def run_tune(workload_file: Path | None, options: TuneOptions) -> int:
     if not 1 <= options.align <= MOST_GRAPHS:
         raise InputError(f"--align: expected 1 to {MOST_GRAPHS:,}, got {options.align}")
     answer: TuningAnswer | LogAnswer
+    fewer: Fewer | None
     log_file = _log_file(options)
     if log_file is None and (workload_file is not None or options.source_file is not None):
         workload = load_workload(workload_file, options.overrides, options.trace, options.source_file)
         if workload.engine.speculation is not None:
             return tune_drafts(workload, options)
     if log_file is None and (workload_file is not None or options.source_file is not None):
-        answer, pasted, name = _closed_loop(workload_file, options)
+        answer, pasted, fewer, name = _closed_loop(workload_file, options)
     elif log_file is not None and workload_file is None:
         answer, pasted, name = _from_log(log_file, options)
+        fewer = None
     else:
         raise InputError("tune: expected a workload file, or --from-log FILE with --profile, not both")
     folder = options.out or Path("results") / name
-    write_json(folder / "tune.json", tune_json(answer, pasted))
+    write_json(folder / "tune.json", tune_json(answer, pasted, fewer))
     if options.plots and isinstance(answer, TuningAnswer):
         save_figures({"tune": tuning_figure(answer)}, folder)
     if options.json:
         sys.stdout.write((folder / "tune.json").read_text(encoding="utf-8"))
     else:
-        sys.stdout.write(tune_text(answer, pasted))
+        sys.stdout.write(tune_text(answer, pasted, fewer))
     return 0
 
 
@@ -86,17 +94,25 @@ def _log_file(options: TuneOptions) -> Path | None:
     return options.source_file if Use.BATCHES in read_input(options.source_file).uses else None
 
 
-def _closed_loop(workload_file: Path | None, options: TuneOptions) -> tuple[TuningAnswer, PastedPool, str]:
+def _closed_loop(
+    workload_file: Path | None, options: TuneOptions
+) -> tuple[TuningAnswer, PastedPool, Fewer | None, str]:
     workload = load_workload(workload_file, options.overrides, options.trace, options.source_file)
     name = f"{workload.name}-tune"
-    check_folder(options.out or Path("results") / name)
+    folder = options.out or Path("results") / name
+    check_folder(folder)
     goal, budgets, factors = (
         objective(options.objective),
         parse_budgets(options.budgets),
         _loads(options.loads),
     )
     search, held_out, on = search_and_fresh(workload, options.replications)
-    with open_workers(options.workers) as workers, progress_bar() as progress:
+    fewer = None
+    with (
+        Scratch(folder) as scratch,
+        open_workers(options.workers) as workers,
+        progress_bar() as progress,
+    ):
         evaluator = Evaluator(
             workload, workload_profile(workload, options.eager_ms), goal, progress, workers, factors
         )
@@ -110,23 +126,67 @@ def _closed_loop(workload_file: Path | None, options: TuneOptions) -> tuple[Tuni
         if evaluator.cost(tuning.own.pool) is not None:
             over = fresh.over_loads(tuning.best.pool, tuning.own.pool)
         verdict = tuning_verdict(tuning, fresh, over)
-        answer = tuning_answer(tuning, fresh, over, verdict, token_budgets(tuning, budgets))
-    engine, own = workload.engine, tuning.own.pool
-    pool = tuning.best.pool if is_change(verdict) else own
-    tokens = engine.prefill_tokens_per_step
+        tried = token_budgets(tuning, budgets)
+        tried = token_budgets(tuning, budgets)
+        study = None
+        if over is not None:  # asked of the card's requests, by the card's function: one answer to both
+            comparison = _own_pool(workload, evaluator, progress, workers, scratch)
+            study, fewer = comparison.load_study, _fewer(comparison, width - 1)
+        answer = tuning_answer(tuning, fresh, over, verdict, tried, study)
+    advised = tuning.best.pool if is_change(verdict) else own
+    return answer, _pasted(workload, evaluator.profile, own, advised, width - 1), fewer, name
+
+
+def _own_pool(
+    workload: Workload, evaluator: Evaluator, progress: Progress, workers: Workers | None, scratch: Scratch
+) -> Comparison:
+    """Return the workload's own pool against eager, as the main job runs them, with fewer graphs judged."""
+    profile = evaluator.profile
+    replications, warmup = sampling(workload, RunOptions(), is_real=False)
+    comparison = compare(
+        workload,
+        profile,
+        [workload_pool(workload.pool, workload.engine, profile)],
+        replications=replications,
+        warmup_share=warmup,
+        progress=progress,
+        workers=workers,
+        scratch=scratch,
+    )
+    comparison.load_study = study_loads(comparison, progress, workers, first_alone=True)
+    if comparison.failure == "interrupted":
+        raise KeyboardInterrupt
+    return comparison
+
+
+def _fewer(comparison: Comparison, draft_tokens: int) -> Fewer:
+    """Return the card's words on fewer graphs, and what to paste where the card gives a flag, too."""
+    study, own = comparison.load_study, comparison.pools[0].variant.pool
+    found = None if study is None else study.fewer
+    if found is None or not found.would_do:
+        return Fewer(fewer_graphs(comparison))
+    smaller = _pasted(comparison.workload, comparison.profile, own, own.with_sizes(found.sizes), draft_tokens)
+    why_not = why_no_flag(comparison)
+    return Fewer(fewer_graphs(comparison), None if why_not else smaller, why_not)
+
+
+def _pasted(
+    workload: Workload, profile: Profile, own: GraphPool, pool: GraphPool, draft_tokens: int
+) -> PastedPool:
+    """Return a pool to be pasted instead of the own one."""
+    engine, tokens = workload.engine, workload.engine.prefill_tokens_per_step
     slower = slower_batches(own.table(engine.max_num_seqs, tokens), pool.table(engine.max_num_seqs, tokens))
-    pasted = PastedPool(
+    return PastedPool(
         pool.sizes,
         pool.padding,
         pool.piecewise,
         engine.max_num_seqs,
         engine.max_num_batched_tokens,
-        draft_tokens=width - 1,
+        draft_tokens=draft_tokens,
         full=pool.full,
         slower=tuple(slower),
-        caution=tune_caution(workload, evaluator.profile),
+        caution=tune_caution(workload, profile),
     )
-    return answer, pasted, name
 
 
 def _loads(text: str) -> tuple[float, ...]:

@@ -433,8 +433,8 @@ def _unjudged(comparison: Comparison, own: Column, study: LoadStudy, why: Unjudg
             text = not_of_text(mismatches(comparison.workload, comparison.profile))
             return f"Not judged, no flag: {text} (run.py profile list)."
         case "too few requests":
-            requests = sum(len(run.requests.arrival_ns) for run in own.runs)
-            return f"Not judged: {count_text(requests, 'request')} of the {LEAST_ARRIVALS} it takes."
+            fewest = min(len(run.requests.arrival_ns) for run in own.runs)
+            return f"Not judged: {count_text(fewest, 'request')} of the {LEAST_ARRIVALS} that a run takes."
         case "milliseconds":
             return f"Not judged: {_MS}"
         case "all at once":
@@ -442,7 +442,7 @@ def _unjudged(comparison: Comparison, own: Column, study: LoadStudy, why: Unjudg
         case "overload":
             return "Not judged: the queue grows; it takes a load that the server keeps up with."
         case "too short":
-            return "Not judged: it takes a steady state; run more requests."
+            return "Not judged: too short to tell; it takes a steady state and an interval: more requests."
         case "idle":
             idle = 1 - busy_share(own)
             seen = f"the server is idle {100 * idle:.0f} % of the time"
@@ -463,17 +463,21 @@ def _unjudged(comparison: Comparison, own: Column, study: LoadStudy, why: Unjudg
 
 
 def _fewer_at_loads(study: LoadStudy, fewer: FewerGraphs) -> str:
-    """Return what a smaller list saves and loses at its worst, over all loads that were tried."""
-    sizes = " ".join(map(str, fewer.sizes)) if len(fewer.sizes) <= 8 else f"{len(fewer.sizes)} of its sizes"
+    """Return what a smaller list saves and loses at its worst, over all loads that were tried and beyond."""
+    sizes = f"{len(fewer.sizes)} of its {fewer.of} sizes"
+    if len(fewer.sizes) <= 8:
+        sizes = " ".join(map(str, fewer.sizes))
     gains = []
     if fewer.start_up_s_saved:
         gains.append(f"{fewer.start_up_s_saved:.1f} s of start-up")
-    if fewer.kv_tokens_gained and fewer.kv_tokens_gained > 0:
-        gains.append(f"{fewer.kv_tokens_gained:,} KV tokens")
-    saves = f" saves {' and '.join(gains)}" if gains else ""
+    if fewer.graph_memory_bytes_saved and fewer.graph_memory_bytes_saved >= 1 << 20:
+        gains.append(f"{fewer.graph_memory_bytes_saved / 2**20:,.0f} MiB")
+    saves = f"saves {' and '.join(gains)}" if gains else ""
     worst = short_percent_text(fewer.worst_loss if fewer.worst_of == "mean TPOT" else -fewer.worst_loss)
-    where = f"{fewer.worst_of} {worst} at {fewer.worst_factor:g}x the load"
     if not fewer.would_do:
-        return f"{sizes}{saves}, but {where}: no."
-    loads_tried = f"{study.factors[0]:g}x to {study.factors[-1]:g}x"
-    return f"{sizes} would do{f': it{saves}' if saves else ''}; at worst {where} ({loads_tried} tried)."
+        where = f"{fewer.worst_of} {worst} at {fewer.worst_factor:g}x the load"
+        return f"{sizes} {saves}, but {where}: no." if saves else f"{sizes}: {where}: no."
+    tried = f"from {study.factors[0]:g}x to {study.factors[-1]:g}x the load"
+    one = f", any one batch {short_percent_text(fewer.most_padding)}" if fewer.most_padding >= 0.0005 else ""
+    text = f"{sizes} would do: {fewer.worst_of} {worst} at worst {tried}{one}"
+    return f"{text}; {saves}." if saves else f"{text}."

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 
 from scheduler.analysis.statistics.steady_state import LEAST_ARRIVALS
 from scheduler.analysis.tuning.answer import (
+    Advice,
     LoadRow,
     LogAnswer,
     PoolComparison,
@@ -21,40 +22,92 @@ from scheduler.report.wording import count_text, number_text, percent_text, size
 
 MIB = 1 << 20
 LEAST = 0.01  # a smaller difference is called none
+LEAST_SAID = 0.0005  # what would be printed as 0.0 %
 
 
-def tune_json(answer: TuningAnswer | LogAnswer, pasted: PastedPool) -> dict[str, object]:
+# With these the own list was held against others on enough requests: kept for its speed.
+_FOR_SPEED = (Reason.OWN_IS_BEST, Reason.NO_DIFFERENCE_SHOWN, Reason.WORSE_AT_SOME_LOAD)
+
+
+@dataclass(frozen=True, slots=True)
+class Fewer:
+    """Whether fewer graphs would do, in the card's words; what to paste then, or why there is no flag."""
+
+    text: str
+    pasted: PastedPool | None = None
+    why_no_flag: str = ""
+
+
+def tune_json(
+    answer: TuningAnswer | LogAnswer, pasted: PastedPool, fewer: Fewer | None = None
+) -> dict[str, object]:
     """Return an answer as tune.json holds it: with its reason or notes in words, and what to paste."""
     content = asdict(answer) | {"paste": flags_text(pasted)}
     if isinstance(answer, TuningAnswer):
         content["verdict"]["reason"] = reason_text(answer)
+        content["fewer"] = None
+        if fewer is not None:
+            paste = None if fewer.pasted is None else flags_text(fewer.pasted)
+            found = {} if answer.fewer is None else asdict(answer.fewer)
+            content["fewer"] = {"text": fewer.text, **found, "paste": paste}
     else:
         content["notes"] = open_loop_notes(answer)
         del content["assumed_kv_tokens"], content["logged_kv_tokens"]
     return content
 
 
-def tune_text(answer: TuningAnswer | LogAnswer, pasted: PastedPool) -> str:
-    """Return the card of an answer; flags to paste where another list is advised."""
-    card = _closed_loop(answer) if isinstance(answer, TuningAnswer) else _open_loop(answer)
-    if isinstance(answer, TuningAnswer) and not is_change(answer.verdict):
-        return "\n".join([*card, "", "Nothing to paste: keep the list that you have."]) + "\n"
-    return "\n".join([*card, "", "Paste:", flags_text(pasted).rstrip("\n")]) + "\n"
+def tune_text(answer: TuningAnswer | LogAnswer, pasted: PastedPool, fewer: Fewer | None = None) -> str:
+    """Return the card of an answer; flags where another list is advised, or fewer graphs would do."""
+    if isinstance(answer, LogAnswer):
+        lines = _open_loop(answer)
+    else:
+        lines = _closed_loop(answer, fewer)
+        if not is_change(answer.verdict):
+            pasted_instead = None if fewer is None else fewer.pasted
+            if pasted_instead is None:
+                return "\n".join([*lines, "", "Nothing to paste: keep the list that you have."]) + "\n"
+            heading = "Nothing to paste for speed. For fewer graphs paste:"
+            return "\n".join([*lines, "", heading, flags_text(pasted_instead).rstrip("\n")]) + "\n"
+    return "\n".join([*lines, "", "Paste:", flags_text(pasted).rstrip("\n")]) + "\n"
 
 
-def _closed_loop(answer: TuningAnswer) -> list[str]:
+def _closed_loop(answer: TuningAnswer, fewer: Fewer | None) -> list[str]:
     return [
         advice_line(answer),
+        *_fewer(fewer),
         *_overload(answer),
         *_pools(answer),
         "",
         *_curve(answer),
         "",
         *_over_loads(answer),
+        *_beyond(answer),
         *_token_budgets(answer),
         "",
         f"{count_text(answer.simulations, 'simulation')}, {len(answer.candidates)} pools tried; "
         + "; ".join(answer.search),
+    ]
+
+
+def _fewer(fewer: Fewer | None) -> list[str]:
+    """Return the second question and its answer, as on the card."""
+    if fewer is None or not fewer.text:
+        return []
+    why_not = f" ({fewer.why_no_flag})" if fewer.why_no_flag else ""
+    return [f"Fewer graphs? {fewer.text}{why_not}"]
+
+
+def _beyond(answer: TuningAnswer) -> list[str]:
+    """Return what the winner's gaps cost above the loads that were judged; nothing where they cost none."""
+    found = answer.beyond
+    if found is None:
+        return []
+    share = percent_text(found.loss)
+    loses = f"it begins to lose at {found.rate_factor:g}× the load ({share})"
+    holds = f"up to {found.rate_factor:g}× the load that costs no more than {share}"
+    return [
+        f"  beyond these: a batch of {found.batch} takes {percent_text(found.padding)} against the own list; "
+        + (loses if found.loses else holds)
     ]
 
 
@@ -97,14 +150,26 @@ def advice_line(answer: TuningAnswer) -> str:
     elif verdict.mode_change is not None:
         before, after = (mode.upper() for mode in verdict.mode_change)
         gains.insert(0, f"CHANGES THE MODE from {before} to {after}")
-    return f"{verdict.advice}: {reason_text(answer)}" + (f"; {', '.join(gains)}" if gains else "")
+    lead = str(verdict.advice)
+    if verdict.advice is Advice.KEEP and verdict.reason in _FOR_SPEED:
+        lead = f"KEEP {_own_list(answer)} for speed"
+    return f"{lead}: {reason_text(answer)}" + (f"; {', '.join(gains)}" if gains else "")
+
+
+def _own_list(answer: TuningAnswer) -> str:
+    """Return whose list the own one is: `vLLM's list` of the origin `vllm (vLLM 0.33.0)`."""
+    engine = answer.own.origin.partition(" (")[2].rpartition(" ")[0]
+    return f"{engine}'s list" if engine else "your list"
 
 
 def reason_text(answer: TuningAnswer) -> str:
     """Return why the advice is given."""
     match answer.verdict.reason:
         case Reason.OWN_IS_BEST:
-            return "the own pool is the best one found"
+            tried = f"none of the {len(answer.candidates)} lists tried gains"
+            if answer.verdict.gained < LEAST_SAID:
+                return f"{tried} without losing at some load"
+            return f"{tried} more than {100 * answer.verdict.gained:.1f} % in the mean without losing at some"
         case Reason.OWN_LEAVES_NO_KV_CACHE:
             return "the own pool leaves no room for the KV cache"
         case Reason.WORSE_AT_SOME_LOAD:
@@ -113,7 +178,7 @@ def reason_text(answer: TuningAnswer) -> str:
                 return f"{found} is worse at some load"
             return f"{found} loses {worst_text(answer)}"
         case Reason.TOO_FEW_REQUESTS:
-            return f"fewer than {LEAST_ARRIVALS} fresh requests: too few to tell"
+            return f"fewer than {LEAST_ARRIVALS} fresh requests in a run: too few to tell"
         case Reason.MAY_BE_MILLISECONDS:
             return (
                 "requests come whole seconds apart and hardly ever meet: if their times are milliseconds, "
@@ -125,6 +190,9 @@ def reason_text(answer: TuningAnswer) -> str:
             return (
                 "no steady state, and no gain shown: what fewer graphs cost is not to be told from this run"
             )
+        case Reason.TOO_SHORT:
+            why = answer.confirmation.note or "no interval"
+            return f"too short to tell ({why}); more requests would"
         case Reason.NOT_SHOWN:
             return "the interval is wider than what the tuned list may lose; more requests would tell"
         case Reason.OWN_ENDS_TOO_EARLY:
@@ -132,12 +200,16 @@ def reason_text(answer: TuningAnswer) -> str:
             seen = f"{share:.1%} of the own pool's steps found no graph of their kind at this load"
             return f"{seen}; {gain_text(answer)}"
         case Reason.FEWER_DO_AS_WELL:
-            fewer = f"{answer.best.graphs} graphs do as well as {answer.own.graphs}"
+            fewer = f"{answer.best.graphs} graphs, as allowed, do as well as {answer.own.graphs}"
             return f"{fewer}: {worst_text(answer)} at worst"
         case Reason.LESS_PADDING:
             return f"sizes that fit the traffic pad less; {gain_text(answer)}"
         case Reason.NO_DIFFERENCE_SHOWN:
-            return "no difference shown on requests the pool was not tuned on"
+            best = f"the best of the {len(answer.candidates)} lists tried"
+            if answer.verdict.gained < LEAST_SAID:
+                return f"{best} gains nothing on fresh requests"
+            gained = f"{100 * answer.verdict.gained:.1f} % in the mean over the loads"
+            return f"{best} gains {gained}, no difference"
 
 
 def _not_met_text(answer: TuningAnswer) -> str:
@@ -257,6 +329,12 @@ def _pools(answer: TuningAnswer) -> list[str]:
     interval = "no interval"
     if seen.low is not None and seen.high is not None:
         interval = f"95 % interval {_signed(seen.low)} to {_signed(seen.high)}"
+    if _is_own(answer):
+        return [
+            f"  own pool       {count_text(own.graphs, 'graph')} ({own.origin}): {sizes_text(own.sizes)}",
+            f"  {goal.name:<14} {number_text(seen.other.value)} {goal.unit} on {goal.on}",
+            *_unsteady(answer),
+        ]
     lines = [
         f"  tuned          {count_text(best.graphs, 'graph')} for {mode}: "
         f"{' '.join(map(str, best.sizes)) or 'none'}",
@@ -267,11 +345,18 @@ def _pools(answer: TuningAnswer) -> list[str]:
     ]
     if seen.note:
         lines.append(f"  note           {seen.note}")
-    if not answer.steady_state:
-        lines.append(
-            "  note           NO STEADY STATE even with these graphs: numbers describe this finite run"
-        )
-    return lines
+    return lines + _unsteady(answer)
+
+
+def _is_own(answer: TuningAnswer) -> bool:
+    """Tell whether the best list found is the own one, so that there is nothing to compare."""
+    return (answer.best.sizes, answer.best.mode) == (answer.own.sizes, answer.own.mode)
+
+
+def _unsteady(answer: TuningAnswer) -> list[str]:
+    if answer.steady_state:
+        return []
+    return ["  note           NO STEADY STATE even with these graphs: numbers describe this finite run"]
 
 
 def _shown(seen: PoolComparison) -> str:
@@ -313,13 +398,18 @@ def _row(name: str, value: float, pool: PoolFigures, mark: str = "") -> tuple[st
 
 def _over_loads(answer: TuningAnswer) -> list[str]:
     """Return what the winner changes at every load and end of the host range, and the highest rates."""
-    lines = ["  own list and tuned list over the loads, on requests the search never met:"]
+    is_own = _is_own(answer)
+    both = "own list" if is_own else "own list and tuned list"
+    lines = [f"  {both} over the loads, on requests the search never met:"]
     for row in answer.loads:
         host = ", slow host" if row.host == "high" else ""
         what = answer.objective.unit
         if row.of == "throughput":
             came = "" if row.offered_per_s is None else f"of {number_text(row.offered_per_s)} "
             what = f"{came}requests/s served"
+        if is_own:
+            lines.append(f"  {row.rate_factor:g}×{host}: {number_text(row.own)} {what}")
+            continue
         # What is served is better when it is more: a loss is a change with the other sign.
         sign, bounds = (-1 if row.of == "throughput" else 1), ""
         if row.low is not None and row.high is not None:
@@ -333,7 +423,8 @@ def _over_loads(answer: TuningAnswer) -> list[str]:
     for rate in answer.rates:
         host = ", slow host" if rate.host == "high" else ""
         own = _rate(rate.own_per_s, rate.own_limited_by)
-        lines.append(f"  highest rate{host}: {own} → {_rate(rate.best_per_s, rate.best_limited_by)}")
+        after = "" if is_own else f" → {_rate(rate.best_per_s, rate.best_limited_by)}"
+        lines.append(f"  highest rate{host}: {own}{after}")
     return lines if answer.loads else []
 
 

@@ -288,14 +288,46 @@ def test_a_list_that_ends_too_early_is_told_to_raise_its_ceiling():
     assert verdict.reason is Reason.OWN_ENDS_TOO_EARLY
 
 
-def test_graphs_that_buy_nothing_are_trimmed_and_what_that_saves_is_said():
+def test_graphs_that_buy_nothing_are_trimmed_where_fewer_are_allowed_and_what_that_saves_is_said():
     workload = workload_of("decode_only", DEFAULT_PROFILE, {"preset": "vllm"}, seqs=16, kv_blocks="auto")
-    _, _, over, verdict = judged(workload, Budgets(8))
-    assert verdict.advice is Advice.TRIM
+    _, _, over, verdict = judged(workload, Budgets(4))
+    assert (verdict.advice, verdict.reason) == (Advice.TRIM, Reason.FEWER_DO_AS_WELL)
     assert verdict.start_up_s_gained > 0
     assert verdict.graph_memory_bytes_gained > 0
     assert verdict.kv_tokens_gained >= 0
     assert over.judged.worst.share <= 0.02
+
+
+def test_a_list_that_is_no_faster_is_kept_for_speed_however_few_graphs_would_do():
+    """Fewer graphs are a question of their own, and the card's function answers it."""
+    workload = workload_of("decode_only", DEFAULT_PROFILE, {"preset": "vllm"}, seqs=16, kv_blocks="auto")
+    tuning, fresh, over, verdict = judged(workload, Budgets(8))
+    assert len(tuning.best.pool.sizes) < len(tuning.own.pool.sizes) <= 8
+    assert (verdict.advice, verdict.reason) == (Advice.KEEP, Reason.NO_DIFFERENCE_SHOWN)
+    assert verdict.gained == max(0.0, -over.judged.mean)
+    assert tuning_answer(tuning, fresh, over, verdict).sizes == tuning.own.pool.sizes
+
+
+def record(tmp_path, count, **changes):
+    gaps = np.random.default_rng(3).exponential(1 / 24, count)
+    rows = "\n".join(f"{at:.6f},10,{5 + index % 23}" for index, at in enumerate(np.cumsum(gaps)))
+    trace = tmp_path / "trace.csv"
+    trace.write_text(f"arrival_s,prompt_tokens,output_tokens\n{rows}\n")
+    content = workload_of(**changes).model_dump(exclude_none=True)
+    for key in ("requests", "prompt_tokens", "output_tokens"):
+        content.pop(key)
+    content["arrivals"] = {"process": "trace", "path": str(trace)}
+    return Workload.model_validate(content)
+
+
+@pytest.mark.parametrize(
+    ("count", "why"), [(20, Reason.TOO_FEW_REQUESTS), (100, Reason.TOO_FEW_REQUESTS), (340, Reason.TOO_SHORT)]
+)
+def test_a_record_too_short_for_an_interval_gets_no_list_however_much_it_gains(tmp_path, count, why):
+    """The own list ends at 2 of 8 requests: a gain far above all noise, and nothing that says how sure."""
+    _, _, over, verdict = judged(record(tmp_path, count, pool={"sizes": [1, 2]}), Budgets(4))
+    assert (verdict.advice, verdict.reason) == (Advice.KEEP, why)
+    assert over.gain[0].share < -0.05
 
 
 def test_a_list_that_loses_at_some_load_is_no_advice():

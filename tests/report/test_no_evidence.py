@@ -12,7 +12,7 @@ from command_line import ROOT, call
 
 from scheduler.analysis.comparison.compare import Comparison, compare
 from scheduler.analysis.comparison.pools import workload_pool
-from scheduler.analysis.tuning.load_study import _is_wide, study_loads
+from scheduler.analysis.tuning.load_study import _unsure, study_loads
 from scheduler.catalog.profile.file import load_profile
 from scheduler.report.answer import fewer_graphs
 from scheduler.report.card import card_text
@@ -66,8 +66,8 @@ def test_with_evidence_there_is_a_flag() -> None:
 @pytest.mark.parametrize(
     ("changes", "missing"),
     [
-        ({"requests": 1}, "Not judged: 2 requests of the 100 it takes."),
-        ({"requests": 30}, "Not judged: 60 requests of the 100 it takes."),
+        ({"requests": 1}, "Not judged: 1 request of the 100 that a run takes."),
+        ({"requests": 30}, "Not judged: 30 requests of the 100 that a run takes."),
         (
             {"arrivals": {"process": "poisson", "rate_per_s": 500}, "requests": 3000},
             "Not judged: the queue grows",
@@ -106,7 +106,7 @@ def test_an_interval_beyond_no_loss_is_no_evidence() -> None:
     study = comparison.load_study
     comparison.differences.clear()
     assert study is not None
-    assert _is_wide(comparison)
+    assert _unsure(comparison) == "wide interval"
 
 
 def trace_of(tmp_path: Path, scale: int, count: int = 120) -> Path:

@@ -27,11 +27,11 @@ def unjudged(comparison: Comparison, own: Column) -> Unjudged | None:
     tells what a list is good for; a profile of another engine, release, GPU or model tells it of another
     server.
     """
-    requests = sum(len(run.requests.arrival_ns) for run in own.runs)
+    fewest = min(len(run.requests.arrival_ns) for run in own.runs)
     others = mismatches(comparison.workload, comparison.profile)
     if any(other.asked for other in others):  # who names no engine is told of lists, and given no flag
         return "other profile"
-    if requests < LEAST_ARRIVALS:
+    if fewest < LEAST_ARRIVALS:
         return "too few requests"
     if _loses_to_eager(comparison, own):
         return "eager is faster"

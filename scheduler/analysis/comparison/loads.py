@@ -83,19 +83,22 @@ class VariantLoads:
 
 @dataclass(frozen=True, slots=True)
 class FewerGraphs:
-    """A smaller list of `own`'s sizes, judged over all loads and at both ends of a host range.
+    """A smaller list of `own`'s `of` sizes, judged over all loads and at both ends of a host range.
 
     `worst_loss` is the largest loss against the own list as a share (0.08: 8 % worse; negative: better),
     met at `worst_factor` times the load in `worst_of`. `would_do`: that is within what is called no loss.
+    Beyond the loads no decode batch takes longer than in the own list by more than the share `most_padding`.
     What it saves: start-up seconds, graph memory, KV tokens; None where the profile does not say.
     """
 
     own: str
+    of: int
     sizes: tuple[int, ...]
     worst_loss: float
     worst_factor: float
     worst_of: LossOf
     would_do: bool
+    most_padding: float
     start_up_s_saved: float | None
     graph_memory_bytes_saved: int | None
     kv_tokens_gained: int | None

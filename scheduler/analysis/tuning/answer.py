@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import Enum, StrEnum, auto
 from typing import Literal
 
-from scheduler.analysis.comparison.loads import LossOf, RateLimit
+from scheduler.analysis.comparison.loads import FewerGraphs, LossOf, RateLimit, Unjudged
 from scheduler.analysis.tuning.log_evidence import Contradiction, OwnTimes
 
 SCHEMA_VERSION = 1
@@ -16,12 +16,15 @@ Mode = Literal["full_and_piecewise", "piecewise", "decode_only"]
 
 
 class Advice(StrEnum):
-    """KEEP the own pool; RAISE THE CEILING of a list that ends too early; TRIM it to the traffic."""
+    """For speed: KEEP the own pool; RAISE THE CEILING of a list that ends too early; TRIM its padding.
+
+    Whether fewer graphs than the own pool's would do is a question of its own, see `TuningAnswer.fewer`;
+    only who allows fewer than it has is told to TRIM to so many.
+    """
 
     KEEP = "KEEP"
     RAISE_THE_CEILING = "RAISE THE CEILING"
     TRIM = "TRIM"
-    NO_DIFFERENCE = "NO DIFFERENCE"
 
 
 class Reason(Enum):
@@ -34,6 +37,7 @@ class Reason(Enum):
     MAY_BE_MILLISECONDS = auto()
     NOT_MET = auto()
     NO_STEADY_STATE = auto()
+    TOO_SHORT = auto()
     NOT_SHOWN = auto()
     OWN_ENDS_TOO_EARLY = auto()
     FEWER_DO_AS_WELL = auto()
@@ -47,6 +51,7 @@ class TuningVerdict:
 
     `mode_change` is what the own list and the winner capture, where that differs. At most `together`
     requests decode together (for 95 % of the tokens) at any load: there is evidence of such sizes.
+    `gained` is what the best list gains in the mean over all loads and ends, as a share (0: nothing).
     """
 
     advice: Advice
@@ -56,6 +61,7 @@ class TuningVerdict:
     graph_memory_bytes_gained: int | None = None
     mode_change: tuple[str, str] | None = None
     together: int | None = None
+    gained: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -188,6 +194,21 @@ class WorstLoss:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Beyond:
+    """What the winner costs above the loads that were judged, where its gaps are wider than the own list's.
+
+    A decode batch of `batch` requests takes longer in it by the share `padding`. Up to `rate_factor` times
+    the load was tried: there, or at the first load at which it loses, `loss` is its loss.
+    """
+
+    batch: int
+    padding: float
+    rate_factor: float
+    loss: float
+    loses: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TokenBudget:
     """Another max_num_batched_tokens: the list, and its change of the objective against the own setting.
 
@@ -227,7 +248,8 @@ class KeptBudgets:
 class TuningAnswer:
     """What the closed loop found.
 
-    `sizes`, `padding` and `mode` are what is advised: the own pool where the advice is to keep it. `best` is
+    `sizes`, `padding` and `mode` are what is advised for speed: the own pool where the advice is to keep it.
+    `fewer` says which of the own sizes would do, `unjudged` why that is not known or none can go. `best` is
     the best that was found within the budgets; `confirmation` compares it with the own pool at the workload's
     load, `loads` and `rates` at all of them. `knee` is the least number of graphs within 1 % of the curve's
     best value; `search` says how each search ended.
@@ -242,6 +264,9 @@ class TuningAnswer:
     confirmation: PoolComparison
     steady_state: bool
     worst: WorstLoss | None
+    beyond: Beyond | None
+    fewer: FewerGraphs | None = None
+    unjudged: Unjudged | None = None
     loads: tuple[LoadRow, ...]
     rates: tuple[RateRow, ...]
     token_budgets: tuple[TokenBudget, ...]

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from scheduler.analysis.comparison.loads import AtLoad, LossOf
+from scheduler.analysis.comparison.loads import AtLoad, LoadStudy, LossOf
 from scheduler.analysis.statistics.intervals import mean_interval
 from scheduler.analysis.tuning.answer import (
     Candidate,
@@ -48,8 +48,12 @@ def tuning_answer(
     over: OverLoads | None,
     verdict: TuningVerdict,
     budgets_tried: tuple[TokenBudget, ...] = (),
+    study: LoadStudy | None = None,
 ) -> TuningAnswer:
-    """Return everything the tuner found; values that do not exist are None."""
+    """Return everything the tuner found; values that do not exist are None.
+
+    `study` has judged whether fewer of the own pool's graphs would do.
+    """
     confirmation = fresh.compare(tuning.best.pool, tuning.own.pool)
     evaluator, best, budgets = tuning.evaluator, tuning.best, tuning.budgets
     advised = best.pool if is_change(verdict) else tuning.own.pool
@@ -73,6 +77,9 @@ def tuning_answer(
         confirmation=_comparison(confirmation),
         steady_state=is_steady(fresh, best.pool),
         worst=None if over is None else _worst(over),
+        beyond=fresh.beyond(best.pool, tuning.own.pool, over) if over and is_change(verdict) else None,
+        fewer=None if study is None else study.fewer,
+        unjudged=None if study is None else study.unjudged,
         loads=() if over is None else _load_rows(over, tuning),
         rates=() if over is None else _rate_rows(over),
         token_budgets=budgets_tried,

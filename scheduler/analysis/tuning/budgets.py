@@ -19,6 +19,7 @@ from scheduler.analysis.tuning.choose import (
 )
 from scheduler.analysis.tuning.choose_within_budget import choose_within_budget, graphs_within_memory
 from scheduler.analysis.tuning.neighbours import neighbours
+from scheduler.analysis.tuning.padding import without_wide_gaps
 from scheduler.analysis.tuning.pool_search import NEIGHBOURS, Chooser
 from scheduler.analysis.tuning.step_loads import cell_problem
 from scheduler.catalog.profile.profile import PoolCosts, Profile
@@ -91,9 +92,9 @@ class SizeRules:
         """Return the best sizes within the budgets, at most `graphs`; gaps bounded where they can be."""
         graphs = self.graphs if graphs is None else graphs
         free = self._best(problem, graphs)
-        bounded = self._bounded(problem)
-        if bounded is None:
+        if self.reach is None:
             return free
+        bounded = without_wide_gaps(problem, self.reach)
         with suppress(InputError):
             found = self._best(bounded, graphs)
             cost = problem.cost(found.sizes)
@@ -101,16 +102,6 @@ class SizeRules:
             if np.isfinite(found.cost) and cost <= free.cost * (1 + GAPS_MAY_COST):
                 return Choice(found.sizes, cost)
         return free
-
-    def _bounded(self, problem: SizeProblem) -> SizeProblem | None:
-        """Return the problem without the gaps that padding makes too wide."""
-        if self.reach is None:
-            return None
-        segment = problem.segment.copy()
-        for place, before in enumerate((0, *problem.candidates[:-1])):
-            last = self.reach.get(before, problem.candidates[-1])
-            segment[np.array(problem.candidates) > last, place] = np.inf
-        return replace(problem, segment=segment)
 
     def _best(self, problem: SizeProblem, graphs: int) -> Choice:
         if self.capture_s is None or self.max_capture_s is None:

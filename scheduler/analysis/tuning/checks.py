@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-
-import numpy as np
+from dataclasses import dataclass, field, replace
 
 from scheduler.analysis.comparison.differences import replicated_differences
 from scheduler.analysis.comparison.loads import Loss, losses
 from scheduler.analysis.metrics import Record
 from scheduler.analysis.statistics.difference import Difference, without_interval
 from scheduler.analysis.statistics.intervals import Interval, mean_interval
+from scheduler.analysis.tuning.answer import Beyond
+from scheduler.analysis.tuning.padding import kv_per_request, most_padding
 from scheduler.analysis.tuning.pool_runs import Detail, DrawnRequests, Evaluator, Judged, judged
 from scheduler.engine.graph_pool import GraphPool
 from scheduler.engine.loop import Run
+from scheduler.executors.model.by_profile import cost_model
 from scheduler.executors.model.cost_model import Bound
+
+NO_WORSE = 0.02  # a list that loses more than this at some load is no advice
+# A batch that no load met may be padded by so much more than in the own list before that is looked into.
+LEAST_PADDING = 0.05
+FARTHER = (1.25, 1.5, 2.0)  # times the highest load that was judged
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +80,9 @@ class FreshRequests:
     _compared: dict[tuple[GraphPool, GraphPool], Confirmation] = field(default_factory=dict)
 
     @property
-    def requests(self) -> int:
-        """How many requests there are in all."""
-        return int(np.sum([len(sample.requests) for sample in self.samples]))
+    def fewest(self) -> int:
+        """How many requests the smallest sample has."""
+        return min(len(sample.requests) for sample in self.samples)
 
     def run(self, pool: GraphPool) -> list[tuple[Run, Record]]:
         """Return the runs and summaries of a pool at the workload's own load."""
@@ -91,6 +97,34 @@ class FreshRequests:
             kept = [of_sample[1.0].kept for of_sample in detail.runs]
             self._runs[pool] = [run for run in kept if run is not None]
         return OverLoads(tuned, own, judged(own, tuned, with_rate=True))
+
+    def beyond(self, best: GraphPool, other: GraphPool, over: OverLoads) -> Beyond | None:
+        """Return at which load above those that were judged the tuned pool loses to the other.
+
+        None where no decode batch takes much longer in its graphs.
+        """
+        evaluator = self.evaluator
+        engine, model = evaluator.workload.engine, cost_model(evaluator.profile, "fallback")
+        kv_tokens = kv_per_request([histogram for _, histogram in over.other.histograms])
+        padding, batch = most_padding(
+            other, best, model, kv_tokens, engine.max_num_seqs, engine.prefill_tokens_per_step
+        )
+        if padding <= LEAST_PADDING:
+            return None
+        factors = [max(evaluator.factors) * farther for farther in FARTHER]
+        there = replace(evaluator, factors=(1.0, *factors))
+        tuned, own = there.details([best, other], self.samples[:1], 0)
+        evaluator.simulations = there.simulations
+        found = [loss for several in judged(own, tuned, with_rate=False).losses.values() for loss in several]
+        losses_at = {
+            factor: max((loss.share for loss in found if loss.factor == factor), default=0.0)
+            for factor in factors
+        }
+        loses = [factor for factor in factors if losses_at[factor] > NO_WORSE]
+        factor = loses[0] if loses else factors[-1]
+        return Beyond(
+            batch=batch, padding=padding, rate_factor=factor, loss=losses_at[factor], loses=bool(loses)
+        )
 
     def compare(self, best: GraphPool, other: GraphPool) -> Confirmation:
         """Compare two pools pairwise; a pool that leaves no KV block cannot be compared with."""

@@ -16,6 +16,7 @@ from scheduler.analysis.comparison.loads import first_requests
 from scheduler.analysis.comparison.pools import NamedPool, named_pool, workload_pool
 from scheduler.analysis.tuning.budgets import Budgets, SizeRules, size_rules
 from scheduler.analysis.tuning.choose import Choice, Load, candidate_sizes
+from scheduler.analysis.tuning.padding import kv_per_request
 from scheduler.analysis.tuning.pool_runs import (
     Detail,
     DrawnRequests,
@@ -59,7 +60,10 @@ SEARCHING, FINALS = "trying lists", "the best lists on more requests"
 
 @dataclass(slots=True)
 class Tuning:
-    """What the search found: every pool tried, the winner, the workload's own pool, the curve's pools."""
+    """What the search found: every pool tried, the winner, the workload's own pool, the curve's pools.
+
+    `gained` is the most that any finalist gains in the mean over the loads, losing at none, as a share.
+    """
 
     evaluator: Evaluator
     budgets: Budgets
@@ -70,6 +74,7 @@ class Tuning:
     own: NamedPool
     presets: list[NamedPool]
     curve: list[Evaluated] = field(default_factory=list)
+    gained: float = 0.0
 
     def rules_for(self, pool: GraphPool) -> SizeRules:
         """Return the rules of the pool's mode."""
@@ -118,7 +123,7 @@ def tune(
     judge = _Judge(evaluator, few, own.pool, largest_total(rules), prunes=prunes)
     search = PoolSearch(judge.evaluate, judge.complete)
     reference = search.value(judge.reference, "own pool")
-    kv_per_row = _kv_per_row(reference.detail)
+    kv_per_row = kv_per_request([histogram for _, histogram in reference.detail.histograms])
     model = cost_model(profile, "fallback")
     # What no load met is not dropped; where the budgets leave no room for it, nothing is advised.
     unmet = unmet_sizes(own.pool.sizes, reference.detail.together, engine.max_num_seqs)
@@ -167,8 +172,9 @@ def tune(
     search.try_neighbours(best, chosen.chooser(), worth, WORTH_TRYING)
     found = [found for pool, found in search.tried.items() if allowed(pool)]
     evaluator.plan.enter(FINALS)
-    best = _final(evaluator, many, pick, found, own.pool, judge)
-    return Tuning(evaluator, budgets, rules, samples, search, best, own, presets, curves[best.pool.piecewise])
+    best, gained = _final(evaluator, many, pick, found, own.pool, judge)
+    curve = curves[best.pool.piecewise]
+    return Tuning(evaluator, budgets, rules, samples, search, best, own, presets, curve, gained)
 
 
 def _cut(samples: Sequence[DrawnRequests], evaluator: Evaluator, count: int) -> list[DrawnRequests]:
@@ -295,8 +301,11 @@ def _final(
     found: Sequence[Evaluated],
     own: GraphPool,
     coarse: _Judge,
-) -> Evaluated:
-    """Return the best of the finalists on many requests, the highest rate counted, too."""
+) -> tuple[Evaluated, float]:
+    """Return the best of the finalists on many requests, the highest rate counted, too; and what it gains.
+
+    That is the most that any of them gains in the mean without losing at some load.
+    """
     finalists = pick.several(found, FINALISTS)
     cheapest = [each for each in found if each.score < TRAP]
     if cheapest:  # the best by score alone has most to give where the few requests misled
@@ -304,7 +313,8 @@ def _final(
         finalists += [least] if least not in finalists else []
     judge = _Judge(evaluator, many, own, coarse.largest_total, with_rate=True, loads=coarse.loads)
     judged_again = judge.evaluate([each.pool for each in finalists])
-    return pick.best(judged_again) or finalists[0]
+    gained = max((-each.score for each in judged_again if each.score < TRAP), default=0.0)
+    return pick.best(judged_again) or finalists[0], gained
 
 
 def _worth_trying(best: Evaluated, rules: SizeRules) -> Callable[[Choice], bool]:
@@ -322,16 +332,6 @@ def _worth_trying(best: Evaluated, rules: SizeRules) -> Callable[[Choice], bool]
         return any(cost - problem.cost_of_usable(choice.sizes) >= least for cost, problem in costs)
 
     return worth
-
-
-def _kv_per_row(detail: Detail) -> float:
-    """Return the mean KV tokens of a request in the decode steps of all loads."""
-    tokens = rows = 0.0
-    for _, histogram in detail.histograms:
-        count = histogram.decode_count
-        tokens += float(count @ histogram.decode_kv)
-        rows += float(count @ np.arange(len(count)))
-    return tokens / rows if rows else 0.0
 
 
 def _presets(workload: Workload, profile: Profile, own: NamedPool) -> list[NamedPool]:

@@ -2,8 +2,9 @@
 
 Quick: one short sample of the same requests, arriving faster or slower. Of the first pool's own sizes the
 fewest are chosen whose cost, on the steps that came at every load, stays within half a percent of all of
-them; that list then serves the sample at every load, and the comparison's own requests. `tune` searches all
-sizes; this only drops what the traffic does not need.
+them, with no gap that a batch beyond those loads would pay for; that list then serves the sample at every
+load, and the comparison's own requests. `tune` asks whether any list is faster; whether fewer graphs would do
+is asked here, for the card and for `tune`.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from scheduler.analysis.comparison.loads import (
     FewerGraphs,
     LoadStudy,
     Loss,
+    Unjudged,
     VariantLoads,
     first_requests,
     losses,
@@ -35,11 +37,13 @@ from scheduler.analysis.comparison.loads import (
 )
 from scheduler.analysis.tuning.choose import Load, SizeProblem, best_by_count
 from scheduler.analysis.tuning.load_runs import LoadRun, LoadTask
+from scheduler.analysis.tuning.padding import kv_per_request, most_padding, without_wide_gaps
 from scheduler.analysis.tuning.step_loads import (
     LEAST_TOGETHER,
     cell_loads,
     cell_problem,
     decode_together,
+    padding_reach,
     unmet_sizes,
 )
 from scheduler.analysis.workers import Workers, work_beside
@@ -55,19 +59,25 @@ BOUNDS: tuple[Bound, Bound] = ("low", "high")
 
 
 def study_loads(
-    comparison: Comparison, progress: Progress | None = None, workers: Workers | None = None
+    comparison: Comparison,
+    progress: Progress | None = None,
+    workers: Workers | None = None,
+    *,
+    first_alone: bool = False,
 ) -> LoadStudy | None:
     """Return the comparison's variants over the loads, and set its smaller pool where there is one.
 
-    None where steps are executed for real, or the run is partial.
+    With `first_alone` the first pool's, which is all that fewer graphs are judged by. None where steps are
+    executed for real, or the run is partial.
     """
     if comparison.execution is not None or comparison.failure is not None:
         return None
-    runs = _run(comparison, [column.variant for column in _columns(comparison)], progress, workers)
+    columns = comparison.pools[:1] if first_alone else _columns(comparison)
+    runs = _run(comparison, [column.variant for column in columns], progress, workers)
     share = SLO_SHARE if comparison.workload.slo else None
     variants = {
         variant.column: variant
-        for column in _columns(comparison)
+        for column in columns
         for variant in _over_loads(column.name, runs[column.name], share).values()
     }
     study = LoadStudy(LOADS, len(_sample(comparison)), share, variants)
@@ -92,10 +102,9 @@ def study_loads(
         return study
     comparison.smaller = SmallerPool(own, column)
     smaller = _over_loads(name, _run(comparison, [variant], progress, workers)[name], share)
-    fewer = _judged(comparison, study, smaller)
-    if fewer is not None and fewer.would_do and _is_wide(comparison):
-        return replace(study, unjudged="wide interval")
-    return replace(study, fewer=fewer)
+    fewer = _judged(comparison, study, smaller, _padding(comparison, runs[own.name]))
+    unsure = _unsure(comparison) if fewer is not None and fewer.would_do else None
+    return replace(study, fewer=fewer) if unsure is None else replace(study, unjudged=unsure)
 
 
 def _columns(comparison: Comparison) -> list[Column]:
@@ -152,19 +161,43 @@ def _over_loads(name: str, runs: Sequence[LoadRun], share: float | None) -> dict
     }
 
 
-def _is_wide(comparison: Comparison) -> bool:
-    """Tell whether the interval of the smaller list's mean TPOT reaches beyond what is called no loss."""
+def _unsure(comparison: Comparison) -> Unjudged | None:
+    """Return why the smaller list's mean TPOT is not sure to be no loss: no interval, or too wide a one."""
     if comparison.smaller is None:
-        return False
+        return None
     own, column = comparison.smaller.own, comparison.smaller.column
     found = column_difference(comparison, own, column, "mean_tpot_ms")
-    if found is None or found.interval is None or not found.difference or found.relative is None:
-        return False
-    return found.interval.high * found.relative / found.difference > NO_LOSS
+    if found is None or found.relative is None:
+        return None
+    if found.interval is None:
+        return "too short"
+    wide = found.difference and found.interval.high * found.relative / found.difference > NO_LOSS
+    return "wide interval" if wide else None
+
+
+def _padding(comparison: Comparison, runs: Sequence[LoadRun]) -> float:
+    """Return the largest share by which any decode batch takes longer in the smaller list's graphs."""
+    if comparison.smaller is None:
+        return 0.0
+    own, engine = comparison.smaller.own, comparison.workload.engine
+    model = cost_model(comparison.profile, own.variant.without_graph, "low")
+    share, _ = most_padding(
+        own.variant.pool,
+        comparison.smaller.column.variant.pool,
+        model,
+        _kv_per_request(runs),
+        engine.max_num_seqs,
+        engine.prefill_tokens_per_step,
+    )
+    return share
+
+
+def _kv_per_request(runs: Sequence[LoadRun]) -> float:
+    return kv_per_request([histogram for run in runs for histogram in run.histogram.values()])
 
 
 def _judged(
-    comparison: Comparison, study: LoadStudy, smaller: dict[Bound, VariantLoads]
+    comparison: Comparison, study: LoadStudy, smaller: dict[Bound, VariantLoads], padding: float
 ) -> FewerGraphs | None:
     """Return the smaller list against its own pool: the worst over all loads, and on the whole requests."""
     if comparison.smaller is None:
@@ -185,11 +218,13 @@ def _judged(
     before, after = own.cost, column.cost
     return FewerGraphs(
         own.name,
+        len(own.variant.pool.sizes),
         column.variant.pool.sizes,
         worst.share,
         worst.factor,
         worst.of,
         would_do=worst.share <= NO_LOSS,
+        most_padding=padding,
         start_up_s_saved=_saved(before.capture_s, after.capture_s),
         graph_memory_bytes_saved=_saved(before.graph_memory_bytes, after.graph_memory_bytes),
         kv_tokens_gained=_saved(after.kv_blocks, before.kv_blocks, comparison.workload.engine.block_size),
@@ -207,7 +242,7 @@ def _fewest_sizes(
 
     The smallest size, the largest FULL graph and the largest of all are always kept, so that no batch takes
     a slower kind of graph than before, and so are sizes that no load tells anything of (at most `together`
-    requests decode together).
+    requests decode together). Between the others no gap costs a batch that just misses a size much more.
     """
     pool = own.variant.pool
     most = comparison.workload.engine.max_num_seqs
@@ -216,6 +251,13 @@ def _fewest_sizes(
     kept |= {graphs[-1] for graphs in (table.full, table.piecewise) if graphs}
     kept |= set(unmet_sizes(pool.sizes, together, most))
     forced = sorted(kept & set(pool.sizes))
+    reach = padding_reach(
+        cost_model(comparison.profile, own.variant.without_graph, "low"),
+        pool.sizes,
+        pool,
+        _kv_per_request(runs),
+        most,
+    )
     problems: list[SizeProblem] = []
     all_loads: list[Load] = []
     for run in runs:
@@ -230,7 +272,8 @@ def _fewest_sizes(
     if not problems:
         return None
     limits = [problem.cost(problem.candidates) * (1 + TOLERANCE) for problem in problems]
-    choices = best_by_count(cell_problem(all_loads, pool.sizes, forced), len(pool.sizes))
+    bounded = without_wide_gaps(cell_problem(all_loads, pool.sizes, forced), reach)
+    choices = best_by_count(bounded, len(pool.sizes))
     for choice in choices:
         if choice is not None and all(
             problem.cost(choice.sizes) <= limit for problem, limit in zip(problems, limits, strict=True)

@@ -2,31 +2,33 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from scheduler.analysis.comparison.evidence import are_far_apart
 from scheduler.analysis.statistics.steady_state import LEAST_ARRIVALS, offered_load
 from scheduler.analysis.tuning.answer import Advice, Reason, TuningVerdict
-from scheduler.analysis.tuning.checks import FreshRequests, OverLoads
+from scheduler.analysis.tuning.checks import NO_WORSE, FreshRequests, OverLoads
 from scheduler.analysis.tuning.closed_loop import NO_LOSS, Tuning
 from scheduler.analysis.tuning.step_loads import LEAST_TOGETHER, unmet_sizes
 from scheduler.engine.graph_pool import GraphPool
 from scheduler.workload.arrivals import TraceArrivals
 
-NO_WORSE = 0.02  # a list that loses more than this at some load is no advice
-
 
 def tuning_verdict(tuning: Tuning, fresh: FreshRequests, over: OverLoads | None) -> TuningVerdict:
     """Judge the confirmed winner against the workload's own pool, over all loads and at both ends.
 
-    `over` is None where the own pool leaves no KV block. TRIM covers a list with fewer graphs that is nowhere
-    more than 2 % worse, and one with the same ceiling whose sizes are faster: padding is trimmed, then.
+    `over` is None where the own pool leaves no KV block. A change is advised for what it gains; one that is
+    only smaller where the own pool has more graphs than are allowed.
     """
     advice, reason = _advice(tuning, fresh, over)
     together = None if over is None else _together(tuning, over)
+    gained = tuning.gained if over is None or tuning.best.pool == tuning.own.pool else -over.judged.mean
+    gained = max(gained, 0.0)
     own_pool, best_pool = tuning.own.pool, tuning.best.pool
     own, best = (tuning.evaluator.cost(pool) for pool in (own_pool, best_pool))
     mode = (own_pool.mode, best_pool.mode) if own_pool.mode != best_pool.mode else None
     if own is None or best is None:
-        return TuningVerdict(advice, reason, mode_change=mode, together=together)
+        return TuningVerdict(advice, reason, mode_change=mode, together=together, gained=gained)
     kv_tokens = None
     if own.kv_blocks is not None and best.kv_blocks is not None:
         kv_tokens = (best.kv_blocks - own.kv_blocks) * tuning.evaluator.workload.engine.block_size
@@ -34,14 +36,14 @@ def tuning_verdict(tuning: Tuning, fresh: FreshRequests, over: OverLoads | None)
     memory = None
     if own.graph_memory_bytes is not None and best.graph_memory_bytes is not None:
         memory = own.graph_memory_bytes - best.graph_memory_bytes
-    return TuningVerdict(advice, reason, kv_tokens, start_up, memory, mode, together)
+    return TuningVerdict(advice, reason, kv_tokens, start_up, memory, mode, together, gained)
 
 
 def _advice(tuning: Tuning, fresh: FreshRequests, over: OverLoads | None) -> tuple[Advice, Reason]:
     own, best = tuning.own.pool, tuning.best.pool
     if _may_be_milliseconds(tuning, over):
         return Advice.KEEP, Reason.MAY_BE_MILLISECONDS
-    if fresh.requests < LEAST_ARRIVALS:
+    if fresh.fewest < LEAST_ARRIVALS:
         return Advice.KEEP, Reason.TOO_FEW_REQUESTS
     if over is not None and _drops_unmet(tuning, over) and not _ends_a_cliff(tuning, over):
         return Advice.KEEP, Reason.NOT_MET
@@ -55,8 +57,10 @@ def _advice(tuning: Tuning, fresh: FreshRequests, over: OverLoads | None) -> tup
         return Advice.KEEP, Reason.WORSE_AT_SOME_LOAD
     loss, _, interval = over.gain
     gains = loss.share < -NO_LOSS and (interval is None or interval.high < 0)
-    if gains and interval is None and fresh.compare(best, own).difference.interval is None:
-        gains = loss.share < -5 * NO_LOSS  # one run without an interval: only what no noise makes
+    if interval is None and fresh.compare(best, own).difference.interval is None:
+        if tuning.evaluator.objective.metric.pairs_by_request:
+            return Advice.KEEP, Reason.TOO_SHORT
+        gains = loss.share < -5 * NO_LOSS  # one run has no interval of this: only what no noise makes
     if gains and over.other.most_missed > 0 and _reaches_further(tuning):
         return Advice.RAISE_THE_CEILING, Reason.OWN_ENDS_TOO_EARLY
     if gains:
@@ -65,9 +69,16 @@ def _advice(tuning: Tuning, fresh: FreshRequests, over: OverLoads | None) -> tup
         return Advice.KEEP, Reason.NO_STEADY_STATE
     if not _no_worse(fresh, tuning):
         return Advice.KEEP, Reason.NOT_SHOWN
-    if len(best.sizes) < len(own.sizes):
+    if len(best.sizes) < len(own.sizes) and not _is_allowed(tuning):
         return Advice.TRIM, Reason.FEWER_DO_AS_WELL
-    return Advice.NO_DIFFERENCE, Reason.NO_DIFFERENCE_SHOWN
+    return Advice.KEEP, Reason.NO_DIFFERENCE_SHOWN
+
+
+def _is_allowed(tuning: Tuning) -> bool:
+    """Tell whether the own pool keeps within the graphs, memory and capture time that are allowed."""
+    own = tuning.own.pool
+    rules = replace(tuning.rules_for(own), forced=())
+    return rules.allows(own.with_sizes(size for size in own.sizes if size <= rules.candidates[-1]))
 
 
 def is_change(verdict: TuningVerdict) -> bool:

@@ -1,0 +1,72 @@
+"""Gaps between sizes: what a batch that nobody met would pay for, by hand and on random curves."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from scheduler.analysis.tuning.choose import Load, best_by_count, size_problem
+from scheduler.analysis.tuning.padding import most_padding, without_wide_gaps
+from scheduler.analysis.tuning.step_loads import farthest, padding_reach
+from scheduler.catalog.profile.profile import Profile
+from scheduler.engine.graph_pool import GraphPool
+from scheduler.executors.model.by_profile import cost_model
+from scheduler.workload.schema import Workload
+
+
+def model_of(graph, eager):
+    content = {
+        "name": "padding",
+        "requests": 1,
+        "arrivals": {"process": "poisson", "rate_per_s": 1},
+        "prompt_tokens": {"distribution": "fixed", "value": 1},
+        "output_tokens": {"distribution": "fixed", "value": 2},
+        "engine": {
+            "policy": "decode_only",
+            "max_num_seqs": len(graph),
+            "kv_blocks": "unlimited",
+            "profile": {
+                "decode_graph_ms": {"table": list(map(float, graph))},
+                "decode_eager_ms": {"table": list(map(float, eager))},
+            },
+        },
+        "pool": {"sizes": [1]},
+    }
+    profile: Profile = Workload.model_validate(content).engine.profile
+    return cost_model(profile, "fallback")
+
+
+def test_the_batch_that_pays_most_is_found_with_and_without_a_graph():
+    model = model_of([4, 5, 6, 7, 8, 9, 10, 12], [20] * 8)
+    every = GraphPool(tuple(range(1, 9)))
+    share, batch = most_padding(every, GraphPool((1, 4, 8)), model, 0.0, 8, 8)
+    assert (share, batch) == (pytest.approx(12 / 8 - 1), 5)
+    share, batch = most_padding(every, GraphPool((1, 4)), model, 0.0, 8, 8)
+    assert (share, batch) == (pytest.approx(20 / 8 - 1), 5)
+    assert most_padding(GraphPool((1, 4, 8)), every, model, 0.0, 8, 8) == (0.0, 0)
+    assert most_padding(every, every, model, 0.0, 8, 8) == (0.0, 0)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_no_choice_within_reach_costs_a_batch_more_than_a_twentieth(seed):
+    random = np.random.default_rng(seed)
+    most = int(random.integers(20, 100))
+    graph = 4 + np.cumsum(random.uniform(0, 0.12, most))
+    model = model_of(graph, graph + 9)
+    own = GraphPool(tuple(range(1, most + 1)))
+    met = int(random.integers(2, 12))  # no load tells anything of larger batches
+    weights = np.zeros(most + 1)
+    weights[1 : met + 1] = 1.0
+    load = Load.of(weights, np.append(0.0, graph), np.append(0.0, graph + 9))
+    free = size_problem([load], own.sizes, forced=(1, most))
+    reach = padding_reach(model, own.sizes, own, 0.0, most)
+    bounded = without_wide_gaps(free, reach)
+    for choice in best_by_count(bounded, most):
+        if choice is not None and np.isfinite(choice.cost):
+            share, batch = most_padding(own, own.with_sizes(choice.sizes), model, 0.0, most, most)
+            assert share <= 0.05 + 1e-9, batch
+            assert all(after <= farthest(before) for before, after in pairwise((0, *choice.sizes)))
+    loose = best_by_count(free, 3)[-1]
+    assert most_padding(own, own.with_sizes(loose.sizes), model, 0.0, most, most)[0] > 0.05
