@@ -442,7 +442,7 @@ def _unjudged(comparison: Comparison, own: Column, study: LoadStudy, why: Unjudg
         case "overload":
             return "Not judged: the queue grows; it takes a load that the server keeps up with."
         case "too short":
-            return "Not judged: too short to tell; it takes a steady state and an interval: more requests."
+            return "Not judged: too short to tell; a steady state and an interval take more requests."
         case "idle":
             idle = 1 - busy_share(own)
             seen = f"the server is idle {100 * idle:.0f} % of the time"
@@ -478,6 +478,6 @@ def _fewer_at_loads(study: LoadStudy, fewer: FewerGraphs) -> str:
         where = f"{fewer.worst_of} {worst} at {fewer.worst_factor:g}x the load"
         return f"{sizes} {saves}, but {where}: no." if saves else f"{sizes}: {where}: no."
     tried = f"from {study.factors[0]:g}x to {study.factors[-1]:g}x the load"
-    one = f", any one batch {short_percent_text(fewer.most_padding)}" if fewer.most_padding >= 0.0005 else ""
+    one = f", no batch over {short_percent_text(fewer.most_padding)}" if fewer.most_padding >= 0.0005 else ""
     text = f"{sizes} would do: {fewer.worst_of} {worst} at worst {tried}{one}"
     return f"{text}; {saves}." if saves else f"{text}."

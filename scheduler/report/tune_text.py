@@ -74,7 +74,7 @@ def tune_text(answer: TuningAnswer | LogAnswer, pasted: PastedPool, fewer: Fewer
 def _closed_loop(answer: TuningAnswer, fewer: Fewer | None) -> list[str]:
     return [
         advice_line(answer),
-        *_fewer(fewer),
+        *_fewer(answer, fewer),
         *_overload(answer),
         *_pools(answer),
         "",
@@ -89,12 +89,14 @@ def _closed_loop(answer: TuningAnswer, fewer: Fewer | None) -> list[str]:
     ]
 
 
-def _fewer(fewer: Fewer | None) -> list[str]:
+def _fewer(answer: TuningAnswer, fewer: Fewer | None) -> list[str]:
     """Return the second question and its answer, as on the card."""
     if fewer is None or not fewer.text:
         return []
-    why_not = f" ({fewer.why_no_flag})" if fewer.why_no_flag else ""
-    return [f"Fewer graphs? {fewer.text}{why_not}"]
+    notes = [fewer.why_no_flag] if fewer.why_no_flag else []
+    if is_change(answer.verdict) and fewer.pasted is not None:
+        notes = [f"of the own list; the {count_text(answer.best.graphs, 'graph')} to paste are another"]
+    return [f"Fewer graphs? {fewer.text}" + (f" ({notes[0]})" if notes else "")]
 
 
 def _beyond(answer: TuningAnswer) -> list[str]:
@@ -147,13 +149,19 @@ def advice_line(answer: TuningAnswer) -> str:
         gains.append(f"{-memory / MIB:+,.0f}".replace("-", "−") + " MiB of graphs")
     if not is_change(verdict):
         gains = []
-    elif verdict.mode_change is not None:
+    elif answer.confirmation.note and not _has_intervals(answer):
+        gains.append("too short a run for an interval, so how much is not sure")
+    if is_change(verdict) and verdict.mode_change is not None:
         before, after = (mode.upper() for mode in verdict.mode_change)
         gains.insert(0, f"CHANGES THE MODE from {before} to {after}")
     lead = str(verdict.advice)
     if verdict.advice is Advice.KEEP and verdict.reason in _FOR_SPEED:
         lead = f"KEEP {_own_list(answer)} for speed"
     return f"{lead}: {reason_text(answer)}" + (f"; {', '.join(gains)}" if gains else "")
+
+
+def _has_intervals(answer: TuningAnswer) -> bool:
+    return answer.confirmation.low is not None or any(row.low is not None for row in answer.loads)
 
 
 def _own_list(answer: TuningAnswer) -> str:
@@ -209,7 +217,7 @@ def reason_text(answer: TuningAnswer) -> str:
             if answer.verdict.gained < LEAST_SAID:
                 return f"{best} gains nothing on fresh requests"
             gained = f"{100 * answer.verdict.gained:.1f} % in the mean over the loads"
-            return f"{best} gains {gained}, no difference"
+            return f"{best} gains {gained}: no difference shown"
 
 
 def _not_met_text(answer: TuningAnswer) -> str:

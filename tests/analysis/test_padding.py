@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
 import pytest
 
+from scheduler.analysis.tuning.budgets import SizeRules
 from scheduler.analysis.tuning.choose import Load, best_by_count, size_problem
 from scheduler.analysis.tuning.padding import most_padding, without_wide_gaps
-from scheduler.analysis.tuning.step_loads import farthest, padding_reach
+from scheduler.analysis.tuning.step_loads import farthest, graphs_to_be_near, is_near, padding_reach
 from scheduler.catalog.profile.profile import Profile
 from scheduler.engine.graph_pool import GraphPool
 from scheduler.executors.model.by_profile import cost_model
@@ -70,3 +72,35 @@ def test_no_choice_within_reach_costs_a_batch_more_than_a_twentieth(seed):
             assert all(after <= farthest(before) for before, after in pairwise((0, *choice.sizes)))
     loose = best_by_count(free, 3)[-1]
     assert most_padding(own, own.with_sizes(loose.sizes), model, 0.0, most, most)[0] > 0.05
+
+
+@pytest.mark.parametrize("sizes", [[256], [64], [88, 96, 104, 112, 120, 128], [8], []])
+def test_the_fewest_graphs_that_leave_no_neighbours_too_far_apart(sizes):
+    fewest = graphs_to_be_near(sizes)
+    chain, last = [1], 1
+    for size in sorted(sizes):
+        while farthest(last) < size:
+            last = farthest(last)
+            chain.append(last)
+        last = size
+        chain.append(size)
+    assert fewest == len(chain)
+    assert is_near(chain, 256)
+    if len(sizes) == 1:  # a list of one less has a gap somewhere
+        most = 1
+        for _ in range(fewest - 2):
+            most = farthest(most)
+        assert farthest(most) >= sizes[0] > most or fewest == 2
+
+
+def test_few_graphs_still_leave_no_neighbours_too_far_apart():
+    """Of so few that gaps of a twentieth cannot be, and a list that this traffic alone would not choose."""
+    model = model_of(np.linspace(4, 40, 128), np.linspace(14, 50, 128))
+    rules = SizeRules(128, 6, tuple(range(1, 129)), (1, 128), None, None, None)
+    pool = GraphPool(rules.candidates)
+    rules = replace(rules, reach=padding_reach(model, rules.candidates, pool, 0.0, 128))
+    weights = np.zeros(130)
+    weights[1:5] = 1.0
+    graph = np.tile(np.append(0.0, np.linspace(4, 40, 128)), (130, 1))
+    load = Load.of(weights, graph, np.append(0.0, np.linspace(14, 50, 129)))
+    assert is_near(rules.best(rules.problem([load])).sizes, 128)

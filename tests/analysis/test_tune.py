@@ -24,6 +24,7 @@ from scheduler.analysis.tuning.verdict import is_change, tuning_verdict
 from scheduler.catalog.profile.file import load_profile
 from scheduler.engine.graph_pool import GraphPool
 from scheduler.errors import InputError
+from scheduler.report.tune_text import advice_line
 from scheduler.workload.draw import draw_requests
 from scheduler.workload.schema import Workload
 from tests.shipped import DEFAULT_PROFILE
@@ -320,14 +321,21 @@ def record(tmp_path, count, **changes):
     return Workload.model_validate(content)
 
 
-@pytest.mark.parametrize(
-    ("count", "why"), [(20, Reason.TOO_FEW_REQUESTS), (100, Reason.TOO_FEW_REQUESTS), (340, Reason.TOO_SHORT)]
-)
-def test_a_record_too_short_for_an_interval_gets_no_list_however_much_it_gains(tmp_path, count, why):
-    """The own list ends at 2 of 8 requests: a gain far above all noise, and nothing that says how sure."""
+@pytest.mark.parametrize("count", [20, 100, 300])
+def test_of_fewer_than_a_hundred_held_out_requests_nothing_is_advised(tmp_path, count):
     _, _, over, verdict = judged(record(tmp_path, count, pool={"sizes": [1, 2]}), Budgets(4))
-    assert (verdict.advice, verdict.reason) == (Advice.KEEP, why)
     assert over.gain[0].share < -0.05
+    assert (verdict.advice, verdict.reason) == (Advice.KEEP, Reason.TOO_FEW_REQUESTS)
+
+
+@pytest.mark.parametrize(("sizes", "advice"), [([1, 2], "RAISE THE CEILING"), ([1, 2, 3, 4, 6, 8], "KEEP")])
+def test_of_a_record_too_short_for_an_interval_only_what_no_noise_makes_is_advised(tmp_path, sizes, advice):
+    """And the first line says that it is too short: a list of 2 for 8 requests, one that is nearly right."""
+    workload = record(tmp_path, 340, pool={"sizes": sizes})
+    tuning, fresh, over, verdict = judged(workload, Budgets(8))
+    assert fresh.compare(tuning.best.pool, tuning.own.pool).difference.interval is None
+    assert verdict.advice == advice
+    assert "too short" in advice_line(tuning_answer(tuning, fresh, over, verdict))
 
 
 def test_a_list_that_loses_at_some_load_is_no_advice():

@@ -74,7 +74,7 @@ def test_fewer_graphs_that_lose_at_another_load_get_a_no_and_no_flag(small: Comp
 def test_fewer_graphs_that_hold_everywhere_come_with_their_flag(small: Comparison) -> None:
     comparison = studied(small, fewer_of(0.004, would_do=True))
     assert fewer_graphs(comparison) == (
-        "1 4 16 would do: mean TPOT +0.4 % at worst from 0.5x to 2x the load, any one batch +3.1 %; "
+        "1 4 16 would do: mean TPOT +0.4 % at worst from 0.5x to 2x the load, no batch over +3.1 %; "
         "saves 9.6 s of start-up and 3 MiB."
     )
     card = card_text(comparison)

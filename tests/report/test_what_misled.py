@@ -54,7 +54,7 @@ MISLED = {
     ),
     "another mode of graphs, or more memory, without a word": (
         "analysis/test_tune.py::test_a_change_of_mode_is_said",
-        "analysis/test_tune.py::test_graphs_that_buy_nothing_are_trimmed_and_what_that_saves_is_said",
+        "analysis/test_tune.py::test_graphs_that_buy_nothing_are_trimmed_where_fewer_are_allowed_and_what_that_saves_is_said",
     ),
     "a selfcheck without torch that passed": (
         "executors/test_selfcheck.py::"

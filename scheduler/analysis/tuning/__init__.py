@@ -15,6 +15,7 @@
 - `neighbours.py` Pools one step away from a pool: a size added, removed, or exchanged for another, cheapest first.
 - `objectives.py` What a tuned pool is the best at: one number of a run's summary, lower or higher the better.
 - `open_loop.py` The best graphs for batches that a server has already logged: open loop, the batches taken as given.
+- `padding.py` What a list of sizes does to batches that nobody has met: how far padding may go, and how far it goes.
 - `pool_runs.py` Pools run on the same requests over the loads: what came out, which steps; side by side if need be.
 - `pool_search.py` The search for the best pool when pool and traffic feed back on each other.
 - `samples.py` Which requests the tuner searches on, and which it confirms on: never the same ones.

@@ -21,7 +21,7 @@ from scheduler.analysis.tuning.choose_within_budget import choose_within_budget,
 from scheduler.analysis.tuning.neighbours import neighbours
 from scheduler.analysis.tuning.padding import without_wide_gaps
 from scheduler.analysis.tuning.pool_search import NEIGHBOURS, Chooser
-from scheduler.analysis.tuning.step_loads import cell_problem
+from scheduler.analysis.tuning.step_loads import cell_problem, farthest
 from scheduler.catalog.profile.profile import PoolCosts, Profile
 from scheduler.engine.graph_pool import GraphPool
 from scheduler.errors import InputError
@@ -94,14 +94,25 @@ class SizeRules:
         free = self._best(problem, graphs)
         if self.reach is None:
             return free
-        bounded = without_wide_gaps(problem, self.reach)
         with suppress(InputError):
-            found = self._best(bounded, graphs)
+            found = self._best(without_wide_gaps(problem, self.reach), graphs)
             cost = problem.cost(found.sizes)
             # Too few graphs for narrow gaps up to where the batches are: wide gaps are the lesser evil.
             if np.isfinite(found.cost) and cost <= free.cost * (1 + GAPS_MAY_COST):
                 return Choice(found.sizes, cost)
+        with suppress(InputError):
+            found = self._best(without_wide_gaps(problem, self._near()), graphs)
+            if np.isfinite(found.cost):
+                return Choice(found.sizes, problem.cost(found.sizes))
         return free
+
+    def _near(self) -> dict[int, int]:
+        """Return which candidate may at most follow another in decode steps, however cheap padding is."""
+        decode = [size for size in self.candidates if size <= self.max_num_seqs]
+        return {
+            before: max((size for size in decode if size <= farthest(before)), default=self.candidates[-1])
+            for before in (0, *decode[:-1])
+        }
 
     def _best(self, problem: SizeProblem, graphs: int) -> Choice:
         if self.capture_s is None or self.max_capture_s is None:

@@ -119,7 +119,7 @@ def tune(
         FINALS: (FINALISTS + 2) * evaluator.work(many),
     }
     evaluator.plan.enter(SEARCHING)
-    can_be_near = budgets.graphs >= graphs_to_be_near(engine.max_num_seqs)
+    can_be_near = budgets.graphs >= graphs_to_be_near([engine.max_num_seqs])
     judge = _Judge(evaluator, few, own.pool, largest_total(rules), prunes=prunes)
     search = PoolSearch(judge.evaluate, judge.complete)
     reference = search.value(judge.reference, "own pool")
@@ -130,7 +130,9 @@ def tune(
     unmet = tuple(size for size in unmet if has_graph_time(model, size))
     is_idle = reference.detail.together < LEAST_TOGETHER
     for piecewise in modes:
-        rules[piecewise] = rules[piecewise].holding(unmet)
+        held = {*rules[piecewise].forced, *unmet}
+        if is_idle or budgets.graphs >= graphs_to_be_near(held):  # else there is no room for what was met
+            rules[piecewise] = rules[piecewise].holding(unmet)
     for piecewise in modes:
         pool = replace(own.pool, piecewise=piecewise)
         reach = padding_reach(model, rules[piecewise].candidates, pool, kv_per_row, engine.max_num_seqs)

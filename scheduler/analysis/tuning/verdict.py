@@ -57,10 +57,11 @@ def _advice(tuning: Tuning, fresh: FreshRequests, over: OverLoads | None) -> tup
         return Advice.KEEP, Reason.WORSE_AT_SOME_LOAD
     loss, _, interval = over.gain
     gains = loss.share < -NO_LOSS and (interval is None or interval.high < 0)
-    if interval is None and fresh.compare(best, own).difference.interval is None:
-        if tuning.evaluator.objective.metric.pairs_by_request:
-            return Advice.KEEP, Reason.TOO_SHORT
-        gains = loss.share < -5 * NO_LOSS  # one run has no interval of this: only what no noise makes
+    has_none = interval is None and fresh.compare(best, own).difference.interval is None
+    if has_none:
+        gains = loss.share < -5 * NO_LOSS  # one run without an interval: only what no noise makes
+    if has_none and not gains and tuning.evaluator.objective.metric.pairs_by_request:
+        return Advice.KEEP, Reason.TOO_SHORT
     if gains and over.other.most_missed > 0 and _reaches_further(tuning):
         return Advice.RAISE_THE_CEILING, Reason.OWN_ENDS_TOO_EARLY
     if gains:
