@@ -590,3 +590,24 @@ def test_the_answer_holds_every_pool_tried_and_what_it_costs():
     assert sum(answer.histogram.decode.values()) > 0
     assert answer.best.capture_s < answer.own.capture_s
     assert answer.budgets.forced_sizes == (1, 16)
+
+
+def test_a_list_with_a_gap_that_its_loads_never_met_says_where_it_begins_to_lose():
+    """Three graphs for 64 requests: batches of at most a dozen pay nothing, those of 4 times the load do."""
+    content = workload_of(pool={"preset": "all"}, seqs=64, rate=48, requests=300).model_dump(
+        exclude_none=True
+    )
+    content["engine"]["profile"] = PROFILES["line"] | {"decode_graph_ms": {"base": 4, "per_request": 0.15}}
+    _, samples, on = search_and_fresh(Workload.model_validate(content), 2)
+    evaluator = evaluator_of(Workload.model_validate(content))
+    fresh = FreshRequests(evaluator, samples, on)
+    own = GraphPool(tuple(range(1, 65)))
+    gap = GraphPool((*range(1, 13), 64))
+    found = fresh.beyond(gap, own, fresh.over_loads(gap, own))
+    assert found.batch == 13
+    assert found.padding > 0.5
+    assert found.loses
+    assert 2 < found.rate_factor <= 4
+    assert found.loss > 0.02
+    bridged = GraphPool((*range(1, 13), *range(14, 65, 2)))
+    assert fresh.beyond(bridged, own, fresh.over_loads(bridged, own)) is None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from scheduler.analysis.comparison.differences import replicated_differences
 from scheduler.analysis.comparison.loads import Loss, losses
@@ -112,9 +112,7 @@ class FreshRequests:
         if padding <= LEAST_PADDING:
             return None
         factors = [max(evaluator.factors) * farther for farther in FARTHER]
-        there = replace(evaluator, factors=(1.0, *factors))
-        tuned, own = there.details([best, other], self.samples[:1], 0)
-        evaluator.simulations = there.simulations
+        tuned, own = evaluator.details([best, other], self.samples[:1], 0, factors=(1.0, *factors))
         found = [loss for several in judged(own, tuned, with_rate=False).losses.values() for loss in several]
         losses_at = {
             factor: max((loss.share for loss in found if loss.factor == factor), default=0.0)
