@@ -140,6 +140,7 @@ class Driver:
         self.sizes = list(config.compilation_config.cudagraph_capture_sizes or ())
         self.vocabulary = _vocabulary(config)
         self.step_s: dict[int, float] = {}
+        self.prompt_s: dict[int, float] = {}
         self._number = 0
         self._words = 1
 
@@ -248,7 +249,10 @@ class Driver:
                 words = self.words(tokens)
                 begun = time.monotonic_ns()
                 await self.one(words, 1)
-                self.put(kind="prefill", prompt_tokens=tokens, start_ns=begun, end_ns=time.monotonic_ns())
+                end = time.monotonic_ns()
+                self.put(kind="prefill", prompt_tokens=tokens, start_ns=begun, end_ns=end)
+                took_s = (end - begun) / 1e9
+                self.prompt_s[tokens] = min(took_s, self.prompt_s.get(tokens, took_s))
 
     async def _mixed(self, item: Item) -> None:
         for batch, prompt, lengths, times in item["mixed"]:
@@ -286,7 +290,7 @@ class Driver:
         if spec is None:
             if not self.step_s:
                 return
-            rate = traffic_rate(item["name"], self.max_num_seqs, self.step_s)
+            rate = traffic_rate(item["name"], self.max_num_seqs, self.step_s, self.prompt_s)
             shape = CHAT if item["name"] == "chat" else EVEN
             count = max(20, round(rate * self.spec["traffic_s"]))
             spec = {

@@ -18,6 +18,8 @@ _PROMPTS = (16, 64, 128, 200, 256, 384, 512, 513, 768, 1_024, 1_536, 2_048, 4_09
 _MIXED = (32, 128, 300, 600, 1_024, 1_900)
 CHAT = {"prompt": [5.9, 0.8, 4_000], "output": [150, 1_000]}  # lognormal, exponential, each with its most
 EVEN = {"prompt": 32, "output": 256}
+_CHAT_PROMPT = 503  # the mean of CHAT's prompts: exp(5.9 + 0.8**2 / 2)
+_PROMPT_SHARE = 2 / 3
 
 
 def work_of(
@@ -120,15 +122,26 @@ def turns_of(lists: Sequence[str], traffic: Sequence[Mapping[str, Any]], rounds:
     ]
 
 
-def traffic_rate(name: str, max_num_seqs: int, step_s: Mapping[int, float]) -> float:
+def traffic_rate(
+    name: str, max_num_seqs: int, step_s: Mapping[int, float], prompt_s: Mapping[int, float] | None = None
+) -> float:
     """Return arrivals per second that keep about a fifth (chat) or a third (even) of the slots busy.
 
-    `step_s` is what a decode step took, by batch. Little's law: running = rate x answer x step.
+    `step_s` is what a decode step took, by batch. Little's law: running = rate x answer x step. `prompt_s` is
+    what a prompt alone took, by its tokens: steps with prompts are to take two thirds of the time at most.
+    Beyond that the engine nears saturation, where a small error of a profile becomes a large one of latency.
     """
-    answer, share, slowed = (150.0, 0.2, 1.5) if name == "chat" else (256.0, 0.33, 1.25)
+    answer, share, slowed, prompt = (
+        (150.0, 0.2, 1.5, _CHAT_PROMPT) if name == "chat" else (256.0, 0.33, 1.25, 32)
+    )
     running = max(1.0, share * max_num_seqs)
     nearest = min(step_s, key=lambda batch: abs(batch - running))
-    return float(f"{running / (answer * slowed * step_s[nearest]):.3g}")
+    rate = running / (answer * slowed * step_s[nearest])
+    if prompt_s:
+        # A prompt shares its step with the requests that decode.
+        tokens = min((n for n in prompt_s if n >= prompt + running), default=max(prompt_s))
+        rate = min(rate, _PROMPT_SHARE / prompt_s[tokens])
+    return float(f"{rate:.3g}")
 
 
 def traffic_requests(spec: Mapping[str, Any], longest: int) -> list[tuple[float, int, int]]:

@@ -214,6 +214,15 @@ def test_traffic_is_the_same_for_every_engine_and_fits_its_slots():
     assert max(prompt + output for _, prompt, output in traffic_requests(spec, 300)) <= 300
 
 
+def test_traffic_leaves_an_engine_whose_prompts_are_slow_unsaturated():
+    """A small model decodes in 3 ms, but its host launches a prompt without a graph for 25 ms."""
+    step_s, prompt_s = {64: 0.0024}, {16: 0.008, 512: 0.0125, 768: 0.025, 2_048: 0.017}
+    assert traffic_rate("chat", 256, step_s) * 0.025 > 2  # what steps with prompts would take of a second
+    assert traffic_rate("chat", 256, step_s, prompt_s) * 0.025 == pytest.approx(2 / 3, rel=0.01)
+    assert traffic_rate("even", 256, step_s, prompt_s) * 0.0125 == pytest.approx(2 / 3, rel=0.01)
+    assert traffic_rate("chat", 256, {64: 0.02}, prompt_s) == traffic_rate("chat", 256, {64: 0.02})
+
+
 def test_unseen_lists_are_unlike_the_own_one():
     lists = unseen_lists((1, 2, 4, 8, 16, 32, 64), 64)
     assert lists == {"to_16": (1, 2, 4, 8, 16), "few": (1, 4, 16, 64)}
