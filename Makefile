@@ -2,10 +2,17 @@
 PYTHON ?= python
 
 .DEFAULT_GOAL := help
-.PHONY: help check lint types test theory benchmark golden schema gallery ceiling
+.PHONY: help compile clean check lint types test theory benchmark golden schema gallery ceiling
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+compile:  ## compile the decode loop in place (mypyc, a C compiler); without, it runs interpreted
+	$(PYTHON) setup.py --quiet build_ext --inplace
+
+clean:  ## remove what was compiled and built
+	rm -rf build dist
+	find scheduler -name '*.so' -delete -o -name '*.stamp' -delete
 
 check: lint types  ## ruff and mypy, as CI runs them
 

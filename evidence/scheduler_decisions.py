@@ -24,13 +24,14 @@ from pathlib import Path
 from typing import Any
 
 from scheduler.catalog.engine_presets import EnginePreset, engine_preset
-from scheduler.engine.batching import Limits
+from scheduler.engine.batching import Batching, Limits
 from scheduler.engine.executor import Admission, StepPlan
 from scheduler.engine.graph_pool import GraphPool
 from scheduler.engine.kv_cache import KVCache
-from scheduler.engine.loop import DecodeLoop, Run
+from scheduler.engine.loop import DecodeLoop
 from scheduler.engine.policies import Mixed
 from scheduler.engine.prefix_cache import PrefixCache
+from scheduler.engine.records import Run
 from scheduler.engine.request import Running
 from scheduler.engine.sglang import Sglang
 
@@ -39,39 +40,26 @@ LOGS = sorted((Path(__file__).parent / "data" / "scheduler_decisions").glob("*.j
 PRESETS = (((0, 24), "vllm-default"), ((0, 0), "vllm-0.19-default"))  # by the release they hold from
 
 
-class Noting(Mixed):
-    """The `mixed` policy, noting whom it preempted since the last step."""
-
-    def __init__(self, *what: Any) -> None:
-        super().__init__(*what)
-        self.noted: list[int] = []
-
-    def _preempt_newest(self) -> None:
-        newest_first = reversed(self.running.values())
-        self.noted.append(next(r.index for r in newest_first if r.blocks or not r.has_stopped))
-        super()._preempt_newest()
-
-
-class NotingSglang(Sglang):
-    """The `sglang` policy, noting whom it sent back since the last step."""
-
-    def __init__(self, *what: Any) -> None:
-        super().__init__(*what)
-        self.noted: list[int] = []
-
-    def _send_back(self, request: Running) -> None:
-        self.noted.append(request.index)
-        super()._send_back(request)
-
-
 class StepByStep:
     """Takes the logged step times, one step at a time, and notes every decision as the log does."""
 
-    batching: Noting | NotingSglang
+    batching: Batching
 
     def __init__(self, step_ns: dict[str, int]) -> None:
         self.step_ns = step_ns
         self.decisions: list[list[Any]] = []
+        self.preempted: list[int] = []  # since the newest step
+
+    def watch(self, batching: Batching) -> None:
+        """Note whom a policy preempts, before the loop is told."""
+        self.batching = batching
+        tell_the_loop = batching.on_preempt
+
+        def preempted(request: Running) -> None:
+            self.preempted.append(request.index)
+            tell_the_loop(request)
+
+        batching.on_preempt = preempted
 
     def admit(self, slot: int, admission: Admission) -> None:
         """See SlotWatcher."""
@@ -92,8 +80,8 @@ class StepByStep:
         batching = self.batching
         kv_tokens = plan.kv_tokens if plan.batch_size else 0
         chunks = [[*chunk[:3], int(chunk.is_last)] for chunk in plan.prefill]
-        self.decisions.append([plan.batch_size, kv_tokens, batching.kv_cache.free, chunks, batching.noted])
-        batching.noted = []
+        self.decisions.append([plan.batch_size, kv_tokens, batching.kv_cache.free, chunks, self.preempted])
+        self.preempted = []
         return self.time(plan)
 
 
@@ -143,12 +131,12 @@ def replay(row: Row, executor: StepByStep) -> Run:
     )
     max_tokens = row.get("max_tokens")
     if row["engine"] == "sglang":
-        sglang = NotingSglang(bounds, GraphPool(), cache, executor, prompts, None)
+        sglang = Sglang(bounds, GraphPool(), cache, executor, prompts, None)
         sglang.answers(max_tokens, foreseen=row["ignore_eos"])
-        executor.batching = batching = sglang
+        batching: Batching = sglang
     else:
-        executor.batching = batching = Noting(bounds, GraphPool(), cache, executor, prompts, None)
-    return DecodeLoop(
+        batching = Mixed(bounds, GraphPool(), cache, executor, prompts, None)
+    loop = DecodeLoop(
         batching,
         executor,
         array("q", row["arrival_ns"] or [0] * len(prompts)),
@@ -159,7 +147,9 @@ def replay(row: Row, executor: StepByStep) -> Run:
         async_scheduling=limits["async_scheduling"],
         max_tokens=max_tokens,
         run_ahead=isinstance(executor, Ahead),
-    ).run()
+    )
+    executor.watch(batching)
+    return loop.run()
 
 
 def decisions(row: Row) -> list[list[Any]]:

@@ -1,3 +1,5 @@
 """graphpool: which decode batch sizes to capture as CUDA graphs, simulated in the closed loop."""
 
+from scheduler import compiled as compiled
+
 __version__ = "0.1.0"

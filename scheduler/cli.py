@@ -10,7 +10,7 @@ from pathlib import Path
 
 from cyclopts import App, CycloptsError
 
-from scheduler import __version__
+from scheduler import __version__, compiled
 from scheduler.commands.options import (
     AIConfiguratorOptions,
     AuditOptions,
@@ -51,6 +51,8 @@ def main() -> None:
     """Run one command; exit with its status, 2 for bad input, 130 for Ctrl-C (3: an executor failed)."""
     try:
         _require_output()
+        if compiled.how == compiled.STALE:
+            print(f"note: {compiled.how}", file=sys.stderr)
         status = app(sys.argv[1:], print_error=False, exit_on_error=False)
         sys.stdout.flush()
     except InputError as error:

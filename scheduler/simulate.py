@@ -6,7 +6,7 @@ from array import array
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Literal
+from typing import Literal, cast
 
 import numpy as np
 
@@ -18,12 +18,12 @@ from scheduler.engine.batching import Batching, Limits
 from scheduler.engine.executor import Executor, PipelinedExecutor, StepKind
 from scheduler.engine.graph_pool import GraphPool
 from scheduler.engine.kv_cache import KVCache
-from scheduler.engine.loop import DecodeLoop, Run
+from scheduler.engine.loop import DecodeLoop
 from scheduler.engine.policies import DecodeOnly, Mixed, PrefillFirst
 from scheduler.engine.prefix_cache import PrefixCache
-from scheduler.engine.records import StepRecords
+from scheduler.engine.records import Run, StepRecords
 from scheduler.engine.sglang import Sglang
-from scheduler.engine.speculation import Speculation, SpeculativeLoop, speculative
+from scheduler.engine.speculation import Speculation, SpeculativeLoop
 from scheduler.errors import InputError
 from scheduler.executors.model.by_profile import cost_model
 from scheduler.executors.model.cost_model import CostModel
@@ -175,9 +175,8 @@ def simulate(
     cost = pool_cost(engine, profile, variant.pool, variant.name)
     if executor is None:
         executor = variant_model(workload, profile, variant, replication)
-    policy = POLICIES[engine.policy]
     speculation = _speculation(workload, profile, variant, replication, requests)
-    batching = (policy if speculation is None else speculative(policy, speculation))(
+    batching = POLICIES[engine.policy](
         limits_of(engine, cost.kv_blocks),
         variant.pool,
         _kv_cache(workload, requests, cost.kv_blocks),
@@ -185,12 +184,13 @@ def simulate(
         _column(requests.prompt_tokens),
         None if requests.cached_tokens is None else _column(requests.cached_tokens),
     )
+    if speculation is not None:
+        batching.draft(speculation.draft_tokens, speculation.lookahead_tokens)
     limits = _max_tokens(workload, len(requests))
     if isinstance(batching, Sglang):
         batching.answers(_column(requests.output_tokens) if limits is None else limits, limits is None)
     start_ns = round((cost.capture_s or 0) * 1e9) if engine.delay_start_by_capture else 0
-    make_loop = DecodeLoop if speculation is None else partial(SpeculativeLoop, speculation=speculation)
-    run = make_loop(
+    loop = (DecodeLoop if speculation is None else SpeculativeLoop)(
         batching,
         executor,
         _column(requests.arrival_ns),
@@ -205,7 +205,10 @@ def simulate(
         async_scheduling=decides_ahead(engine, profile),
         run_ahead=run_ahead,
         progress=progress,
-    ).run()
+    )
+    if speculation is not None:
+        cast(SpeculativeLoop, loop).draft(executor, speculation)
+    run = loop.run()
     if isinstance(executor, CostModel):
         run.remarks = tuple(executor.extrapolations())
     return run

@@ -10,9 +10,15 @@ import os
 
 from hypothesis import HealthCheck, settings
 
+import scheduler.compiled
+
 _SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large]
 settings.register_profile("push", derandomize=True, deadline=None, database=None, suppress_health_check=_SLOW)
 settings.register_profile(
     "nightly", deadline=None, database=None, max_examples=5_000, print_blob=True, suppress_health_check=_SLOW
 )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "push"))
+
+
+def pytest_report_header() -> str:
+    return f"decode loop: {scheduler.compiled.how}"

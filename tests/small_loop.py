@@ -13,8 +13,9 @@ from scheduler.engine.batching import Limits
 from scheduler.engine.executor import StepParts, StepPlan
 from scheduler.engine.graph_pool import GraphPool
 from scheduler.engine.kv_cache import KVCache
-from scheduler.engine.loop import DecodeLoop, Run
+from scheduler.engine.loop import DecodeLoop
 from scheduler.engine.policies import DecodeOnly, Mixed, PrefillFirst
+from scheduler.engine.records import Run
 
 POLICIES = {"decode_only": DecodeOnly, "prefill_first": PrefillFirst, "mixed": Mixed}
 

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "scheduler"
 
 # Each room may import from its own and from those named; everyone may import the ground floor.
-GROUND = {"errors", "files", "version"}
+GROUND = {"compiled", "errors", "files", "version"}
 ROOMS = {
     "record": set[str](),  # runs inside a serving engine: imports nothing of ours
     "catalog": set[str](),
@@ -213,9 +213,13 @@ def test_only_the_room_of_profiles_asks_which_kind_a_profile_is():
     assert asking == []
 
 
-@pytest.mark.parametrize("ground", ["errors.py", "files.py", "__init__.py"])
+@pytest.mark.parametrize("ground", ["compiled.py", "errors.py", "files.py"])
 def test_the_ground_floor_imports_nothing_of_ours(ground):
     assert own_imports(PACKAGE / ground) <= {"scheduler.errors"}
+
+
+def test_the_package_itself_only_chooses_how_the_loop_runs():
+    assert own_imports(PACKAGE / "__init__.py") == {"scheduler.compiled"}
 
 
 def test_there_are_no_cycles_between_modules():
@@ -262,7 +266,7 @@ def test_the_command_line_imports_a_room_only_when_a_command_needs_it():
     at_once = {
         module for module, top in imports(PACKAGE / "cli.py") if top and module.startswith("scheduler")
     }
-    assert at_once <= {"scheduler", "scheduler.errors", "scheduler.commands.options"}
+    assert at_once <= {"scheduler", "scheduler.compiled", "scheduler.errors", "scheduler.commands.options"}
     assert own_imports(PACKAGE / "commands" / "options.py") == {"scheduler.errors"}
 
 

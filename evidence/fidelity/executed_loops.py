@@ -23,7 +23,7 @@ from scheduler.catalog.importers.whole_steps import MODES, WholeStep, imported_i
 from scheduler.catalog.profile.curves import CurveProfile
 from scheduler.catalog.profile.profile import Profile
 from scheduler.engine.graph_pool import GraphPool
-from scheduler.engine.loop import Run
+from scheduler.engine.records import Run
 from scheduler.simulate import Variant, simulate
 from scheduler.workload.requests import Requests
 from scheduler.workload.schema import Workload

@@ -27,7 +27,7 @@ from evidence.pool_ceiling.pool_trap import (
 from scheduler.analysis.comparison.pools import named_pool
 from scheduler.analysis.metrics import summarize
 from scheduler.engine.graph_pool import GraphPool
-from scheduler.engine.loop import Run
+from scheduler.engine.records import Run
 from scheduler.report.plots import over_time, save_png
 from scheduler.report.views import View
 from scheduler.simulate import Variant, simulate

@@ -16,7 +16,7 @@ import numpy as np
 from scheduler.analysis.sweep.max_rate import mean_rate_per_s
 from scheduler.catalog.profile.file import load_profile
 from scheduler.engine.graph_pool import GraphPool
-from scheduler.engine.loop import Run
+from scheduler.engine.records import Run
 from scheduler.errors import InputError
 from scheduler.simulate import Variant, simulate
 from scheduler.workload.arrivals import PoissonArrivals

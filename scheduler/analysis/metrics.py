@@ -19,8 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 from scheduler.analysis.statistics.intervals import may_state, weighted_percentile
 from scheduler.engine.executor import StepKind
 from scheduler.engine.graph_pool import GraphPool
-from scheduler.engine.loop import Run
-from scheduler.engine.records import Graph, RequestRecords, Status, StepRecords, TokenGaps
+from scheduler.engine.records import Graph, RequestRecords, Run, Status, StepRecords, TokenGaps
 from scheduler.workload.arrivals import ClosedLoopArrivals, TraceArrivals
 from scheduler.workload.schema import Workload
 

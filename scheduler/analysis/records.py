@@ -11,7 +11,7 @@ from scheduler import __version__
 from scheduler.analysis.metrics import Record, request_rate
 from scheduler.analysis.statistics.steady_state import OfferedLoad, offered_load
 from scheduler.catalog.profile.profile import Profile
-from scheduler.engine.loop import Run
+from scheduler.engine.records import Run
 from scheduler.simulate import PoolCost, Variant
 from scheduler.workload.arrivals import ClosedLoopArrivals, GammaArrivals, PoissonArrivals
 from scheduler.workload.schema import Workload

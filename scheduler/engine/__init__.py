@@ -11,6 +11,7 @@
 - `pipeline.py` When the steps of an engine begin and end: whole durations one after the other, or host and GPU apart.
 - `policies.py` The step policies: who decodes and who prefills in the next step.
 - `prefix_cache.py` The KV cache that knows what its blocks hold, so that requests share the blocks of equal prefixes.
+- `recorder.py` How steps are noted while a run goes on: packed rows, which become the arrays of `records.py`.
 - `records.py` What a run leaves behind: compact arrays per request and per step, and the gaps between tokens.
 - `request.py` A request while it is in the batch.
 - `sglang.py` SGLang's scheduler: admission by what answers may still need, retraction of the shortest answers.

@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 from scheduler.catalog.dispatch.table import Route
 from scheduler.engine.executor import Admission, SlotWatcher, StepKind, StepPlan, new_plan
 from scheduler.engine.graph_pool import GraphPool
 from scheduler.engine.kv_cache import NOTHING, Found, KVCache
-from scheduler.engine.request import Running
+from scheduler.engine.request import Drafted, Running
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +61,7 @@ class Batching:
         "decode_steps",
         "decoding",
         "draft_tokens",
+        "drafts",
         "generated",
         "hit_tokens",
         "joined",
@@ -81,7 +83,6 @@ class Batching:
     )
 
     cached_after_prefill = 1  # tokens a resumed answer's newest token is ahead of the KV cache
-    request_type: type[Running] = Running
 
     def __init__(
         self,
@@ -92,7 +93,7 @@ class Batching:
         prompt_tokens: Sequence[int],
         cached_tokens: Sequence[int] | None,
     ) -> None:
-        # Of engines that draft (speculation.py): tokens verified per row and step, KV slots written ahead.
+        self.drafts = False  # see `draft`
         self.draft_tokens = self.lookahead_tokens = 0
         self.limits = limits
         self.pool = pool
@@ -108,6 +109,7 @@ class Batching:
         self.decode_steps = 0
         self.kv_tokens = 0
         self.generated: dict[int, int] = {}  # answers of preempted requests so far
+        # Is told who gave way; of one still in the batch, which has ended, only blocks were taken.
         self.on_preempt: Callable[[Running], None] = lambda request: None
         # How many of a request's tokens a decode step in flight computes.
         self.tokens_in_flight: Callable[[Running], int] = lambda request: 0
@@ -128,6 +130,18 @@ class Batching:
         # (graph or None, whether it is a PIECEWISE one), by decoding requests and by tokens with prompts
         self._decode_routes = [_NO_GRAPH, *(_looked_up(route) for route in table.decode)]
         self._mixed_routes = [_NO_GRAPH, *(_looked_up(route) for route in table.mixed)]
+        self.begin()
+
+    def begin(self) -> None:
+        """Set what a policy keeps beside the queue and the batch, with the rest set already."""
+
+    def draft(self, tokens: int, lookahead_tokens: int) -> None:
+        """Let each decoding request verify so many drafted `tokens` a step and advance by its own number.
+
+        `lookahead_tokens` are the KV slots that the drafter writes ahead. Before the first decision.
+        """
+        self.drafts = True
+        self.draft_tokens, self.lookahead_tokens = tokens, lookahead_tokens
 
     def decide(self) -> StepPlan | None:
         """Return the next step, or None where nothing can run."""
@@ -138,8 +152,15 @@ class Batching:
         return limits.max_num_batched_tokens
 
     def peak_tokens(self, prompt_tokens: int, output_tokens: int) -> int:
-        """Return the most KV tokens a request holds: all but the last token, which is never read."""
-        return prompt_tokens + max(output_tokens - 1, 0)
+        """Return the most KV tokens a request holds: all but the last token, which is never read.
+
+        Where it drafts: is given room for, drafts in flight and look-ahead included.
+        """
+        return prompt_tokens + max(output_tokens - 1, 0) + self._drafts_ahead()
+
+    def _drafts_ahead(self) -> int:
+        # Two steps may be in flight, each computing draft tokens beyond the one that is certain.
+        return 2 * self.draft_tokens + self.lookahead_tokens + 1 if self.drafts else 0
 
     def arrival_could_join(self) -> bool:
         """Return whether the next arrival may join at the next decision: nobody waits, a slot is free."""
@@ -150,20 +171,24 @@ class Batching:
     def join_decoding(self, request: Running, cached: int) -> None:
         """Let a request with `cached` tokens in the KV cache decode from the next decode step on."""
         request.is_decoding = True
-        request.origin = origin = cached - self.decode_steps
         self.decoding += 1
         self.kv_tokens += cached
+        if self.drafts:
+            request.cached = cached
+            return
+        request.origin = origin = cached - self.decode_steps
         self._border[-origin % self.block_size] += 1
 
     def stop(self, request: Running) -> None:
         """Let a running request take no further part in steps; it keeps slot and blocks until it leaves."""
         if request.is_decoding:
-            origin, size = request.origin, self.block_size
-            request.cached = cached = origin + self.decode_steps
+            if not self.drafts:
+                origin, size = request.origin, self.block_size
+                request.cached = cached = origin + self.decode_steps
+                self._border[-origin % size] -= 1
+                request.blocks = -(-cached // size)
             self.decoding -= 1
-            self.kv_tokens -= cached
-            self._border[-origin % size] -= 1
-            request.blocks = -(-cached // size)
+            self.kv_tokens -= request.cached
         request.has_stopped = True
         if self.watcher is not None:
             self.watcher.release(request.slot)
@@ -185,7 +210,7 @@ class Batching:
 
     def generated_by(self, request: Running) -> int:
         """Return how many tokens a running request has produced so far."""
-        if not request.is_decoding:
+        if self.drafts or not request.is_decoding:
             return request.generated
         return request.origin + self.decode_steps - request.prompt_tokens + self.cached_after_prefill
 
@@ -216,7 +241,8 @@ class Batching:
             self.hit_tokens += found.tokens
         generated = self.generated.pop(index, 0) if self.generated else 0
         slot = self._slots.pop()
-        request = self.request_type(index, slot, prompt_tokens, generated, admission)
+        kind = Drafted if self.drafts else Running
+        request = kind(index, slot, prompt_tokens, generated, admission)
         request.blocks = blocks
         if found is not NOTHING:
             request.cached = found.tokens
@@ -238,6 +264,7 @@ class Batching:
             # An asynchronous scheduler does not know yet that it has ended and takes its blocks too.
             self.kv_cache.release(request.blocks, request.cached - tokens_in_flight, request.index, False)
             request.blocks = 0
+            self.on_preempt(request)
             return
         self.generated[request.index] = self.generated_by(request)
         self.stop(request)
@@ -253,12 +280,22 @@ class Batching:
 
     def _grow_decoding(self) -> None:
         """Give each decoding request the block its next token needs, preempting the newest for room."""
+        if self.drafts:
+            return self._grow_drafting()
         phase = self.decode_steps % self.block_size
         needed = self._border[phase]
         if needed > self.kv_cache.free:
             needed = self._preempt_for(phase)
         if needed:
             self.kv_cache.allocate(needed)
+        return None
+
+    def _grow_drafting(self) -> None:
+        """Give each decoding request the blocks of its next tokens, in the order of the batch."""
+        for row in self.drafting_requests():
+            tokens = row.cached_if_accepted(self.draft_tokens) + self.lookahead_tokens
+            if tokens > row.blocks * self.block_size and not self._make_room_to_verify(row):
+                return  # and everyone newer has given way before it
 
     def _preempt_for(self, phase: int) -> int:
         """Preempt until those left find a block each at their border; return how many they still lack."""
@@ -281,8 +318,21 @@ class Batching:
 
     def _make_room_to_decode(self, request: Running) -> bool:
         """Take what a request's next decode step needs; False where it gave way itself."""
+        if self.drafts:
+            return self._make_room_to_verify(cast(Drafted, request))
         crosses = (request.origin + self.decode_steps) % self.kv_cache.block_size == 0
         return not crosses or self._make_room(request, 1)
+
+    def _make_room_to_verify(self, request: Drafted) -> bool:
+        """Take the blocks of the next step's tokens as if all in flight were accepted."""
+        if self.running.get(request.index) is not request:
+            return False
+        tokens = request.cached_if_accepted(self.draft_tokens) + self.lookahead_tokens
+        blocks = max(self.kv_cache.blocks(tokens) - request.blocks, 0)
+        if not self._make_room(request, blocks):
+            return False
+        request.blocks += blocks
+        return True
 
     def steps_ahead(self, most_steps: int, decided: int = 1) -> int:
         """Return how many decode steps like the one just decided find free blocks and let nobody in.
@@ -332,6 +382,21 @@ class Batching:
         """Decide `steps` more decode steps like the newest one, see `steps_ahead`, and count them as done."""
         self.kv_cache.allocate(self._border[self.decode_steps % self.block_size])
         self.advance(steps)
+
+    # Where it drafts.
+
+    def drafting_requests(self) -> list[Drafted]:
+        """Return the requests that decode in the next step, in the order of the batch."""
+        running = self.running.values()
+        return [cast(Drafted, row) for row in running if row.is_decoding and not row.has_stopped]
+
+    def extend(self, request: Drafted, tokens: int) -> None:
+        """Count the tokens that a decode step just launched yields for a request."""
+        request.cached += tokens
+        request.generated += tokens
+        request.unseen += tokens
+        request.computing += 1
+        self.kv_tokens += tokens
 
     def _mixed_route(self, tokens: int) -> tuple[int | None, bool]:
         """Return the graph of a step of `tokens` tokens with prompts, and whether it is a PIECEWISE one."""

@@ -11,12 +11,18 @@ class HeldInterrupt:
     """A context in which Ctrl-C only sets `came`; a second one takes effect at once.
 
     Where Ctrl-C would not raise KeyboardInterrupt anyway (another thread, a worker that ignores it), nothing
-    is changed.
+    is changed. Python runs the handler between two bytecodes, of which compiled code has none: asking whether
+    it `came` is what lets it.
     """
 
     def __init__(self) -> None:
-        self.came = False
+        self._came = False
         self._holds = False
+
+    @property
+    def came(self) -> bool:
+        """Whether Ctrl-C was pressed."""
+        return self._came
 
     def __enter__(self) -> HeldInterrupt:
         is_main = threading.current_thread() is threading.main_thread()
@@ -30,5 +36,5 @@ class HeldInterrupt:
             signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def _hold(self, _number: int, _frame: FrameType | None) -> None:
-        self.came = True
+        self._came = True
         signal.signal(signal.SIGINT, signal.default_int_handler)

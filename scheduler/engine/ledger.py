@@ -5,7 +5,8 @@ from __future__ import annotations
 from array import array
 from collections.abc import Sequence
 
-from scheduler.engine.records import RequestRecords, Status, StepRecorder, uncopied
+from scheduler.engine.recorder import StepRecorder
+from scheduler.engine.records import RequestRecords, Status, uncopied
 from scheduler.engine.request import Running
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 from array import array
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
 from heapq import heappop, heappush
 from operator import attrgetter
 from typing import Any, cast
@@ -28,59 +27,13 @@ from scheduler.engine.executor import (
 from scheduler.engine.interrupt import HeldInterrupt
 from scheduler.engine.ledger import Ledger
 from scheduler.engine.pipeline import DECODE, Clock, Flight, HostAndGpu, WholeSteps
-from scheduler.engine.records import (
-    HostAndGpuTimes,
-    KVUse,
-    PrefixUse,
-    RequestRecords,
-    StepRecords,
-    StepRuns,
-    TokenGaps,
-    step_rows,
-    token_gaps,
-)
+from scheduler.engine.records import PrefixUse, Run
 from scheduler.engine.request import Running
 from scheduler.engine.traffic import FOREVER, Traffic
 
 Process = Generator[simpy.Event, Any, None]
 MOST_FOLLOWING = 1 << 16  # steps between two looks at Ctrl-C
 _place = attrgetter("admission")
-
-
-@dataclass(slots=True)
-class Run:
-    """What one variant of a run left behind.
-
-    `failure` says why a partial run stopped early; `remarks` are what the executor has to say about its
-    step times, such as having read them beyond the measured range. `host_and_gpu` is there where an
-    executor told the two apart and the loop was asked to keep it, `prefix_use` where it is known what prompts
-    share. `tokens_per_row` are computed for each decoding request in a step, 1 + the draft tokens that it
-    verifies. `steps` and `gaps` are made anew when they are asked for.
-    """
-
-    requests: RequestRecords
-    step_runs: StepRuns
-    peak_kv_blocks: int
-    failure: str | None = None
-    remarks: tuple[str, ...] = ()
-    host_and_gpu: HostAndGpuTimes | None = None
-    prefix_use: PrefixUse | None = None
-    tokens_per_row: int = 1
-
-    @property
-    def steps(self) -> StepRecords:
-        """One row per step."""
-        return step_rows(self.step_runs)
-
-    @property
-    def gaps(self) -> TokenGaps:
-        """Every gap between consecutive tokens of one request."""
-        return token_gaps(self.step_runs)
-
-    @property
-    def kv_use(self) -> KVUse:
-        """KV blocks in use and requests that hold a slot over time."""
-        return self.step_runs.kv_use()
 
 
 class DecodeLoop:
@@ -478,6 +431,8 @@ class DecodeLoop:
 
     def _preempted(self, request: Running) -> None:
         """Keep the time of a preempted request's newest token, which may still be in flight."""
+        if request.index in self.batching.running:
+            return
         ledger = self.ledger
         ledger.preemptions[request.index] += 1
         if request.is_decoding:

@@ -6,8 +6,6 @@ Three engines' habits: `DecodeOnly` (a decode instance), `PrefillFirst` (SGLang,
 
 from __future__ import annotations
 
-from typing import Any
-
 from scheduler.engine.batching import Batching, Limits
 from scheduler.engine.executor import PrefillChunk, StepKind, StepPlan, new_plan
 from scheduler.engine.kv_cache import NOTHING
@@ -22,7 +20,7 @@ class DecodeOnly(Batching):
 
     def peak_tokens(self, prompt_tokens: int, output_tokens: int) -> int:
         """Return the most KV tokens a request holds: its prompt and every token of its answer."""
-        return prompt_tokens + output_tokens
+        return prompt_tokens + output_tokens + self._drafts_ahead()
 
     def decide(self) -> StepPlan | None:
         """Decode everyone who is running and everyone who can join."""
@@ -114,8 +112,8 @@ class Mixed(Batching):
         "some_had_to_wait",
     )
 
-    def __init__(self, *what: Any) -> None:
-        super().__init__(*what)
+    def begin(self) -> None:
+        """See Batching."""
         self.interval = self.limits.prefill_schedule_interval
         self.is_paced = self.interval > 1 or self.limits.long_prefill_token_threshold > 0
         self.arrivals_matter = self.interval > 1

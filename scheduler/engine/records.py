@@ -6,16 +6,10 @@ from array import array
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import lru_cache
-from itertools import islice
-from operator import sub
-from struct import Struct
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-
-from scheduler.engine.executor import StepKind, StepPlan, decode_later
-from scheduler.engine.pipeline import Flight
 
 Int64 = NDArray[np.int64]
 
@@ -34,9 +28,6 @@ class Status(IntEnum):
     UNFINISHED = 0
     COMPLETED = 1
     REJECTED = 2
-
-
-_NONE, _PIECEWISE, _FULL = int(Graph.NONE), int(Graph.PIECEWISE), int(Graph.FULL)  # looked up once per step
 
 
 @dataclass(slots=True)
@@ -194,120 +185,42 @@ def token_gaps(runs: StepRuns) -> TokenGaps:
     return TokenGaps(gap_ns, count, step)
 
 
+@dataclass(slots=True)
+class Run:
+    """What one variant of a run left behind.
+
+    `failure` says why a partial run stopped early; `remarks` are what the executor has to say about its
+    step times, such as having read them beyond the measured range. `host_and_gpu` is there where an
+    executor told the two apart and the loop was asked to keep it, `prefix_use` where it is known what prompts
+    share. `tokens_per_row` are computed for each decoding request in a step, 1 + the draft tokens that it
+    verifies. `steps` and `gaps` are made anew when they are asked for.
+    """
+
+    requests: RequestRecords
+    step_runs: StepRuns
+    peak_kv_blocks: int
+    failure: str | None = None
+    remarks: tuple[str, ...] = ()
+    host_and_gpu: HostAndGpuTimes | None = None
+    prefix_use: PrefixUse | None = None
+    tokens_per_row: int = 1
+
+    @property
+    def steps(self) -> StepRecords:
+        """One row per step."""
+        return step_rows(self.step_runs)
+
+    @property
+    def gaps(self) -> TokenGaps:
+        """Every gap between consecutive tokens of one request."""
+        return token_gaps(self.step_runs)
+
+    @property
+    def kv_use(self) -> KVUse:
+        """KV blocks in use and requests that hold a slot over time."""
+        return self.step_runs.kv_use()
+
+
 def uncopied(values: array[int]) -> NDArray[Any]:
     """Return an array's memory as a NumPy array; the array can grow no more as long as that lives."""
     return np.frombuffer(values, values.typecode) if values else np.empty(0, values.typecode)
-
-
-# One row per run of equal steps, as `StepRecorder.add` packs it: one call instead of an append per column.
-_ROW = Struct("<qbiiqibqi")
-_ROW_COLUMNS = np.dtype(
-    [
-        ("start", "<i8"),
-        ("kind", "i1"),
-        ("batch", "<i4"),
-        ("capture", "<i4"),
-        ("kv", "<i8"),
-        ("prefill", "<i4"),
-        ("graph", "i1"),
-        ("kv_blocks", "<i8"),
-        ("running", "<i4"),
-    ]
-)
-_GAP = Struct("<qii")
-_GAP_COLUMNS = np.dtype([("gap", "<i8"), ("count", "<i4"), ("run", "<i4")])
-_pack_row, _pack_gap = _ROW.pack, _GAP.pack
-
-
-class StepRecorder:
-    """Appends steps as runs of equal plans; a run of k decode steps costs one row and k durations."""
-
-    def __init__(self) -> None:
-        self.durations: array[int] = array("q")
-        self._steps: array[int] = array("q")
-        self._rows = bytearray()
-        self._gaps = bytearray()
-        self._times = tuple(array("q") for _ in range(4))  # of host and GPU, where they are told apart
-        self._newest: StepPlan | None = None  # of the steps added one by one
-        self._newest_running = 0
-
-    def extend(self, plan: StepPlan, duration_ns: int, running: int) -> bool:
-        """Record one step as the next of the newest run, if it is a decode step that continues it.
-
-        The caller has seen that it follows at once, and that every row's gap is its duration.
-        """
-        newest = self._newest
-        if (
-            newest is None
-            or plan.kind is not newest.kind
-            or plan.kind is not StepKind.DECODE
-            or plan.batch_size != newest.batch_size
-            or plan.kv_tokens != newest.kv_tokens + newest.batch_size
-            or plan.capture_size != newest.capture_size
-            or plan.piecewise != newest.piecewise
-            or running != self._newest_running
-        ):
-            return False
-        self._newest = plan
-        self._steps[-1] += 1
-        self.durations.append(duration_ns)
-        return True
-
-    def go_on(self, plan: StepPlan, handed_ns: array[int]) -> None:
-        """Record decode steps that continue the newest one, whose tokens were handed over first.
-
-        `handed_ns` are the times of its own and their hand-overs; the step after the last of them has `plan`.
-        """
-        self._steps[-1] += len(handed_ns) - 1
-        self.durations.extend(map(sub, islice(handed_ns, 1, None), handed_ns))
-        self._newest = decode_later(plan, plan.kv_tokens - plan.batch_size)
-
-    def add_one(self, start_ns: int, plan: StepPlan, duration_ns: int, kv_blocks: int, running: int) -> None:
-        """Record one step whose duration is known by now; others may extend it."""
-        self.durations.append(duration_ns)
-        self.add(start_ns, plan, 1, kv_blocks, running)
-        self._newest, self._newest_running = plan, running
-
-    def add(self, start_ns: int, plan: StepPlan, steps: int, kv_blocks: int, running: int) -> None:
-        """Record `steps` equal steps whose durations were just appended to `durations`.
-
-        `kv_blocks` is the number of KV blocks in use during the first of them, `running` how many requests
-        hold a slot.
-        """
-        kind, batch_size, capture_size, kv_tokens, prefill, _, piecewise, _ = plan
-        graph = _NONE if capture_size is None else _PIECEWISE if piecewise else _FULL
-        prompt_tokens = plan.prefill_tokens if prefill else 0
-        self._rows += _pack_row(
-            start_ns, kind, batch_size, capture_size or 0, kv_tokens, prompt_tokens, graph, kv_blocks, running
-        )
-        self._steps.append(steps)
-
-    def add_times(self, flight: Flight) -> None:
-        """Record when host and GPU worked on the step just added."""
-        decided, launched, gpu_start, gpu_end = self._times
-        decided.append(flight.decided_ns)
-        launched.append(flight.launched_ns)
-        gpu_start.append(flight.gpu_start_ns)
-        gpu_end.append(flight.gpu_end_ns)
-
-    def host_and_gpu(self) -> HostAndGpuTimes:
-        """Return when host and GPU worked on each step."""
-        return HostAndGpuTimes(*(uncopied(times) for times in self._times))
-
-    def add_gap(self, gap_ns: int, count: int) -> None:
-        """Record the gap that `count` sequences saw before their token of the newest run's first step."""
-        self._gaps += _pack_gap(gap_ns, count, len(self._steps) - 1)
-
-    def step_runs(self) -> StepRuns:
-        """Return what was recorded."""
-        # An interrupted step left a duration without a row.
-        duration = uncopied(self.durations)[: sum(self._steps)]
-        start, *others = _columns(self._rows, _ROW_COLUMNS)
-        gaps = _columns(self._gaps, _GAP_COLUMNS)
-        return StepRuns(*[start, uncopied(self._steps), *others, duration, *gaps])
-
-
-def _columns(rows: bytearray, columns: np.dtype[np.void]) -> list[NDArray[Any]]:
-    """Return packed rows as one array per column."""
-    table = np.frombuffer(rows, columns)
-    return [np.ascontiguousarray(table[name]) for name in columns.names or ()]

@@ -42,3 +42,27 @@ class Running:
         self.stop_step = -1
         self.is_decoding = False
         self.has_stopped = False
+
+
+class Drafted(Running):
+    """A request of a drafting engine, with progress of its own.
+
+    `cached` and `generated` count what the launched steps yield; of `generated`, `unseen` tokens come from
+    the `computing` decode steps whose tokens were not handed over yet.
+    """
+
+    __slots__ = ("computing", "unseen")
+
+    def __init__(self, index: int, slot: int, prompt_tokens: int, generated: int, admission: int) -> None:
+        super().__init__(index, slot, prompt_tokens, generated, admission)
+        self.computing = 0
+        self.unseen = 0
+
+    def cached_if_accepted(self, draft_tokens: int) -> int:
+        """Return its tokens in the KV cache after one more step, all drafts in flight being accepted."""
+        return self.cached - self.unseen + (1 + draft_tokens) * (self.computing + 1)
+
+    @property
+    def certain(self) -> int:
+        """The least that it will have generated when every step in flight is done: one token of each."""
+        return self.generated - self.unseen + self.computing

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from typing import Any
 
 from scheduler.engine.batching import Batching, Limits
 from scheduler.engine.executor import PrefillChunk, StepKind, StepPlan
@@ -36,8 +35,8 @@ class Sglang(Batching):
 
     __slots__ = ("_computed", "batch_is_full", "ends_are_foreseen", "longest", "ratio")
 
-    def __init__(self, *what: Any) -> None:
-        super().__init__(*what)
+    def begin(self) -> None:
+        """See Batching."""
         self.ratio = FIRST_RATIO
         self.batch_is_full = False
         self.ends_are_foreseen = True

@@ -10,17 +10,15 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import partial
-from typing import Any, Protocol, cast
+from typing import Protocol, cast
 
 from scheduler.engine.acceptance import Acceptance
-from scheduler.engine.batching import Batching
 from scheduler.engine.executor import Executor, PipelinedExecutor, StepPlan
-from scheduler.engine.loop import DecodeLoop, Run
-from scheduler.engine.pipeline import Clock, Flight, HostAndGpu, WholeSteps
-from scheduler.engine.request import Running
+from scheduler.engine.loop import DecodeLoop
+from scheduler.engine.pipeline import Flight, HostAndGpu, WholeSteps
+from scheduler.engine.records import Run
+from scheduler.engine.request import Drafted, Running
 
 
 class DraftWork(Protocol):
@@ -47,108 +45,6 @@ class Speculation:
     lookahead_tokens: int
     acceptance: Acceptance
     work: DraftWork
-
-
-class Drafted(Running):
-    """A request of a drafting engine, with progress of its own.
-
-    `cached` and `generated` count what the launched steps yield; of `generated`, `unseen` tokens come from
-    the `computing` decode steps whose tokens were not handed over yet.
-    """
-
-    __slots__ = ("computing", "unseen")
-
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
-        self.computing = 0
-        self.unseen = 0
-
-    @property
-    def certain(self) -> int:
-        """The least that it will have generated when every step in flight is done: one token of each."""
-        return self.generated - self.unseen + self.computing
-
-
-class _SpeculativeBatching(Batching):
-    """What changes in a policy when requests advance by different numbers of tokens; mixed into its class."""
-
-    request_type = Drafted
-
-    def __init__(self, *what: Any, speculation: Speculation) -> None:
-        super().__init__(*what)
-        self.draft_tokens = speculation.draft_tokens
-        self.lookahead_tokens = speculation.lookahead_tokens
-
-    def decoding_requests(self) -> Iterator[Drafted]:
-        """Yield the requests that decode in the next step, in the order of the batch."""
-        for request in self.running.values():
-            if request.is_decoding and not request.has_stopped:
-                yield cast(Drafted, request)
-
-    def peak_tokens(self, prompt_tokens: int, output_tokens: int) -> int:
-        """Return the most KV tokens a request is given room for, drafts in flight and look-ahead included."""
-        # Two steps may be in flight, each computing k tokens beyond the one that is certain.
-        return (
-            super().peak_tokens(prompt_tokens, output_tokens)
-            + 2 * self.draft_tokens
-            + self.lookahead_tokens
-            + 1
-        )
-
-    def join_decoding(self, request: Running, cached: int) -> None:
-        """Let a request with `cached` tokens in the KV cache decode from the next decode step on."""
-        request.is_decoding = True
-        request.cached = cached
-        self.decoding += 1
-        self.kv_tokens += cached
-
-    def stop(self, request: Running) -> None:
-        """Let a running request take no further part in steps; it keeps slot and blocks until it leaves."""
-        if request.is_decoding:
-            self.decoding -= 1
-            self.kv_tokens -= request.cached
-        request.has_stopped = True
-        if self.watcher is not None:
-            self.watcher.release(request.slot)
-
-    def generated_by(self, request: Running) -> int:
-        """Return how many tokens a running request has produced so far."""
-        return request.generated
-
-    def extend(self, request: Drafted, tokens: int) -> None:
-        """Count the tokens that a decode step just launched yields for a request."""
-        request.cached += tokens
-        request.generated += tokens
-        request.unseen += tokens
-        request.computing += 1
-        self.kv_tokens += tokens
-
-    def _grow_decoding(self) -> None:
-        """Give each decoding request the blocks of its next tokens, preempting the newest for room."""
-        width, ahead, size = 1 + self.draft_tokens, self.lookahead_tokens, self.kv_cache.block_size
-        for row in [*self.decoding_requests()]:
-            tokens = row.cached - row.unseen + width * (row.computing + 1) + ahead
-            if tokens > row.blocks * size and not self._make_room_to_decode(row):
-                return  # and everyone newer has given way before it
-
-    def _make_room_to_decode(self, request: Running) -> bool:
-        """Take the blocks of the next step's tokens as if all in flight were accepted; see Batching."""
-        row = cast(Drafted, request)
-        if self.running.get(row.index) is not row:
-            return False
-        in_flight = (1 + self.draft_tokens) * (row.computing + 1)
-        tokens = row.cached - row.unseen + in_flight + self.lookahead_tokens
-        blocks = max(self.kv_cache.blocks(tokens) - row.blocks, 0)
-        if not self._make_room(row, blocks):
-            return False
-        row.blocks += blocks
-        return True
-
-
-def speculative(policy: type[Batching], speculation: Speculation) -> Callable[..., _SpeculativeBatching]:
-    """Return what makes a step policy for requests that advance by different numbers of tokens."""
-    drafting = type(f"Speculative{policy.__name__}", (_SpeculativeBatching, policy), {})
-    return partial(drafting, speculation=speculation)
 
 
 class _WholeStepsAndDrafts:
@@ -208,22 +104,15 @@ class SpeculativeLoop(DecodeLoop):
     first), otherwise after.
     """
 
-    batching: _SpeculativeBatching
+    speculation: Speculation
 
-    def __init__(
-        self,
-        batching: Batching,
-        executor: Executor | PipelinedExecutor,
-        *columns: array[int],
-        speculation: Speculation,
-        **settings: Any,
-    ) -> None:
-        super().__init__(batching, executor, *columns, **settings)
+    def draft(self, executor: Executor | PipelinedExecutor, speculation: Speculation) -> None:
+        """Say how the engine drafts, before it runs; its `batching` has been told to."""
         self.speculation = speculation
         self.hands_over_first = self.can_run_ahead = self.follows = self.at_once = False
         is_async = self.most_in_flight > 1
         if isinstance(executor, PipelinedExecutor):
-            self.clock: Clock = _HostAndGpuAndDrafts(executor, speculation.work, tokens_first=is_async)
+            self.clock = _HostAndGpuAndDrafts(executor, speculation.work, tokens_first=is_async)
         else:
             self.clock = _WholeStepsAndDrafts(executor, speculation.work, tokens_first=is_async)
         self._newest_ns: dict[int, int] = {}  # each unfinished request's newest token
@@ -247,7 +136,7 @@ class SpeculativeLoop(DecodeLoop):
         finished: list[Running] = []
         if plan.batch_size:
             batching.decode_steps += 1
-            for row in batching.decoding_requests():
+            for row in batching.drafting_requests():
                 tokens = self._yield_of(row)
                 batching.extend(row, tokens)
                 rows.append((row, tokens))
@@ -287,6 +176,8 @@ class SpeculativeLoop(DecodeLoop):
         return cast(Drafted, request).unseen
 
     def _preempted(self, request: Running) -> None:
+        if request.index in self.batching.running:
+            return
         self.ledger.preemptions[request.index] += 1
         request.is_decoding = False
 

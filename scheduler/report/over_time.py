@@ -9,8 +9,7 @@ from numpy.typing import NDArray
 
 from scheduler.analysis.metrics import waiting_and_running
 from scheduler.engine.executor import StepKind
-from scheduler.engine.loop import Run
-from scheduler.engine.records import KVUse, StepRecords
+from scheduler.engine.records import KVUse, Run, StepRecords
 
 Float = NDArray[np.float64]
 SLICES = 200

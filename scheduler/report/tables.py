@@ -16,8 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from scheduler.engine.loop import Run
-from scheduler.engine.records import RequestRecords, StepRuns
+from scheduler.engine.records import RequestRecords, Run, StepRuns
 from scheduler.errors import InputError
 from scheduler.files import replacing
 

@@ -19,8 +19,7 @@ import numpy as np
 from scheduler.analysis.comparison.compare import Column, Comparison
 from scheduler.analysis.metrics import waiting_and_running
 from scheduler.engine.executor import StepKind
-from scheduler.engine.loop import Run
-from scheduler.engine.records import RequestRecords
+from scheduler.engine.records import RequestRecords, Run
 from scheduler.errors import InputError
 from scheduler.files import replacing
 

@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 from scheduler.analysis.comparison.compare import Column, Comparison
 from scheduler.analysis.metrics import latencies_ms, measured_requests, window_start_ns
 from scheduler.engine.executor import StepKind
-from scheduler.engine.loop import Run
-from scheduler.engine.records import StepRecords
+from scheduler.engine.records import Run, StepRecords
 
 Float = NDArray[np.float64]
 METRICS = ("ttft", "tpot", "itl", "e2el")

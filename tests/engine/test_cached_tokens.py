@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from scheduler.engine.graph_pool import GraphPool
-from scheduler.engine.loop import Run
+from scheduler.engine.records import Run
 from scheduler.simulate import Variant, simulate
 from scheduler.workload.draw import draw_requests
 from scheduler.workload.file.loader import load_workload

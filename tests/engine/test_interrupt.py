@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from array import array
+from dataclasses import fields
 
 import numpy as np
 import pytest
@@ -15,9 +16,9 @@ from scheduler.engine.executor import ExecutorError, StepParts, StepPlan
 from scheduler.engine.graph_pool import GraphPool
 from scheduler.engine.interrupt import HeldInterrupt
 from scheduler.engine.kv_cache import KVCache
-from scheduler.engine.loop import MOST_FOLLOWING, DecodeLoop, Run
+from scheduler.engine.loop import MOST_FOLLOWING, DecodeLoop
 from scheduler.engine.policies import Mixed
-from scheduler.engine.records import Status, StepRuns
+from scheduler.engine.records import Run, Status, StepRuns
 
 REQUESTS, PROMPT, ANSWER, STEP_NS = 6, 5, 8, 10
 STEPS = 19  # of the whole run
@@ -136,7 +137,7 @@ def test_how_many_steps_may_follow_each_other_until_ctrl_c_is_looked_for_changes
     expected = run_side_by_side(0, answers)
     monkeypatch.setattr(loop_module, "MOST_FOLLOWING", most_following)
     run = run_side_by_side(0, answers)
-    for name in StepRuns.__slots__:
+    for name in (field.name for field in fields(StepRuns)):
         np.testing.assert_array_equal(getattr(run.step_runs, name), getattr(expected.step_runs, name), name)
     np.testing.assert_array_equal(run.requests.finish_ns, expected.requests.finish_ns)
 

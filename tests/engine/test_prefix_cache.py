@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scheduler.engine.graph_pool import GraphPool
-from scheduler.engine.loop import Run
 from scheduler.engine.prefix_cache import PrefixCache
+from scheduler.engine.records import Run
 from scheduler.errors import InputError
 from scheduler.simulate import Variant, simulate
 from scheduler.workload.draw import draw_requests

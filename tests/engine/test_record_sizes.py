@@ -23,7 +23,9 @@ def bytes_each(records: object) -> int:
 def test_a_request_takes_at_most_200_bytes_in_all_its_records():
     ledger = Ledger(REQUESTS)
     while_running = sum(
-        len(values) * values.itemsize for values in vars(ledger).values() if isinstance(values, array)
+        len(values) * values.itemsize
+        for values in (getattr(ledger, name) for name in dir(ledger))
+        if isinstance(values, array)
     )
     column = array("q", [0]) * REQUESTS
     records = ledger.request_records(column, column, column)

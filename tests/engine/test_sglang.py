@@ -14,8 +14,9 @@ from scheduler.catalog.profile.file import load_profile
 from scheduler.engine.batching import Limits
 from scheduler.engine.graph_pool import GraphPool
 from scheduler.engine.kv_cache import KVCache
-from scheduler.engine.loop import DecodeLoop, Run
+from scheduler.engine.loop import DecodeLoop
 from scheduler.engine.prefix_cache import PrefixCache
+from scheduler.engine.records import Run
 from scheduler.engine.sglang import DECAY, FIRST_RATIO, LEAST_RATIO, Sglang
 from scheduler.simulate import Variant, simulate
 from scheduler.workload.draw import draw_requests

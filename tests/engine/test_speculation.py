@@ -32,9 +32,8 @@ from scheduler.engine.batching import Limits
 from scheduler.engine.executor import StepKind, StepPlan
 from scheduler.engine.graph_pool import GraphPool
 from scheduler.engine.kv_cache import KVCache
-from scheduler.engine.loop import Run
-from scheduler.engine.records import Status
-from scheduler.engine.speculation import Speculation, SpeculativeLoop, speculative
+from scheduler.engine.records import Run, Status
+from scheduler.engine.speculation import Speculation, SpeculativeLoop
 from scheduler.simulate import POLICIES, Variant, simulate
 from scheduler.workload.draw import draw_requests
 from scheduler.workload.file.loader import load_workload
@@ -79,8 +78,8 @@ def run_drafting(small: Small, drafts: Drafts) -> Run:
     )
     pool = replace(small.pool, draft_tokens=drafts.draft_tokens)
     speculation = Speculation(drafts.draft_tokens, drafts.lookahead, drafts.acceptance(len(prompts)), drafts)
-    make_batching = speculative(POLICIES[options.policy], speculation)
-    batching = make_batching(limits, pool, cache, executor, prompts, None)
+    batching = POLICIES[options.policy](limits, pool, cache, executor, prompts, None)
+    batching.draft(drafts.draft_tokens, drafts.lookahead)
 
     def reject(prompt_tokens: int, output_tokens: int) -> str | None:
         if options.max_model_len and prompt_tokens + output_tokens > options.max_model_len:
@@ -94,7 +93,6 @@ def run_drafting(small: Small, drafts: Drafts) -> Run:
         array("q", small.arrival_ns),
         prompts,
         array("q", small.output_tokens),
-        speculation=speculation,
         reject=reject,
         concurrency=options.concurrency,
         round_trip_ns=options.round_trip_ns,
@@ -103,6 +101,7 @@ def run_drafting(small: Small, drafts: Drafts) -> Run:
         start_ns=options.start_ns,
         async_scheduling=options.async_scheduling,
     )
+    loop.draft(executor, speculation)
     run = loop.run()
     assert run.failure is None
     assert executor.slots == {}, "every slot is given back"

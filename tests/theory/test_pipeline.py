@@ -19,8 +19,9 @@ from scheduler.engine.batching import Limits
 from scheduler.engine.executor import StepParts, StepPlan, Topology
 from scheduler.engine.graph_pool import GraphPool
 from scheduler.engine.kv_cache import KVCache
-from scheduler.engine.loop import DecodeLoop, Run
+from scheduler.engine.loop import DecodeLoop
 from scheduler.engine.policies import DecodeOnly
+from scheduler.engine.records import Run
 
 STEPS = 60
 

@@ -24,7 +24,7 @@ from evidence.pool_ceiling.pool_trap import (
     turning_rate,
 )
 from scheduler.analysis.metrics import summarize
-from scheduler.engine.loop import Run
+from scheduler.engine.records import Run
 
 TEXT = (Path(__file__).parents[2] / "docs" / "pool_ceiling.md").read_text(encoding="utf-8")
 TIME, BATCH = 0.10, 0.20

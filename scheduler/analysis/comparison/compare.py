@@ -18,7 +18,7 @@ from scheduler.analysis.workers import Workers, work_beside
 from scheduler.catalog.profile.profile import Profile
 from scheduler.engine.executor import Executor
 from scheduler.engine.graph_pool import GraphPool
-from scheduler.engine.loop import Run
+from scheduler.engine.records import Run
 from scheduler.executors.execution import Execution
 from scheduler.simulate import PoolCost, Variant, high_end, pool_cost, simulate
 from scheduler.workload.draw import draw_requests

@@ -14,7 +14,7 @@ from scheduler.analysis.comparison.compare import Column, Comparison
 from scheduler.analysis.metrics import Metric, latencies_ms, measured_requests, metric_of
 from scheduler.analysis.statistics.block_bootstrap import within_run_differences
 from scheduler.analysis.statistics.difference import Difference, Verdict, paired_difference
-from scheduler.engine.loop import Run
+from scheduler.engine.records import Run
 
 LEAST_CHANGE = 0.01  # of the baseline; a smaller one is called none, however sure it is
 

@@ -12,7 +12,7 @@ from typing import Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from scheduler.engine.loop import Run
+from scheduler.engine.records import Run
 
 MOST_BYTES = 128 << 20
 Arrays = dict[str, NDArray[Any]]

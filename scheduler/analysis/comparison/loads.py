@@ -11,7 +11,7 @@ import numpy as np
 
 from scheduler.analysis.metrics import Record
 from scheduler.analysis.statistics.steady_state import offered_load
-from scheduler.engine.loop import Run
+from scheduler.engine.records import Run
 from scheduler.workload.requests import Requests
 
 LOADS = (0.5, 1.0, 1.5, 2.0)

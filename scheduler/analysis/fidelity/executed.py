@@ -16,8 +16,7 @@ from scheduler.analysis.metrics import latencies_ms, measured_requests, summariz
 from scheduler.analysis.statistics.intervals import weighted_percentile
 from scheduler.catalog.profile.profile import Profile
 from scheduler.engine.executor import Executor
-from scheduler.engine.loop import Run
-from scheduler.engine.records import StepRecords
+from scheduler.engine.records import Run, StepRecords
 from scheduler.executors.step_log import LogExecutor, RecordingExecutor, Section
 from scheduler.simulate import Variant, high_end, simulate
 from scheduler.workload.requests import Requests

@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 
 from scheduler.analysis.metrics import latencies_ms, waiting_and_running
 from scheduler.catalog.profile.profile import Profile
-from scheduler.engine.loop import Run
-from scheduler.engine.records import Status
+from scheduler.engine.records import Run, Status
 from scheduler.errors import InputError
 from scheduler.simulate import PoolCost, Variant, pool_cost, simulate
 from scheduler.workload.inputs.measured import Measured

@@ -19,8 +19,7 @@ from scheduler.catalog.profile.file import error_lines
 from scheduler.catalog.profile.profile import Profile
 from scheduler.engine.executor import StepKind
 from scheduler.engine.graph_pool import GraphPool
-from scheduler.engine.loop import Run
-from scheduler.engine.records import Graph, Status
+from scheduler.engine.records import Graph, Run, Status
 from scheduler.errors import InputError
 from scheduler.executors.model.cost_model import Bound
 from scheduler.simulate import Variant, simulate

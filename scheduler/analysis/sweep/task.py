@@ -12,7 +12,7 @@ from typing import Any
 from scheduler.analysis.metrics import Record, summarize
 from scheduler.analysis.records import flat_record, offered_loads
 from scheduler.catalog.profile.profile import Profile
-from scheduler.engine.loop import Run
+from scheduler.engine.records import Run
 from scheduler.errors import InputError
 from scheduler.simulate import Variant, high_end, pool_cost, simulate
 from scheduler.workload.draw import draw_requests

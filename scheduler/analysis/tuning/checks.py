@@ -14,7 +14,7 @@ from scheduler.analysis.tuning.answer import Beyond
 from scheduler.analysis.tuning.padding import kv_per_request, most_padding
 from scheduler.analysis.tuning.pool_runs import Detail, DrawnRequests, Evaluator, Judged, judged
 from scheduler.engine.graph_pool import GraphPool
-from scheduler.engine.loop import Run
+from scheduler.engine.records import Run
 from scheduler.executors.model.by_profile import cost_model
 from scheduler.executors.model.cost_model import Bound
 

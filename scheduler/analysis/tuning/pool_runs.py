@@ -28,7 +28,7 @@ from scheduler.analysis.tuning.step_loads import StepHistogram, cell_loads, deco
 from scheduler.analysis.workers import Workers, as_completed
 from scheduler.catalog.profile.profile import Profile
 from scheduler.engine.graph_pool import GraphPool
-from scheduler.engine.loop import Run
+from scheduler.engine.records import Run
 from scheduler.errors import InputError
 from scheduler.executors.model.by_profile import cost_model
 from scheduler.executors.model.cost_model import Bound

@@ -17,8 +17,7 @@ from numpy.typing import NDArray
 from scheduler.analysis.tuning.choose import Floats, Load, SizeProblem, size_problem
 from scheduler.engine.executor import PrefillChunk, StepKind, StepPlan
 from scheduler.engine.graph_pool import GraphPool, full_limit
-from scheduler.engine.loop import Run
-from scheduler.engine.records import StepRecords
+from scheduler.engine.records import Run, StepRecords
 from scheduler.errors import InputError
 from scheduler.executors.model.cost_model import CostModel, Launch
 from scheduler.executors.model.step_lines import StepLine
