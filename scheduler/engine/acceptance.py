@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-UInt64 = NDArray[np.uint64]
+UInt64: TypeAlias = NDArray[np.uint64]
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _OF_MATCHES = 1 << 63  # so that a match and the acceptance at the same position are drawn apart
 

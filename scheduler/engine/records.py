@@ -6,12 +6,12 @@ from array import array
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-Int64 = NDArray[np.int64]
+Int64: TypeAlias = NDArray[np.int64]
 
 
 class Graph(IntEnum):
