@@ -1,5 +1,3 @@
 """graphpool: which decode batch sizes to capture as CUDA graphs, simulated in the closed loop."""
 
-from scheduler import compiled as compiled
-
 __version__ = "0.1.0"

@@ -72,7 +72,7 @@ class _Sources(MetaPathFinder):
 def choose() -> str:
     """Let the hot modules be imported compiled or by their sources; return which, and why.
 
-    Called when the package is imported, before any of them.
+    Called where this module is imported, which the doors of the rooms do before any of theirs is.
     """
     paths = modules()
     try:

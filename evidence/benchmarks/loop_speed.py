@@ -20,6 +20,7 @@ from pathlib import Path
 
 import simpy
 
+from scheduler import compiled
 from scheduler.catalog.profile.profile import Profile
 from scheduler.commands.run import workload_profile
 from scheduler.engine.executor import Admission, StepParts, StepPlan, Topology
@@ -197,6 +198,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", help="names of lines, or how they begin")
     parser.add_argument("--growth", action="store_true", help="how cost grows up to --requests, and stop")
     options = parser.parse_args()
+    print(f"decode loop: {compiled.how}")
     if options.growth:
         growth(options.requests, options.repeats)
         return

@@ -18,3 +18,5 @@
 - `speculation.py` Speculative decoding: a decode step verifies drafts, and requests advance by the accepted ones and one.
 - `traffic.py` Which request the scheduler can see when: arrivals of an open loop, or the users of a closed one.
 """
+
+from scheduler import compiled as compiled  # before any module of this room: compiled, or by its source

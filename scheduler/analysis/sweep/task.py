@@ -31,6 +31,7 @@ _SOURCES = (
     "analysis/statistics/intervals.py",
     "analysis/statistics/steady_state.py",
     "catalog",
+    "compiled.py",
     "engine",
     "errors.py",
     "executors/model",

@@ -10,3 +10,5 @@
 - `prefill_cost.py` GPU time of steps that compute prompt tokens, alone or mixed with decodes.
 - `step_lines.py` A decode step's time for one size, as a piecewise linear function of the KV tokens, in nanoseconds.
 """
+
+from scheduler import compiled as compiled  # before any module of this room: compiled, or by its source
