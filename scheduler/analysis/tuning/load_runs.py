@@ -16,7 +16,7 @@ from scheduler.analysis.metrics import (
 from scheduler.analysis.tuning.objectives import Objective
 from scheduler.analysis.tuning.step_loads import StepHistogram, step_histogram
 from scheduler.catalog.profile.profile import Profile
-from scheduler.engine.loop import Run
+from scheduler.engine.records import Run
 from scheduler.executors.model.cost_model import Bound
 from scheduler.simulate import Variant, high_end, simulate
 from scheduler.workload.requests import Requests
