@@ -1,7 +1,7 @@
 """What `calibrate --engine vllm` foretold of its own traffics, and how its host drifted meanwhile.
 
 `python -m evidence.fidelity.calibrations` prints the table of docs/your_engine.md, from the runs that the
-command left on two H100 machines (evidence/data/your_engine_h100). Each traffic is predicted by a profile
+command left on five H100 machines (evidence/data/your_engine_h100). Each traffic is predicted by a profile
 fitted to everything but it; in the second column by one fitted to nothing of each engine's first 8 s either.
 """
 
@@ -20,7 +20,14 @@ from scheduler.catalog.importers.recorded_run import MODES, RecordedRun, Traffic
 from scheduler.report.wording import percent_text
 
 DATA = Path(evidence.__file__).parent / "data" / "your_engine_h100"
-CALIBRATIONS = (("8b", "8B, one GPU"), ("qwen", "0.6B, one GPU"), ("tp2", "8B, two GPUs"))
+CALIBRATIONS = (
+    ("8b", "8B, one GPU"),
+    ("qwen", "0.6B, one GPU"),
+    ("tp2", "8B, two GPUs"),
+    ("8b_warm", "8B, one GPU, warmed up"),
+    ("qwen_warm", "0.6B, one GPU, warmed up"),
+    ("tp2_warm", "8B, two GPUs, warmed up"),
+)
 NAMES = ("chat", "even")
 YOUNG_MS = 8_000.0
 REPLICATIONS = 4
@@ -29,11 +36,12 @@ REPLICATIONS = 4
 def error(runs: list[RecordedRun], traffic: Traffic, after_ms: float) -> tuple[float, float]:
     """Return the measured mean TPOT of a traffic of the first run, and the error of its prediction.
 
-    Nothing of the traffic and no step of the first `after_ms` of any run is fitted to.
+    Nothing of the traffic, no step of the first `after_ms` of a run and no shorter run is fitted to.
     """
     used = [run.steps.scheduled >= run.steps.scheduled[0] + after_ms for run in runs]
     used[0] &= ~runs[0].of_span(traffic.span)
-    profile, _ = profile_of(runs, used, {})
+    left = [k for k, run in enumerate(runs) if np.any(used[k] & run.within("cell", "prefill", "traffic"))]
+    profile, _ = profile_of([runs[k] for k in left], [used[k] for k in left], {})
     workload = recorded_workload(runs[0], traffic, "fitted.json")
     pool = workload_pool(workload.pool, workload.engine, profile).pool
     found = validate_recorded(runs[0], traffic, workload, profile, pool, REPLICATIONS).latencies["tpot_ms"]

@@ -21,10 +21,10 @@ def test_the_page_prints_what_the_command_printed():
     assert (DATA / "8b" / "calibrate.txt").read_text(encoding="utf-8") in PAGE
     for line in (DATA / "8b" / "progress.txt").read_text(encoding="utf-8").splitlines():
         assert "ready after" not in line or line in PAGE
-    for name in ("qwen", "tp2"):
+    for name in ("qwen", "tp2", "8b_warm", "qwen_warm", "tp2_warm"):
         lines = (DATA / name / "calibrate.txt").read_text(encoding="utf-8").splitlines()
         assert lines[0] in PAGE
-        assert all(line in PAGE for line in lines if line.startswith("own ("))
+        assert all(line in PAGE for line in lines if line.startswith(("own", "to_64", "few")))
 
 
 @pytest.mark.parametrize(
