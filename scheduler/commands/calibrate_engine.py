@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -49,7 +49,11 @@ _LEAST_MINUTES, _MOST_MINUTES = 1.0, 600.0
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """A traffic of a run, and what a profile that was not fitted to it says: means and p99 in ms."""
+    """A traffic of a run, and what a profile that was not fitted to it says: means and p99 in ms.
+
+    `against_own` is the mean TPOT of a list over that of the engine's own under the same requests, minus 1,
+    measured and predicted.
+    """
 
     run: str
     traffic: str
@@ -58,6 +62,8 @@ class Check:
     mean_tpot_ms: tuple[float, float]
     p99_itl_ms: tuple[float, float]
     mean_ttft_ms: tuple[float, float]
+    turn: int = 0
+    against_own: tuple[float, float] | None = None
 
     @property
     def error(self) -> float:
@@ -194,7 +200,7 @@ def _own_checks(runs: Sequence[RecordedRun], overrides: dict[str, object], out: 
 
 def _check(run: RecordedRun, traffic: Traffic, number: int, profile: EngineProfile, path: Path) -> Check:
     workload = recorded_workload(run, traffic, str(path))
-    names = [str(spec.get("name", index)) for index, spec in enumerate(traffic_specs(run.path))]
+    spec = traffic_specs(run.path)[number]
     pool = chosen_pools(workload, profile, ())[-1].pool
     found = validate_recorded(run, traffic, workload, profile, pool, _REPLICATIONS)
 
@@ -204,12 +210,13 @@ def _check(run: RecordedRun, traffic: Traffic, number: int, profile: EngineProfi
 
     return Check(
         run.name,
-        names[number],
+        str(spec.get("name", number)),
         found.requests,
         len(run.engine.capture_sizes),
         pair("tpot_ms", "mean"),
         pair("itl_ms", "p99"),
         pair("ttft_ms", "mean"),
+        int(spec.get("turn", 0)),
     )
 
 
@@ -236,13 +243,27 @@ def _pool_checks(
 
 
 def _over_turns(checks: Sequence[Check]) -> list[Check]:
-    """Return one check per list and traffic, means over its turns."""
+    """Return one check per list and traffic, means over its turns.
+
+    Lists that took turns with the engine's own one are held against it, in the turns that both had.
+    """
+    own = {(check.traffic, check.turn): check for check in checks if check.run == AGAIN}
     found = []
     for key in dict.fromkeys((check.run, check.traffic) for check in checks):
         turns = [check for check in checks if (check.run, check.traffic) == key]
+        both = [turn for turn in turns if key[0] != AGAIN and (turn.traffic, turn.turn) in own]
 
         def mean(name: str, turns: Sequence[Check] = turns) -> tuple[float, float]:
-            return tuple(fmean(getattr(turn, name)[k] for turn in turns) for k in (0, 1))  # type: ignore[return-value]
+            return _both(lambda k: fmean(getattr(turn, name)[k] for turn in turns))
+
+        def against_own(turns: Sequence[Check] = both) -> tuple[float, float]:
+            others = [own[turn.traffic, turn.turn] for turn in turns]
+            return _both(
+                lambda k: (
+                    sum(turn.mean_tpot_ms[k] for turn in turns) / sum(turn.mean_tpot_ms[k] for turn in others)
+                    - 1
+                )
+            )
 
         found.append(
             Check(
@@ -252,9 +273,15 @@ def _over_turns(checks: Sequence[Check]) -> list[Check]:
                 mean("mean_tpot_ms"),
                 mean("p99_itl_ms"),
                 mean("mean_ttft_ms"),
+                against_own=against_own() if both else None,
             )
         )
     return found
+
+
+def _both(value: Callable[[int], float]) -> tuple[float, float]:
+    """Return what is measured and what is predicted."""
+    return value(0), value(1)
 
 
 def _result(
@@ -272,6 +299,7 @@ def _result(
                 "p99_itl_ms": {"measured": check.p99_itl_ms[0], "predicted": check.p99_itl_ms[1]},
                 "mean_ttft_ms": {"measured": check.mean_ttft_ms[0], "predicted": check.mean_ttft_ms[1]},
                 "tpot_error": check.error,
+                **_against_own(check),
             }
             for check in checks
         ],
@@ -279,6 +307,13 @@ def _result(
             {"kind": entry.kind, "steps": entry.steps, "mean_error": entry.mean_error} for entry in left_out
         ],
     }
+
+
+def _against_own(check: Check) -> dict[str, object]:
+    if check.against_own is None:
+        return {}
+    measured, predicted = check.against_own
+    return {"tpot_against_own": {"measured": measured, "predicted": predicted}}
 
 
 def _text(
@@ -291,7 +326,9 @@ def _text(
     steps = ", ".join(f"{run.name} {len(run.steps):,} steps" for run in runs)
     lines = [f"calibrated in {seconds:.0f} s: {steps}", ""]
     if checks:
+        against = any(check.against_own for check in checks)
         rows = [["traffic, measured / predicted", "mean TPOT ms", "error", "p99 ITL ms", "mean TTFT ms"]]
+        rows[0] += [f"TPOT against {AGAIN}"] if against else []
         rows += [
             [
                 f"{check.run} ({check.sizes} sizes), {check.traffic}",
@@ -299,6 +336,7 @@ def _text(
                 percent_text(check.error),
                 _pair(check.p99_itl_ms),
                 _pair(check.mean_ttft_ms),
+                *([" / ".join(map(percent_text, check.against_own or ()))] if against else ()),
             ]
             for check in checks
         ]

@@ -15,6 +15,7 @@ from fake_engine import ROOT, environment
 
 from scheduler.catalog.importers.recorded_run import MODES, read_recorded
 from scheduler.catalog.profile.file import load_profile
+from scheduler.commands.calibrate_engine import Check, _over_turns
 from scheduler.live.calibration import unseen_lists
 from scheduler.live.work import traffic_rate, traffic_requests, work_of
 
@@ -120,6 +121,8 @@ def test_unseen_lists_are_executed_and_held_against_the_profile(calibrated):
         both = check["mean_tpot_ms"]
         assert check["tpot_error"] == pytest.approx(both["predicted"] / both["measured"] - 1)
         assert 0.4 < both["predicted"] / both["measured"] < 1.6  # sleeps on a busy machine are no measurement
+        assert ("tpot_against_own" in check) == (check["run"] in ("to_4", "few"))
+    assert "TPOT against own_again" in stdout
     assert "to_4 (3 sizes), chat" in stdout
 
 
@@ -135,6 +138,21 @@ def test_the_engines_arguments_are_passed_through_and_other_ones_start_anew(cali
     assert "error: engine own ended early, status 2" in stderr
     assert "invalid int value: 'many'" in stderr
     assert "Traceback" not in stderr
+
+
+def test_lists_are_held_against_the_own_one_in_the_turns_that_both_had():
+    """A last round without the own list's turn counts for a list's mean, not for the difference."""
+
+    def check(run: str, turn: int, measured: float, predicted: float) -> Check:
+        other = (1.0, 1.0)
+        return Check(run, "chat", 10, 3, (measured, predicted), other, other, turn)
+
+    own = [check("own_again", 0, 10.0, 8.0)]
+    own_again, few = _over_turns([*own, check("few", 0, 12.0, 10.0), check("few", 1, 40.0, 10.0)])
+    assert own_again.against_own is None
+    assert few.mean_tpot_ms == (26.0, 10.0)
+    assert few.against_own == pytest.approx((0.2, 0.25))
+    assert _over_turns([check("few", 1, 40.0, 10.0)])[0].against_own is None
 
 
 def test_an_engine_that_does_not_start_is_told_with_its_log(tmp_path):
