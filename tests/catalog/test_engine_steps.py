@@ -168,6 +168,34 @@ def test_what_a_launch_takes_longer_after_others_is_found(tmp_path):
     assert found.launch("full").cold < 0.05
 
 
+@pytest.mark.parametrize("logs_gpu", [False, True])
+def test_what_a_launch_without_a_graph_takes_longer_with_prompts_is_found_in_traffic(tmp_path, logs_gpu):
+    warm = paper_profile(gpu=0.3)
+    launch = warm.host.launch
+    launch = launch.model_copy(update={"compiled": launch.compiled.model_copy(update={"prompts": 0.2})})
+    truth = warm.model_copy(update={"host": warm.host.model_copy(update={"launch": launch})})
+    settings = Settings((1, 2, 4, 8, 16), logs_gpu=logs_gpu)
+    paths = {
+        name: record(
+            tmp_path,
+            name,
+            model_of(truth, 3),
+            settings,
+            cells=CELLS,
+            prefills=PROMPTS,
+            traffic=TRAFFIC if name == "traffic" else [],
+        )
+        for name in ("traffic", "grid")
+    }
+    found, _ = import_steps([Source(paths["traffic"])], {})
+    assert found.launch("compiled").prompts == pytest.approx(0.2, abs=0.06)
+    assert found.launch("full").prompts == found.launch("piecewise").prompts == 0.0
+    assert found.provenance["host.launch.compiled.prompts"].origin == "measured"
+    assumed, _ = import_steps([Source(paths["grid"])], {})
+    assert assumed.launch("compiled").prompts == 0.07
+    assert assumed.provenance["host.launch.compiled.prompts"].origin == "assumed"
+
+
 def test_a_drift_of_seconds_is_told_and_not_drawn():
     rng = np.random.default_rng(3)
     at = np.arange(0.0, 400_000.0, 10.0)

@@ -84,7 +84,8 @@ class LaunchCost(Strict):
     of mean 1 and spread `spread`.
 
     `cold`: by how much longer it takes, as a share, after many steps launched otherwise (caches hold other
-    code); each step launched alike takes off one part in `warm_steps` of what is left.
+    code); each step launched alike takes off one part in `warm_steps` of what is left. `prompts`: by how much
+    longer, as a share, with prompts in the step (kernels launched one by one).
     """
 
     ms: MsOrZero
@@ -95,6 +96,7 @@ class LaunchCost(Strict):
     spread: _Spread = 0.0
     cold: _Spread = 0.0
     warm_steps: _Steps = 10.0
+    prompts: _Spread = 0.0
 
 
 class LaunchCosts(Strict):
@@ -260,6 +262,7 @@ class EngineProfile(MeasuredProfile):
             if launch is not None:
                 each = f" + {launch.request_ms:.4f} per request" if launch.request_ms else ""
                 cold = f", {launch.cold:.0%} more after others" if launch.cold else ""
+                cold += f", {launch.prompts:.0%} more with prompts" if launch.prompts else ""
                 parts.append(
                     ("launch", f"{how:<10} {launch.ms:6.2f} ms{each}, spread {launch.spread:.0%}{cold}")
                 )

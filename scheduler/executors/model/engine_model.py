@@ -85,7 +85,8 @@ class EngineCostModel(CostModel):
         """See CostModel."""
         launch, _ = self._launches[self._launching(plan)]
         host_ms = self._host_ms(plan.batch_size, len(plan.prefill), plan.prefill_tokens, plan.kv_tokens)
-        return max((host_ms + launch.ms) * self._speed, self.gpu_ms(plan)) * NS_PER_MS
+        launch_ms = launch.ms * (1 + launch.prompts)
+        return max((host_ms + launch_ms) * self._speed, self.gpu_ms(plan)) * NS_PER_MS
 
     def parts(self, plan: StepPlan, decided_ns: int) -> StepParts:
         """Return what the step takes; see `PipelinedExecutor`. Asked once a step, in their order."""
@@ -138,7 +139,7 @@ class EngineCostModel(CostModel):
         requests = plan.batch_size + chunks
         return (
             schedule.step_ms + schedule.request_ms * requests,
-            launch.ms + launch.request_ms * requests,
+            (launch.ms + launch.request_ms * requests) * (1 + launch.prompts * bool(chunks)),
             update.step_ms + update.request_ms * requests + update.chunk_ms * chunks,
         )
 

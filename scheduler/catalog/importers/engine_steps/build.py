@@ -282,6 +282,7 @@ def _profile(fitted: Fitted, runs: Sequence[RecordedRun], left_out: Sequence[Lef
             spread=_ms(variation.launch_sd.get(mode, 0.0)),
             cold=_ms(work.cold.get(mode, 0.0)),
             warm_steps=WARM_STEPS[mode],
+            prompts=_ms(work.prompts.get(mode, 0.0)),
         )
         for mode, ms in work.launch_ms.items()
     }
@@ -447,6 +448,10 @@ def _provenance(fitted: Fitted, names: str) -> dict[str, Provenance]:
             result[key] = entry("assumed", f"only {samples} steps show it: an upper bound from {names}")
         else:
             result[f"{key}.ms"] = entry("measured", f"{samples:,} steps that showed this launch, {names}")
+        if work.prompts.get(mode, 0.0):
+            seen = work.prompts_seen.get(mode, 0)
+            note = f"{seen:,} launches in traffic" if seen else "as with other recorded engines"
+            result[f"{key}.prompts"] = entry("measured" if seen else "assumed", note)
         if mode != FULL and not work.measured_apart:
             result[f"{key}.tail_ms"] = entry("assumed", f"{TAIL_MS} ms: no step shows it")
             result[f"{key}.gpu_after_ms"] = entry("assumed", "no step shows it")

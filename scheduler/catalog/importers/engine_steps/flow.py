@@ -12,6 +12,7 @@ from scheduler.catalog.importers.recorded_run import MODES, RecordedRun, Steps
 Float = NDArray[np.float64]
 Bool = NDArray[np.bool_]
 FULL = MODES.index("full")
+ONE_BY_ONE = MODES.index("compiled")  # from here on: kernels launched one by one
 _MOST_SHARE = 3.0
 
 

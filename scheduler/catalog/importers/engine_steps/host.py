@@ -9,14 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scheduler.catalog.importers.engine_steps.drift import Shown
-from scheduler.catalog.importers.engine_steps.flow import FULL, Flow
+from scheduler.catalog.importers.engine_steps.flow import FULL, ONE_BY_ONE, Flow
 from scheduler.catalog.importers.engine_steps.robust import mean_ratio, relative_fit
-from scheduler.catalog.importers.recorded_run import MODES, RecordedRun, Steps
+from scheduler.catalog.importers.recorded_run import RecordedRun, Steps
 
 Float = NDArray[np.float64]
 Bool = NDArray[np.bool_]
 _FEWEST = 30
-_ONE_BY_ONE = MODES.index("compiled")  # and eager
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +80,7 @@ def fit_host(runs: Sequence[RecordedRun], flows: Sequence[Flow], used: Sequence[
             for run, flow, ratio, mask in zip(runs, flows, ratios, masks, strict=True)
         )
 
-    after = [np.roll(run.steps.mode >= _ONE_BY_ONE, 1) for run in runs]
+    after = [np.roll(run.steps.mode >= ONE_BY_ONE, 1) for run in runs]
     split = (
         shown([mask & ~cold for mask, cold in zip(seen, after, strict=True)]),
         shown([mask & cold for mask, cold in zip(seen, after, strict=True)]),

@@ -20,7 +20,7 @@ from scheduler.catalog.importers.engine_steps.drafting import (
     launching_drafts,
 )
 from scheduler.catalog.importers.engine_steps.drift import Shown, shares_within
-from scheduler.catalog.importers.engine_steps.flow import FULL, Flow, near_held
+from scheduler.catalog.importers.engine_steps.flow import FULL, ONE_BY_ONE, Flow, near_held
 from scheduler.catalog.importers.engine_steps.robust import mean_ratio, relative_fit, robust_sd
 from scheduler.catalog.importers.recorded_run import MODES, RecordedRun, Steps
 
@@ -67,6 +67,9 @@ _FEWEST_LOGGED = 100  # logged GPU times that take the place of those read from 
 _SEEN = 0.3  # of the steps of a kind
 _MOST, _LATE = 0.7, 0.2  # share of the steps of a kind, and of a launch
 _SMOOTH = 0.005
+# By what share a launch without a graph takes longer where the step has prompts, if no traffic shows it:
+# the traffics of five recorded engines show 0.03 to 0.08 (grids, where prompts come in bursts, 0.10 to 0.26).
+PROMPTS_SHARE = 0.07
 # Steps that warm up what launches a graph, or kernels one by one; the last is 1 − the paper's weight of 0.1.
 WARM_STEPS = {mode: 2.0 if mode == FULL else 10.0 for mode in range(len(MODES))}
 
@@ -107,6 +110,8 @@ class WorkFit:
     tail_ms: float
     launch_request_ms: float = 0.0  # of a graph: preparing its inputs goes by request
     cold: dict[int, float] = field(default_factory=dict)  # share by which a launch after others takes longer
+    prompts: dict[int, float] = field(default_factory=dict)  # and one of a step with prompts
+    prompts_seen: dict[int, int] = field(default_factory=dict)  # launches that showed it
     gpu_samples: int = 0
     gpu_widths: Int = field(default_factory=lambda: np.zeros(0, np.int64))
     gpu_error: float = 0.0
@@ -267,6 +272,8 @@ def _round(
                     seen.launch_ms[of_mode],
                     run.steps.requests[index].astype(np.float64),
                     coldness_of(run.steps, mode)[index],
+                    run.steps.chunks[index] > 0,
+                    run.within("traffic")[index],
                     flow.share[index],
                 )
             )
@@ -290,7 +297,7 @@ def _round(
         result.launch_shown[mode] = [
             Shown(
                 one.at,
-                one.ms / _launch_ms(result, mode, one.requests, one.coldness),
+                one.ms / _launch_ms(result, mode, one.requests, one.coldness, one.prompts),
                 one.share,
             )
             for one in series
@@ -305,11 +312,13 @@ def logs_launches(run: RecordedRun, told: Bool) -> bool:
 
 def _fit_all_alike(fit: WorkFit, mode: int, series: Sequence[_Launches]) -> None:
     """Fit launches that hand-overs show here and there: too few to follow a host that drifts."""
-    ms, requests, coldness = (
-        np.concatenate([getattr(one, name) for one in series]) for name in ("ms", "requests", "coldness")
+    requests, coldness = (
+        np.concatenate([getattr(one, name) for one in series]) for name in ("requests", "coldness")
     )
-    cold = fit.cold[mode] = _cold([one.ms for one in series], [one.coldness for one in series])
-    warm = ms / (1 + cold * coldness)
+    _fit_prompts(fit, mode, series)
+    bare = [one.ms / (1 + fit.prompts[mode] * one.prompts) for one in series]
+    cold = fit.cold[mode] = _cold(bare, [one.coldness for one in series])
+    warm = np.concatenate(bare) / (1 + cold * coldness)
     middle = float(np.median(warm))
     fit.launch_ms[mode] = float(np.clip(warm, middle / 4, 4 * middle).mean())
     if mode == FULL:
@@ -360,6 +369,8 @@ def _fit_within_seconds(fit: WorkFit, mode: int, series: Sequence[_Launches]) ->
         np.concatenate([getattr(one, name) for one in series])
         for name in ("ms", "at", "requests", "coldness")
     )
+    prompts = _fit_prompts(fit, mode, series)
+    ms = ms / (1 + fit.prompts[mode] * prompts)
     run = np.repeat(np.arange(len(series)), [len(one.ms) for one in series])
     spread = float(np.subtract(*np.percentile(requests, [90, 10])))
     by_request = mode == FULL and len(ms) >= _FEWEST_BY_REQUEST and spread >= _LEAST_SPREAD
@@ -379,10 +390,35 @@ def _fit_within_seconds(fit: WorkFit, mode: int, series: Sequence[_Launches]) ->
     fit.launch_ms[mode] = mean * (1 - request * float(requests.mean()))
 
 
-def _launch_ms(fit: WorkFit, mode: int, requests: Float, coldness: Float) -> Float:
+def _fit_prompts(fit: WorkFit, mode: int, series: Sequence[_Launches]) -> Bool:
+    """Fit by what share launches of steps with prompts take longer; returns which have prompts.
+
+    Held against others within seconds of traffic. Grids do not count: there prompts come in bursts.
+    """
+    prompts = np.concatenate([one.prompts for one in series])
+    if mode < ONE_BY_ONE:  # a graph's steps have none, a PIECEWISE graph's nearly all have
+        fit.prompts[mode] = 0.0
+        return prompts
+    ms, at, coldness, in_traffic = (
+        np.concatenate([getattr(one, name) for one in series])
+        for name in ("ms", "at", "coldness", "in_traffic")
+    )
+    run = np.repeat(np.arange(len(series)), [len(one.ms) for one in series])
+    tells = min(int((prompts & in_traffic).sum()), int((~prompts & in_traffic).sum()))
+    fit.prompts_seen[mode] = tells if tells >= _FEWEST_OF_GROUP else 0
+    fit.prompts[mode] = PROMPTS_SHARE
+    if fit.prompts_seen[mode]:
+        columns = np.column_stack([prompts, coldness])[in_traffic].astype(np.float64)
+        shares = shares_within(at[in_traffic], run[in_traffic], ms[in_traffic], columns)
+        share = min(float(shares[0] / max(1 - float(shares @ columns.mean(0)), _HALF)), _MOST_SHARE)
+        fit.prompts[mode] = share
+    return prompts
+
+
+def _launch_ms(fit: WorkFit, mode: int, requests: Float, coldness: Float, prompts: Bool) -> Float:
     by_request = fit.launch_request_ms if mode == FULL else 0.0
     taken: Float = (fit.launch_ms[mode] + by_request * requests) * (1 + fit.cold.get(mode, 0.0) * coldness)
-    return taken
+    return taken * (1 + fit.prompts.get(mode, 0.0) * prompts)
 
 
 def at_level(fit: WorkFit, factor: Mapping[int, float]) -> WorkFit:
@@ -408,7 +444,7 @@ def coldness_of(steps: Steps, mode: int) -> Float:
 
 @dataclass(frozen=True, slots=True)
 class _Launches:
-    """Launches of one mode in one run: when, how long, of how many requests, how cold.
+    """Launches of one mode in one run: when, how long, of how many requests, how cold, whether with prompts.
 
     For `share` see `Flow`.
     """
@@ -417,6 +453,8 @@ class _Launches:
     ms: Float
     requests: Float
     coldness: Float
+    prompts: Bool
+    in_traffic: Bool
     share: Float
 
 
@@ -538,7 +576,7 @@ def _fitted_launches(fit: WorkFit, steps: Steps) -> Float:
     launches = np.zeros(len(steps))
     requests = steps.requests.astype(np.float64)
     for mode in fit.launch_ms:
-        of_mode = _launch_ms(fit, mode, requests, coldness_of(steps, mode))
+        of_mode = _launch_ms(fit, mode, requests, coldness_of(steps, mode), steps.chunks > 0)
         launches = np.where(steps.mode == mode, of_mode, launches)
     return launches
 
