@@ -20,6 +20,7 @@ from scheduler.catalog.importers.engine_steps.drift import Levels, levels
 from scheduler.catalog.importers.engine_steps.flow import FULL, Flow, flow_of, near_held
 from scheduler.catalog.importers.engine_steps.front_end import FrontEnd as FrontEndFit
 from scheduler.catalog.importers.engine_steps.front_end import fit_front_end
+from scheduler.catalog.importers.engine_steps.hidden import fit_hidden
 from scheduler.catalog.importers.engine_steps.host import HostFit, fit_host
 from scheduler.catalog.importers.engine_steps.noise import WINDOW_MS, Variation, fit_variation
 from scheduler.catalog.importers.engine_steps.work import (
@@ -136,9 +137,11 @@ def fit_all(
     runs: Sequence[RecordedRun], flows: Sequence[Flow], used: Sequence[Bool], told: Sequence[Bool]
 ) -> Fitted:
     """Fit the GPU's work to the used steps, and the host to those that are told of it."""
-    work = fit_work(runs, flows, used, told)
+    work = _fit_work(runs, flows, used, told)
     host = fit_host(runs, flows, told)
-    follow = any(logs_launches(run, mask) for run, mask in zip(runs, told, strict=True))
+    follow = bool(work.launch_expected) or any(
+        logs_launches(run, mask) for run, mask in zip(runs, told, strict=True)
+    )
     variation = fit_variation(host.shown, work.launch_shown, WINDOW_MS if follow else math.inf)
     found = None
     if follow:
@@ -154,13 +157,22 @@ def fit_all(
     )
 
 
+def _fit_work(
+    runs: Sequence[RecordedRun], flows: Sequence[Flow], used: Sequence[Bool], told: Sequence[Bool]
+) -> WorkFit:
+    """Fit GPU work and launches by what the logs tell of them."""
+    if any(logs_launches(run, tells) for run, tells in zip(runs, told, strict=True)):
+        return fit_work(runs, flows, used, told)
+    return fit_hidden(runs, flows, used, told)
+
+
 def _on_average_host(work: WorkFit, host: HostFit, variation: Variation) -> tuple[WorkFit, HostFit, Levels]:
     """Return the fits on the average host, at the median of its quick ups and downs, and how far it drifts.
 
     Drawn speeds have that median, and a mean over time that is higher by half the logarithm's variance.
     """
     scheduling = dict(zip(_SCHEDULING, host.shown_after, strict=True))
-    found = levels({**scheduling, **work.launch_shown})
+    found = levels({**scheduling, **(work.launch_expected or work.launch_shown)})
     weights = [sum(len(shown.at) for shown in series) + 1e-9 for series in scheduling.values()]
     schedule = float(np.average([found.factor[kind] for kind in scheduling], weights=weights))
     schedule *= math.exp(-(variation.sd**2) / 2)
@@ -225,7 +237,7 @@ def _left_out(
     if any(mask.sum() < _FEWEST_STEPS // 4 for mask in fitted):
         return []
     hosts = [mask & tells for mask, tells in zip(fitted, told, strict=True)]
-    work = fit_work(runs, flows, fitted, hosts)
+    work = _fit_work(runs, flows, fitted, hosts)
     kinds: dict[str, list[tuple[Float, Float, Float]]] = {}
     for run, flow, mask, half in zip(runs, flows, told, odd, strict=True):
         steps = run.steps
@@ -405,7 +417,16 @@ def _seen(work: WorkFit) -> str:
     """Say which widths showed the GPU's work; the curve goes on straight beyond them."""
     if not len(work.gpu_widths):
         return "none: it hides behind the launches"
-    return f"{int(work.gpu_widths[0]):,} to {int(work.gpu_widths[-1]):,} tokens wide"
+    seen = f"{int(work.gpu_widths[0]):,} to {int(work.gpu_widths[-1]):,} tokens wide"
+    hidden = " and ".join(f"{first:,} to {last:,}" for first, last in work.gpu_hidden)
+    return f"{seen}, only a bound from {hidden}" if hidden else seen
+
+
+def _launches_seen(work: WorkFit, mode: int) -> str:
+    """Say how many steps showed a launch, and how many only that it took no longer."""
+    shown = f"{work.launch_samples[mode]:,} steps that showed this launch"
+    bounds = work.launch_bounds.get(mode, 0)
+    return f"{shown}, {bounds:,} that bound it" if bounds else shown
 
 
 def _drift(found: Levels) -> str:
@@ -447,7 +468,7 @@ def _provenance(fitted: Fitted, names: str) -> dict[str, Provenance]:
         if samples < 8:
             result[key] = entry("assumed", f"only {samples} steps show it: an upper bound from {names}")
         else:
-            result[f"{key}.ms"] = entry("measured", f"{samples:,} steps that showed this launch, {names}")
+            result[f"{key}.ms"] = entry("measured", f"{_launches_seen(work, mode)}, {names}")
         if work.prompts.get(mode, 0.0):
             seen = work.prompts_seen.get(mode, 0)
             note = f"{seen:,} launches in traffic" if seen else "as with other recorded engines"

@@ -53,7 +53,7 @@ def update_columns(steps: Steps) -> Float:
 
 def fit_host(runs: Sequence[RecordedRun], flows: Sequence[Flow], used: Sequence[Bool]) -> HostFit:
     """Fit both costs on the `used` steps of all runs; coefficients give means, not medians."""
-    seen = [_shows_schedule(run, flow) & mask for run, flow, mask in zip(runs, flows, used, strict=True)]
+    seen = [shows_schedule(run, flow) & mask for run, flow, mask in zip(runs, flows, used, strict=True)]
     columns = [schedule_columns(run.steps) for run in runs]
     times = [np.maximum(run.steps.dispatched - run.steps.scheduled, 1e-3) for run in runs]
     matrix = np.concatenate([part[mask] for part, mask in zip(columns, seen, strict=True)])
@@ -88,7 +88,7 @@ def fit_host(runs: Sequence[RecordedRun], flows: Sequence[Flow], used: Sequence[
     return HostFit(schedule, update, shown(seen), split, len(target))
 
 
-def _shows_schedule(run: RecordedRun, flow: Flow) -> Bool:
+def shows_schedule(run: RecordedRun, flow: Flow) -> Bool:
     """Tell which steps were dispatched as soon as they were scheduled, by a host that was not asleep before.
 
     With a launching process of its own, a step can wait there for the slow launch of the one before.

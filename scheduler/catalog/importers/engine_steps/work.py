@@ -21,7 +21,7 @@ from scheduler.catalog.importers.engine_steps.drafting import (
 )
 from scheduler.catalog.importers.engine_steps.drift import Shown, shares_within
 from scheduler.catalog.importers.engine_steps.flow import FULL, ONE_BY_ONE, Flow, near_held
-from scheduler.catalog.importers.engine_steps.robust import mean_ratio, relative_fit, robust_sd
+from scheduler.catalog.importers.engine_steps.robust import relative_fit, robust_sd
 from scheduler.catalog.importers.recorded_run import MODES, RecordedRun, Steps
 
 Float = NDArray[np.float64]
@@ -96,7 +96,7 @@ class GpuWork:
         """Return the GPU milliseconds of every step."""
         further = np.array([self.row_ms, self.kv_token_ms, self.pair_ms, self.prompt_ms])
         increments = np.concatenate([self.ms[:1], np.diff(self.ms)])
-        times: Float = _columns(self.at, steps) @ np.concatenate([increments, further])
+        times: Float = work_columns(self.at, steps) @ np.concatenate([increments, further])
         return times
 
 
@@ -114,13 +114,17 @@ class WorkFit:
     prompts_seen: dict[int, int] = field(default_factory=dict)  # launches that showed it
     gpu_samples: int = 0
     gpu_widths: Int = field(default_factory=lambda: np.zeros(0, np.int64))
+    gpu_hidden: tuple[tuple[int, int], ...] = ()  # from which to which width steps only bound the work
     gpu_error: float = 0.0
     launch_samples: dict[int, int] = field(default_factory=dict)
+    launch_bounds: dict[int, int] = field(default_factory=dict)  # launches that were only bounded
     launch_shown: dict[int, list[Shown]] = field(default_factory=dict)  # by mode, then run
+    launch_expected: dict[int, list[Shown]] = field(default_factory=dict)  # also of those that hide, if known
     measured_apart: bool = False
 
 
-def _columns(knots: Float, steps: Steps) -> Float:
+def work_columns(knots: Float, steps: Steps) -> Float:
+    """Return what the GPU's work is linear in: rises between knots, rows, KV tokens, pairs, chunks."""
     width = steps.width.astype(np.float64)[:, None]
     share = (width - knots[:-1]) / np.diff(knots)
     rising = np.clip(share, 0.0, 1.0)
@@ -130,14 +134,18 @@ def _columns(knots: Float, steps: Steps) -> Float:
     )
 
 
+def knots_of(runs: Sequence[RecordedRun], used: Sequence[Bool]) -> Float:
+    """Return the widths between which the GPU's work is taken to be linear."""
+    widest = max(int(run.steps.width[mask].max()) for run, mask in zip(runs, used, strict=True))
+    knots = np.array([k for k in KNOTS if k < widest] + [widest], np.float64)
+    return np.delete(knots, -2) if len(knots) > 2 and knots[-1] < 1.1 * knots[-2] else knots
+
+
 def fit_work(
     runs: Sequence[RecordedRun], flows: Sequence[Flow], used: Sequence[Bool], told: Sequence[Bool]
 ) -> WorkFit:
     """Fit GPU work on the `used` steps of all runs, and launches on those that are `told` of the host."""
-    widest = max(int(run.steps.width[mask].max()) for run, mask in zip(runs, used, strict=True))
-    knots = np.array([k for k in KNOTS if k < widest] + [widest], np.float64)
-    if len(knots) > 2 and knots[-1] < 1.1 * knots[-2]:
-        knots = np.delete(knots, -2)
+    knots = knots_of(runs, used)
     fit = _first_guess(knots, runs, flows, told)
     # Where only runs that do not tell of the host have a mode, their launches serve to see the GPU behind.
     other = _first_guess(knots, runs, flows, used)
@@ -169,7 +177,7 @@ def _first_guess(
             after_other.append(shown[here & ((before != FULL) == (mode == FULL))])
         if mode == FULL and runs[0].engine.multiproc:
             every = after_other = [
-                _dispatch_intervals(run, mask) for run, mask in zip(runs, used, strict=True)
+                dispatch_intervals(run, mask) for run, mask in zip(runs, used, strict=True)
             ]
         samples = np.concatenate(after_other)
         samples = samples if len(samples) >= 5 else np.concatenate(every)
@@ -183,7 +191,7 @@ def _first_guess(
     return WorkFit(gpu, launch, dict.fromkeys(launch, GPU_AFTER_MS), TAIL_MS)
 
 
-def _dispatch_intervals(run: RecordedRun, mask: Bool) -> Float:
+def dispatch_intervals(run: RecordedRun, mask: Bool) -> Float:
     """Return the times between dispatches of graphs: a launch in a process of its own takes no longer."""
     full = (run.steps.mode == FULL) & mask
     intervals: Float = np.diff(run.steps.dispatched)[full[1:] & full[:-1]]
@@ -247,7 +255,6 @@ def _round(
     right: list[Float] = []
     widths: list[Int] = []
     launches: dict[int, list[_Launches]] = {mode: [] for mode in fit.launch_ms}
-    some_logged = any(logs_launches(run, tells) for run, tells in zip(runs, told, strict=True))
     for run, flow, mask, tells, wait in zip(runs, flows, used, told, waits, strict=True):
         seen = _look(fit, run, flow, mask & ~near_held(run.steps), wait.tolist(), is_first)
         logged = mask & np.isfinite(run.steps.gpu_ms)
@@ -256,14 +263,14 @@ def _round(
             none = np.zeros(len(index))
             seen = replace(seen, gpu=index, gpu_ms=run.steps.gpu_ms[index], begins=none, follows=none)
             begins.append(run.steps.gpu_after[mask & np.isfinite(run.steps.gpu_after)])
-        columns = _columns(fit.gpu.at, run.steps)[seen.gpu]
+        columns = work_columns(fit.gpu.at, run.steps)[seen.gpu]
         drafts = draft_columns(run)[seen.gpu - 1] * seen.follows[:, None]
         rows.append(np.concatenate([columns, drafts, seen.begins[:, None]], axis=1))
         right.append(seen.gpu_ms)
         widths.append(run.steps.width[seen.gpu])
         for mode in launches:
             of_mode = (run.steps.mode[seen.launch] == mode) & tells[seen.launch]
-            if mode == FULL and some_logged and not logs_launches(run, tells):
+            if mode == FULL and not logs_launches(run, tells):
                 of_mode[:] = False  # the GPU hides most; what shows is not the usual launch
             index = seen.launch[of_mode]
             launches[mode].append(
@@ -292,8 +299,7 @@ def _round(
     for mode, series in launches.items():
         result.launch_samples[mode] = sum(len(one.ms) for one in series)
         if result.launch_samples[mode] >= _FEWEST:
-            fit_mode = _fit_within_seconds if some_logged else _fit_all_alike
-            fit_mode(result, mode, series)
+            _fit_within_seconds(result, mode, series)
         result.launch_shown[mode] = [
             Shown(
                 one.at,
@@ -308,54 +314,6 @@ def _round(
 def logs_launches(run: RecordedRun, told: Bool) -> bool:
     """Tell whether a run's log says when launches ended, so that costs can be followed over time."""
     return int((told & np.isfinite(run.steps.launched)).sum()) >= _FEWEST_LOGGED
-
-
-def _fit_all_alike(fit: WorkFit, mode: int, series: Sequence[_Launches]) -> None:
-    """Fit launches that hand-overs show here and there: too few to follow a host that drifts."""
-    requests, coldness = (
-        np.concatenate([getattr(one, name) for one in series]) for name in ("requests", "coldness")
-    )
-    _fit_prompts(fit, mode, series)
-    bare = [one.ms / (1 + fit.prompts[mode] * one.prompts) for one in series]
-    cold = fit.cold[mode] = _cold(bare, [one.coldness for one in series])
-    warm = np.concatenate(bare) / (1 + cold * coldness)
-    middle = float(np.median(warm))
-    fit.launch_ms[mode] = float(np.clip(warm, middle / 4, 4 * middle).mean())
-    if mode == FULL:
-        _fit_by_request(fit, requests, warm)
-
-
-def _cold(times: Sequence[Float], coldness: Sequence[Float]) -> float:
-    """Return by what share cold launches take longer than warm ones of the same run.
-
-    Runs differ by their hosts, so each has a level of its own; one without both kinds says nothing.
-    """
-    parts = [
-        (ms, far)
-        for ms, far in zip(times, coldness, strict=True)
-        if min((far > _HALF).sum(), (far <= _HALF).sum()) >= _FEWEST_OF_GROUP
-    ]
-    if not parts:
-        return 0.0
-    relative = np.concatenate([ms / np.median(ms) for ms, _ in parts])
-    levels = np.repeat(np.eye(len(parts)), [len(ms) for ms, _ in parts], axis=0)
-    x = relative_fit(np.column_stack([levels, np.concatenate([far for _, far in parts])]), relative)
-    return float(x[-1] / x[:-1].mean())
-
-
-def _fit_by_request(fit: WorkFit, requests: Float, times: Float) -> None:
-    """Let a graph's launch go by request where enough launches of unlike batches show it.
-
-    One kernel after another is launched in the same time for any batch; there a slope would be the host's
-    own ups and downs over the hours of a grid.
-    """
-    spread = float(np.subtract(*np.percentile(requests, [90, 10])))
-    if len(times) < _FEWEST_BY_REQUEST or spread < _LEAST_SPREAD:
-        return
-    matrix = np.column_stack([np.ones(len(times)), requests])
-    base, each = relative_fit(matrix, times)
-    scale = mean_ratio(times, matrix @ np.array([base, each]))
-    fit.launch_ms[FULL], fit.launch_request_ms = float(base * scale), float(each * scale)
 
 
 def _fit_within_seconds(fit: WorkFit, mode: int, series: Sequence[_Launches]) -> None:
@@ -662,11 +620,7 @@ def _fit_gpu(fit: WorkFit, matrix: Float, target: Float) -> tuple[GpuWork, float
     matrix, target = matrix[keep], target[keep]
     if len(target) < len(knots):
         return fit.gpu, None, 0.0
-    bends = np.zeros((len(knots) - 2, matrix.shape[1]))
-    spans = np.diff(knots)
-    for row in range(len(knots) - 2):
-        bends[row, row + 1], bends[row, row + 2] = -1 / spans[row], 1 / spans[row + 1]
-    bends *= _SMOOTH * np.sqrt(len(target)) * knots[1:-1, None] / max(float(np.median(target)), 1e-9)
+    bends = bends_of(knots, matrix.shape[1], len(target), float(np.median(target)))
     x = relative_fit(matrix, target, bends)
     size = len(knots)
     error = robust_sd(matrix @ x / target - 1)
@@ -674,3 +628,13 @@ def _fit_gpu(fit: WorkFit, matrix: Float, target: Float) -> tuple[GpuWork, float
     parts = [float(value) for value in x[size:-1]]
     work = GpuWork(knots, np.cumsum(x[:size]), *parts)
     return work, float(x[-1]) if seen else None, error
+
+
+def bends_of(knots: Float, columns: int, samples: int, middle_ms: float) -> Float:
+    """Return rows that mildly prefer a curve without bends, for so many samples about `middle_ms`."""
+    bends = np.zeros((len(knots) - 2, columns))
+    spans = np.diff(knots)
+    for row in range(len(knots) - 2):
+        bends[row, row + 1], bends[row, row + 2] = -1 / spans[row], 1 / spans[row + 1]
+    bends *= _SMOOTH * np.sqrt(samples) * knots[1:-1, None] / max(middle_ms, 1e-9)
+    return bends
