@@ -6,9 +6,14 @@ model has a profile of its own, and half of the default engine's traffic is left
 
 from __future__ import annotations
 
+import csv
+import gzip
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from shutil import copy
+from tempfile import TemporaryDirectory
 
 import numpy as np
 
@@ -97,6 +102,74 @@ def cases() -> Iterator[Case]:
         own = _imported(Source(RUNS / f"{name}.json"), Source(RUNS / "qwen06_default.json", gpu_only=True))
         for traffic in range(count):
             yield Case("small model, the same", RUNS / f"{name}.json", traffic, own)
+
+    with TemporaryDirectory() as folder:
+        yield from _without_launches(Path(folder))
+
+
+def _without_launches(folder: Path) -> Iterator[Case]:
+    """Yield cases of profiles made from logs that say neither when launches ended nor what the GPU worked."""
+    names = (
+        "default8b",
+        "default8b_again",
+        "padded8b",
+        "to64_8b",
+        "nographs8b",
+        "nographs8b_traffic",
+        "mp8b",
+    )
+    names += ("qwen06_default", "qwen06_to64", "qwen06_nographs")
+    path = {name: bare_log(RUNS / f"{name}.json", folder) for name in names}
+    later = _imported(Source(path["default8b"]), Source(path["nographs8b"], grid_only=True))
+    for name, count in (("default8b_again", 2), ("padded8b", 1), ("to64_8b", 1), ("nographs8b_traffic", 2)):
+        for traffic in range(count):
+            yield Case("bare log: foretold from default8b", path[name], traffic, later)
+    for name, group in (("default8b", "uniproc"), ("mp8b", "mp"), ("qwen06_default", "small model")):
+        grid = _imported(Source(path[name], grid_only=True))
+        for traffic in range(3 if group == "small model" else 2):
+            yield Case(f"bare log: {group}, from its grid", path[name], traffic, grid)
+    fitted = (("default8b", 2), ("default8b_again", 2), ("padded8b", 1), ("to64_8b", 1))
+    for name, count in (*fitted, ("nographs8b_traffic", 2)):
+        own = _imported(Source(path[name]), Source(path["default8b"], gpu_only=True))
+        for traffic in range(count):
+            yield Case("bare log: host fitted to the run itself", path[name], traffic, own)
+    for name, count in (("qwen06_to64", 2), ("qwen06_nographs", 1)):
+        own = _imported(Source(path[name]), Source(path["qwen06_default"], gpu_only=True))
+        for traffic in range(count):
+            yield Case("bare log: small model, the same", path[name], traffic, own)
+
+
+BARE = ("scheduled_us", "requests", "tokens", "chunks", "waiting", "free_blocks", "preempted")
+BARE += ("dispatched_us", "mode", "captured_tokens", "output_us")
+
+
+def bare_log(run: Path, folder: Path) -> Path:
+    """Write a run to `folder` as a log of decisions, dispatches and hand-overs has it; returns NAME.json.
+
+    Steps for which the GPU was held back are left out: such a log knows nothing of that.
+    """
+    facts = json.loads(run.read_text(encoding="utf-8"))
+    held = []
+    for key in ("cells", "prefills", "mixed"):
+        entries = facts.get(key, [])
+        held += [(entry["start_us"], entry["end_us"]) for entry in entries if entry.get("held_ms")]
+        facts[key] = [entry for entry in entries if not entry.get("held_ms")]
+    path = folder / run.name
+    path.write_text(json.dumps(facts), encoding="utf-8")
+    steps, requests = (run.with_name(f"{run.stem}_{kind}.csv.gz") for kind in ("steps", "requests"))
+    with (
+        gzip.open(steps, "rt", encoding="utf-8", newline="") as full,
+        gzip.open(folder / steps.name, "wt", encoding="utf-8", newline="") as bare,
+    ):
+        writer = csv.DictWriter(bare, BARE, extrasaction="ignore")
+        writer.writeheader()
+        for row in csv.DictReader(full):
+            at = float(row["scheduled_us"])
+            if row["held"] != "1" and not any(first <= at <= last for first, last in held):
+                writer.writerow(row)
+    if requests.exists():
+        copy(requests, folder)
+    return path
 
 
 def _imported(*sources: Source) -> MeasuredProfile:

@@ -30,7 +30,6 @@ from scheduler.catalog.importers.engine_steps.work import (
     WorkFit,
     bends_of,
     coldness_of,
-    dispatch_intervals,
     knots_of,
     work_columns,
 )
@@ -63,6 +62,7 @@ _GPU_HICCUPS, _LAUNCH_HICCUPS = (0.1, 5.0), (0.03, 4.0)
 _GPU_SD = ((0.025, 0.05), (0.015, 0.03))  # least and most, relative: with kernels launched one by one; graphs
 _LAUNCH_SD, _LAUNCH_SD_MOST, _LAUNCH_SD_WEIGHT = 0.13, 0.2, 20.0
 _LARGEST_STEP = 0.3
+_CLEARLY_WAITED = 1.5  # times the usual time from decision to dispatch
 _FEWEST_SHOWN = 3.0  # steps between two knots
 _MOSTLY_SEEN = 0.5  # launches of a mode of which fewer are seen do not show how they vary
 
@@ -107,7 +107,8 @@ class _Run:
     host: Float  # logarithm of how much slower than on average
     share: Float
     columns: Float
-    shortest_ms: float  # between dispatches of graphs, where a worker's process launches
+    until_next: Float  # where a worker's process launches: until it takes up the next step, which waits
+    next_waits: Bool
     by_gpu: Float
     by_own: Float
     by_next: Float
@@ -178,7 +179,7 @@ def _runs_of(
                 _host_speed(run, flow, schedule),
                 flow.share,
                 work_columns(knots, steps),
-                _shortest(run, free & tell),
+                *_until_next(run, flow, schedule),
                 nothing,
                 nothing,
                 nothing,
@@ -187,9 +188,20 @@ def _runs_of(
     return result
 
 
-def _shortest(run: RecordedRun, mask: Bool) -> float:
-    intervals = dispatch_intervals(run, mask) if run.engine.multiproc else np.zeros(0)
-    return float(np.quantile(intervals, 0.1)) if len(intervals) else math.nan
+def _until_next(run: RecordedRun, flow: Flow, schedule: Float) -> tuple[Float, Bool]:
+    """Return from every dispatch to the next one, NaN where nothing follows, and whether that one waited.
+
+    A worker's process takes a step up when it has launched the one before: later than scheduling explains.
+    """
+    steps = run.steps
+    until = np.full(len(steps), np.nan)
+    waits = np.zeros(len(steps), bool)
+    if run.engine.multiproc:
+        follows = flow.overlaps[1:]
+        until[:-1] = np.where(follows, np.diff(steps.dispatched), np.nan)
+        took = steps.dispatched - steps.scheduled
+        waits[:-1] = follows & (took > _CLEARLY_WAITED * (schedule_columns(steps) @ schedule))[1:]
+    return until, waits
 
 
 def _host_speed(run: RecordedRun, flow: Flow, schedule: Float) -> Float:
@@ -241,8 +253,6 @@ def _first_guess(knots: Float, runs: Sequence[_Run], quantile: float) -> _Parts:
                 lowest.append(float(bounds.max()))
         if lowest:
             launch_ms[mode] = max(min(lowest), 0.05)
-    intervals = [run.shortest_ms for run in runs if math.isfinite(run.shortest_ms)]
-    launch_ms[FULL] = min(intervals, default=launch_ms[FULL])
     work = np.zeros(runs[0].columns.shape[1])
     sd = np.full(len(MODES), _LAUNCH_SD_MOST)
     return _Parts(work, (0.05, 0.03), GPU_AFTER_MS, launch_ms, 0.0, np.zeros(len(MODES)), _SLOWER, sd)
@@ -442,6 +452,8 @@ def _launch_rows(run: _Run) -> list[_Rows]:
     rows.append(_Rows(run, step, steps.scheduled[step + 1] - steps.dispatched[step], np.ones(len(step))))
     step = np.flatnonzero(run.own & ~direct & run.told)
     rows.append(_Rows(run, step, (steps.output - run.tail_ms - steps.dispatched)[step], run.by_own[step]))
+    step = np.flatnonzero((run.until_next > 0) & run.used & run.told)
+    rows.append(_Rows(run, step, run.until_next[step], run.next_waits[step].astype(np.float64)))
     return [_Rows(run, row.step[row.ms > 0], row.ms[row.ms > 0], row.seen[row.ms > 0]) for row in rows]
 
 

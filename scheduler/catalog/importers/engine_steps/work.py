@@ -177,7 +177,7 @@ def _first_guess(
             after_other.append(shown[here & ((before != FULL) == (mode == FULL))])
         if mode == FULL and runs[0].engine.multiproc:
             every = after_other = [
-                dispatch_intervals(run, mask) for run, mask in zip(runs, used, strict=True)
+                _dispatch_intervals(run, mask) for run, mask in zip(runs, used, strict=True)
             ]
         samples = np.concatenate(after_other)
         samples = samples if len(samples) >= 5 else np.concatenate(every)
@@ -191,7 +191,7 @@ def _first_guess(
     return WorkFit(gpu, launch, dict.fromkeys(launch, GPU_AFTER_MS), TAIL_MS)
 
 
-def dispatch_intervals(run: RecordedRun, mask: Bool) -> Float:
+def _dispatch_intervals(run: RecordedRun, mask: Bool) -> Float:
     """Return the times between dispatches of graphs: a launch in a process of its own takes no longer."""
     full = (run.steps.mode == FULL) & mask
     intervals: Float = np.diff(run.steps.dispatched)[full[1:] & full[:-1]]
