@@ -165,7 +165,7 @@ def bare_log(run: Path, folder: Path) -> Path:
         writer.writeheader()
         for row in csv.DictReader(full):
             at = float(row["scheduled_us"])
-            if row["held"] != "1" and not any(first <= at <= last for first, last in held):
+            if row.get("held") != "1" and not any(first <= at <= last for first, last in held):
                 writer.writerow(row)
     if requests.exists():
         copy(requests, folder)

@@ -20,11 +20,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scheduler.catalog.importers.engine_steps.drift import Shown
-from scheduler.catalog.importers.engine_steps.flow import FULL, Flow, near_held
+from scheduler.catalog.importers.engine_steps.flow import FULL, ONE_BY_ONE, Flow, near_held
 from scheduler.catalog.importers.engine_steps.host import fit_host, schedule_columns, shows_schedule
 from scheduler.catalog.importers.engine_steps.robust import non_negative, robust_sd
 from scheduler.catalog.importers.engine_steps.work import (
     GPU_AFTER_MS,
+    PROMPTS_SHARE,
     TAIL_MS,
     GpuWork,
     WorkFit,
@@ -53,7 +54,9 @@ _LONG_PAUSE_MS = 5.0
 _FLOW, _SHORT, _LONG, _SECOND = range(4)
 _SLOWER = np.array([0.0, 0.05, 0.2, 0.05])
 _SLOWER_SD = np.array([1e-3, 0.1, 0.2, 0.1])
-_COLD_SD = 0.1  # assumed likewise: by what share a cold launch takes longer, about 0
+# Assumed likewise: the share by which a cold launch takes longer, by mode, about 0; and how far that of
+# steps with prompts is from PROMPTS_SHARE.
+_COLD_SD, _PROMPTS_SD = np.full(4, 0.1), 0.05
 _REQUEST_SD_MS = 0.01
 _LEVEL_SD = 10.0  # of the logarithm: anything
 _FEWEST_BY_REQUEST, _LEAST_SPREAD = 300, 16.0  # launches, requests from the 10th to the 90th percentile
@@ -63,6 +66,7 @@ _GPU_SD = ((0.025, 0.05), (0.015, 0.03))  # least and most, relative: with kerne
 _LAUNCH_SD, _LAUNCH_SD_MOST, _LAUNCH_SD_WEIGHT = 0.13, 0.2, 20.0
 _LARGEST_STEP = 0.3
 _CLEARLY_WAITED = 1.5  # times the usual time from decision to dispatch
+_FEWEST_WITH_PROMPTS = 30
 _FEWEST_SHOWN = 3.0  # steps between two knots
 _MOSTLY_SEEN = 0.5  # launches of a mode of which fewer are seen do not show how they vary
 
@@ -77,6 +81,7 @@ class _Parts:
     launch_ms: Float
     request_ms: float  # of a graph
     cold: Float
+    prompts: float  # of kernels launched one by one
     slower: Float
     launch_sd: Float
 
@@ -84,7 +89,7 @@ class _Parts:
         """Return what a launch of each step takes on a host of mean speed, in the flow."""
         by_request = np.where(mode == FULL, self.request_ms * run.requests, 0.0)
         taken: Float = (self.launch_ms[mode] + by_request) * (1 + self.cold[mode] * run.coldness)
-        return taken
+        return taken * (1 + self.prompts * run.prompts)
 
 
 @dataclass(slots=True)
@@ -104,6 +109,8 @@ class _Run:
     second: Bool
     coldness: Float
     requests: Float
+    prompts: Bool  # where they make a launch longer
+    in_traffic: Bool
     host: Float  # logarithm of how much slower than on average
     share: Float
     columns: Float
@@ -176,6 +183,8 @@ def _runs_of(
                 np.append(flow.second[1:], False) & (not multiproc),
                 np.choose(mode, [coldness_of(steps, number) for number in range(len(MODES))]),
                 steps.requests.astype(np.float64),
+                (steps.chunks > 0) & (mode >= ONE_BY_ONE),
+                run.within("traffic"),
                 _host_speed(run, flow, schedule),
                 flow.share,
                 work_columns(knots, steps),
@@ -255,7 +264,9 @@ def _first_guess(knots: Float, runs: Sequence[_Run], quantile: float) -> _Parts:
             launch_ms[mode] = max(min(lowest), 0.05)
     work = np.zeros(runs[0].columns.shape[1])
     sd = np.full(len(MODES), _LAUNCH_SD_MOST)
-    return _Parts(work, (0.05, 0.03), GPU_AFTER_MS, launch_ms, 0.0, np.zeros(len(MODES)), _SLOWER, sd)
+    return _Parts(
+        work, (0.05, 0.03), GPU_AFTER_MS, launch_ms, 0.0, np.zeros(len(MODES)), PROMPTS_SHARE, _SLOWER, sd
+    )
 
 
 def _density(z: Float, hiccups: tuple[float, float]) -> Float:
@@ -460,9 +471,10 @@ def _launch_rows(run: _Run) -> list[_Rows]:
 def _with_launches(parts: _Parts, runs: Sequence[_Run]) -> _Parts:
     """Return the parts with launches fitted to the chances: a Newton step in their logarithms."""
     count = len(MODES)
-    gram, right = np.zeros((2 * count + 4,) * 2), np.zeros(2 * count + 4)
+    request, prompts, slower_from = 2 * count, 2 * count + 1, 2 * count + 2
+    gram, right = np.zeros((slower_from + 3,) * 2), np.zeros(slower_from + 3)
     squares, seen_by_mode = np.zeros(count), np.zeros(count)
-    by_request = _goes_by_request(runs)
+    by_request, by_prompts = _goes_by_request(runs), _tell_of_prompts(runs) > 0
     for row in (row for run in runs for row in _launch_rows(run) if len(row.step)):
         run, mode = row.run, row.run.mode[row.step]
         launch = parts.launches(run, run.mode)[row.step]
@@ -474,35 +486,46 @@ def _with_launches(parts: _Parts, runs: Sequence[_Run]) -> _Parts:
         weight = (counts + (1 - row.seen) * information) / sd**2
         score = (counts * z - (1 - row.seen) * pull) / sd
         cold = 1 + parts.cold[mode] * run.coldness[row.step]
-        level = parts.launch_ms[mode] * cold / launch
+        longer = 1 + parts.prompts * run.prompts[row.step]
         columns = np.zeros((len(mode), len(right)))
         index = np.arange(len(mode))
-        columns[index, mode] = level
+        columns[index, mode] = parts.launch_ms[mode] * cold * longer / launch
         columns[index, count + mode] = run.coldness[row.step] / cold
-        columns[:, 2 * count] = (
-            np.where(mode == FULL, run.requests[row.step] * cold / launch, 0.0) * by_request
-        )
+        if by_request:
+            columns[:, request] = np.where(mode == FULL, run.requests[row.step] * cold / launch, 0.0)
+        # Not in grids, where prompts come in bursts after a pause.
+        if by_prompts:
+            columns[:, prompts] = (run.prompts & run.in_traffic)[row.step] / longer
         place = run.place[row.step]
-        columns[index[place > 0], 2 * count + place[place > 0]] = 1.0
+        columns[index[place > 0], slower_from - 1 + place[place > 0]] = 1.0
         gram += np.einsum("ij,ik->jk", columns * weight[:, None], columns)
         right += np.einsum("ij,i->j", columns, score)
         squares += np.bincount(mode, counts * (z * sd) ** 2 * (place == _FLOW), count)
         seen_by_mode += np.bincount(mode, counts * (place == _FLOW), count)
-    now = np.concatenate([np.log(parts.launch_ms), parts.cold, [parts.request_ms], parts.slower[1:]])
-    prior = np.concatenate([now[:count], np.zeros(count + 1), _SLOWER[1:]])
-    sds = np.concatenate(
-        [np.full(count, _LEVEL_SD), np.full(count, _COLD_SD), [_REQUEST_SD_MS], _SLOWER_SD[1:]]
+    now = np.concatenate(
+        [np.log(parts.launch_ms), parts.cold, [parts.request_ms, parts.prompts], parts.slower[1:]]
     )
+    prior = np.concatenate([now[:count], np.zeros(count + 1), [PROMPTS_SHARE], _SLOWER[1:]])
+    sds = np.concatenate([np.full(count, _LEVEL_SD), _COLD_SD, [_REQUEST_SD_MS, _PROMPTS_SD], _SLOWER_SD[1:]])
     now = _newton(gram + np.diag(sds**-2.0), right + (prior - now) / sds**2, now, first_bounded=count)
     spread = (squares + _LAUNCH_SD_WEIGHT * _LAUNCH_SD**2) / (seen_by_mode + _LAUNCH_SD_WEIGHT)
     return replace(
         parts,
         launch_ms=np.exp(now[:count]),
         cold=np.minimum(now[count : 2 * count], 1.0),
-        request_ms=float(now[2 * count]),
-        slower=np.concatenate([[0.0], now[2 * count + 1 :]]),
+        request_ms=float(now[request]),
+        prompts=float(now[prompts]),
+        slower=np.concatenate([[0.0], now[slower_from:]]),
         launch_sd=np.minimum(np.sqrt(spread), _LAUNCH_SD_MOST),
     )
+
+
+def _tell_of_prompts(runs: Sequence[_Run]) -> int:
+    """Return how many launches one by one in traffic tell what prompts add, 0 if these are too few."""
+    alike = [run.told & run.in_traffic & (run.mode >= ONE_BY_ONE) for run in runs]
+    with_prompts = sum(int((here & run.prompts).sum()) for run, here in zip(runs, alike, strict=True))
+    fewer = min(with_prompts, sum(int(here.sum()) for here in alike) - with_prompts)
+    return fewer if fewer >= _FEWEST_WITH_PROMPTS else 0
 
 
 def _newton(gram: Float, score: Float, now: Float, first_bounded: int) -> Float:
@@ -542,6 +565,7 @@ def _result(knots: Float, runs: Sequence[_Run], parts: _Parts) -> WorkFit:
         TAIL_MS,
         launch_request_ms=parts.request_ms,
         cold={mode: float(parts.cold[mode]) for mode in present},
+        prompts={mode: parts.prompts * (mode >= ONE_BY_ONE) for mode in present},
     )
     widths, errors = [], []
     for run in runs:
@@ -614,6 +638,7 @@ def _set_mean(fit: WorkFit, parts: _Parts, mode: int, runs: Sequence[_Run]) -> N
     if mode == FULL:
         fit.launch_request_ms *= mean
     fit.launch_samples[mode] = round(samples)
+    fit.prompts_seen[mode] = _tell_of_prompts(runs) if mode >= ONE_BY_ONE else 0
     fit.launch_bounds[mode] = len(every) - round(samples)
     series = [replace(each, ratio=each.ratio / mean) for each in series]
     fit.launch_expected[mode] = series
