@@ -642,7 +642,8 @@ def _set_mean(fit: WorkFit, parts: _Parts, mode: int, runs: Sequence[_Run]) -> N
     fit.launch_bounds[mode] = len(every) - round(samples)
     series = [replace(each, ratio=each.ratio / mean) for each in series]
     fit.launch_expected[mode] = series
-    mostly = float(np.concatenate(chances).mean()) > _MOSTLY_SEEN if samples else False
+    in_flow = np.concatenate(chances)
+    mostly = len(in_flow) > 0 and float(in_flow.mean()) > _MOSTLY_SEEN
     fit.launch_shown[mode] = [
         Shown(each.at[chance > 0.5], each.ratio[chance > 0.5], each.share[chance > 0.5])
         if mostly
