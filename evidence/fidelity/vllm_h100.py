@@ -1,7 +1,8 @@
 """Recorded vLLM runs against profiles made from some of them: `python -m evidence.fidelity.vllm_h100`.
 
 The shipped profile was fitted to one engine's run and to grids; the other traffics are foretold. A small
-model has a profile of its own, and half of the default engine's traffic is left out once.
+model has a profile of its own, and half of the default engine's traffic is left out once. Groups called "bare
+log" read runs without the columns that say when launches ended and what the GPU worked.
 """
 
 from __future__ import annotations
