@@ -203,6 +203,7 @@ class _Judge:
     loads: Callable[[Evaluated], Sequence[Load]] = lambda found: []
     details: dict[GraphPool, Detail] = field(default_factory=dict)
     prunes: bool = False
+    _known_loads: dict[GraphPool, Sequence[Load]] = field(default_factory=dict)
 
     @property
     def reference(self) -> GraphPool:
@@ -245,8 +246,10 @@ class _Judge:
         return judged(self.details[self.reference], self.details[pool], with_rate=self.with_rate)
 
     def _loads(self, pool: GraphPool) -> Sequence[Load]:
-        self._run([pool], self.evaluator.factors)
-        return self.loads(Evaluated(pool, 0.0, list, self.details[pool]))
+        if pool not in self._known_loads:
+            self._run([pool], self.evaluator.factors)
+            self._known_loads[pool] = self.loads(Evaluated(pool, 0.0, list, self.details[pool]))
+        return self._known_loads[pool]
 
 
 def score(found: Judged) -> float:
