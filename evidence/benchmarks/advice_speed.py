@@ -171,7 +171,9 @@ def draws(question: Question) -> None:
     workload = question.workload()
     requests, spent = timed(lambda: draw_requests(workload, 0))
     count = f"{len(requests):,} requests"
-    print(f"{question.name}: {1e3 * spent.cpu_s:.0f} ms to draw or read {count}, once for all lists and loads")
+    print(
+        f"{question.name}: {1e3 * spent.cpu_s:.0f} ms to draw or read {count}, once for all lists and loads"
+    )
     if workload.happened_once:
         return
     samples, _, _ = search_and_fresh(workload)
@@ -186,10 +188,11 @@ def draws(question: Question) -> None:
     )
     common = float(np.var(rival - own, ddof=1))
     apart = float(np.var(own, ddof=1) + np.var(rival, ddof=1))
+    graphs = f"{len(other.sizes)} graphs less that of {len(tuning.own.pool.sizes)}"
     print(
-        f"{question.name}: mean TPOT of {len(other.sizes)} graphs less that of {len(tuning.own.pool.sizes)} spreads"
-        f" by {common**0.5:.4f} ms over {REPLICATIONS} replications with common requests and host noise, by"
-        f" {apart**0.5:.4f} ms with draws of their own, which would need {apart / common:,.0f} times the requests"
+        f"{question.name}: mean TPOT of {graphs} spreads over {REPLICATIONS} replications by"
+        f" {common**0.5:.4f} ms with common requests and host noise, by {apart**0.5:.4f} ms with draws of their"
+        f" own, which would need {apart / common:,.0f} times the requests"
     )
 
 
