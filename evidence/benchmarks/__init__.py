@@ -1,5 +1,6 @@
 """Speed and memory figures; never a gate.
 
+- `advice_speed.py` What advice costs, and what makes it cheaper: `tune` over five loads, and a sweep.
 - `bench_draw.py` How long drawing and reading 1,000,000 requests takes: python -m evidence.benchmarks.bench_draw.
 - `beside_vidur.py` CPU time beside Vidur (microsoft/vidur, MLSys 2024) on the same requests, in turns.
 - `cli_speed.py` How long people wait for the command line: `--help`, the main job with and without plots, tuning.

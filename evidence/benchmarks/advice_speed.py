@@ -89,6 +89,7 @@ def command(checkout: Path, words: list[str], workers: int, out: Path) -> Spent:
     """Run a command of a checkout in a process of its own."""
     call = [sys.executable, "run.py", *words, "--no-plots", "--workers", str(workers), "--out", str(out)]
     environment = {**os.environ, "PYTHONPATH": str(checkout)}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # people's Python keeps what it compiles
     before, begun = os.times(), time.perf_counter()
     done = subprocess.run(call, cwd=checkout, env=environment, capture_output=True, text=True, check=False)
     wall_s, after = time.perf_counter() - begun, os.times()
@@ -191,8 +192,8 @@ def draws(question: Question) -> None:
     graphs = f"{len(other.sizes)} graphs less that of {len(tuning.own.pool.sizes)}"
     print(
         f"{question.name}: mean TPOT of {graphs} spreads over {REPLICATIONS} replications by"
-        f" {common**0.5:.4f} ms with common requests and host noise, by {apart**0.5:.4f} ms with draws of their"
-        f" own, which would need {apart / common:,.0f} times the requests"
+        f" {common**0.5:.4f} ms with common requests and host noise, by {apart**0.5:.4f} ms with draws of"
+        f" their own, which would need {apart / common:,.0f} times the requests"
     )
 
 
