@@ -2,12 +2,13 @@
 
     python -m evidence.checked_advice [HOW MANY]
 
-Each workload is drawn anew: curve or shipped profile, policy, limits, KV cache, arrivals, lengths, own list,
-graphs allowed. `run.py tune` advises; then the list it advises and the workload's own serve requests of other
-seeds at half to twice the load, at both ends of the host range, run by run and without the tuner's code. What
-counts is the loss of mean TPOT (of what is served, where the own list is overloaded) and of the highest rate
-that meets the SLO. Answers are kept in results/checked-advice by the digest of the program, so that a stopped
-command goes on.
+Each workload is drawn anew: curve or shipped profile, policy, limits, KV cache, arrivals, lengths, own
+list, graphs allowed. `run.py tune` advises; then the list it advises for speed, the shorter one it offers
+and the workload's own serve requests of other seeds at half to twice the load, at both ends of the host
+range, run by run and without the tuner's code. What counts is the loss of mean TPOT (of what is served,
+where the own list is overloaded) and of the highest rate that meets the SLO. Beyond the loads that the
+tuner saw, at 2.5 and 3 times the load, mean TPOT and what is served are looked at, too. Answers are kept in
+results/checked-advice by the digest of the program, so that a stopped command goes on.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from scheduler.analysis.comparison.loads import (
     LOADS,
     AtLoad,
     at_load,
+    loss_at,
     losses,
     mean_at_load,
     requests_at,
@@ -52,19 +54,27 @@ REPLICATIONS = 4
 OTHER_SEED = 90_000
 WARMUP_SHARE = 0.1
 NO_WORSE = 0.02
+BEYOND = (2.5, 3.0)
+REPLICATIONS_BEYOND = 2
 PROFILES = ("h100-llama-3.1-8b-bf16", "h100-vllm-0.26-llama-3.1-8b-bf16", "h100-vllm-llama-3.1-8b-bf16")
 BOUNDS: tuple[Bound, Bound] = ("low", "high")
 
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """What became of one workload: the advice, and the largest loss of the list that is advised."""
+    """What became of one workload: the advice, and the largest loss and gain of the list that is advised.
+
+    `fewer_loss` is the largest loss of the shorter list that is offered, `beyond_loss` that of either list
+    above the loads that were tried (None: no such list).
+    """
 
     advice: str
     reason: str
     loss: float
     gain: float
     where: str
+    fewer_loss: float | None
+    beyond_loss: float | None
 
 
 def main() -> None:
@@ -88,14 +98,21 @@ def main() -> None:
 
 def _count(found: list[Checked]) -> str:
     changed = [each for each in found if each.advice in ("TRIM", "RAISE THE CEILING")]
+    fewer = [each.fewer_loss for each in found if each.fewer_loss is not None]
+    beyond = [each.beyond_loss for each in found if each.beyond_loss is not None]
     losing = [each for each in changed if each.loss > NO_WORSE]
     worst = max((each.loss for each in changed), default=0.0)
     gaining = sum(each.gain > 0.1 for each in changed)
     kept = len(found) - len(changed)
+    worse, worse_beyond = (sum(loss > NO_WORSE for loss in losses) for losses in (fewer, beyond))
+    of_fewer, of_both = (f"{100 * max(losses, default=0.0):+.1f} %" for losses in (fewer, beyond))
+    each = f"Of {len(found)} random workloads {len(changed)} were advised another list for speed"
     return (
-        f"Of {len(found)} random workloads {len(changed)} were advised another list, {kept} to keep theirs.\n"
+        f"{each}, {kept} to keep\ntheirs; {len(fewer)} were offered a shorter one.\n"
         f"{len(losing)} of the advised lists lose more than 2 % somewhere (the worst {100 * worst:+.1f} %);\n"
-        f"{gaining} gain more than 10 % somewhere."
+        f"{gaining} gain more than 10 % somewhere.\n"
+        f"{worse} of the shorter ones lose more than 2 % (the worst {of_fewer}).\n"
+        f"At 2.5 and 3 times the load {worse_beyond} of all these lists lose more than 2 % (the worst {of_both})."
     ).replace("-", "−")
 
 
@@ -118,7 +135,7 @@ def _checked(number: int) -> Checked:
 
 
 def check(workload: Workload, answer: dict[str, Any]) -> Checked:
-    """Return the largest loss and gain of the advised list against the own, on this workload's requests."""
+    """Return the largest loss and gain of the lists that tune hands out against the own, on this workload."""
     own = workload_pool(workload.pool, workload.engine, workload_profile(workload), "own").pool
     advised = replace(
         own,
@@ -127,29 +144,80 @@ def check(workload: Workload, answer: dict[str, Any]) -> Checked:
         piecewise=answer["mode"] != "decode_only",
         full=answer["mode"] != "piecewise",
     )
-    verdict = answer["verdict"]
-    if advised.sizes == own.sizes and advised.mode == own.mode:
-        return Checked(verdict["advice"], verdict["reason"], 0.0, 0.0, "own list")
-    found = [
-        (loss.share, f"of {loss.of} at {loss.factor:.2g}x, {bound} host")
-        for bound in BOUNDS
-        for loss in losses(_over_loads(workload, own, bound), _over_loads(workload, advised, bound))
-    ]
-    worst, where = max(found)
-    return Checked(verdict["advice"], verdict["reason"], worst, -min(found)[0], where)
+    verdict, shorter = answer["verdict"], answer["fewer"] or {}
+    ours = _Runs(workload, own)
+    is_change = advised.sizes != own.sizes or advised.mode != own.mode
+    found, where, beyond = [0.0], "own list", []
+    if is_change:
+        theirs = _Runs(workload, advised)
+        each = ours.losses_of(theirs)
+        found = [share for share, _ in each]
+        where = max(each)[1]
+        beyond += ours.losses_beyond(theirs)
+    fewer_loss = None
+    if shorter.get("would_do"):
+        theirs = _Runs(workload, own.with_sizes(shorter["sizes"]))
+        fewer_loss = max(share for share, _ in ours.losses_of(theirs))
+        beyond += ours.losses_beyond(theirs)
+    return Checked(
+        verdict["advice"],
+        verdict["reason"],
+        max(found),
+        -min(found),
+        where,
+        fewer_loss,
+        max(beyond, default=None),
+    )
 
 
-def _over_loads(workload: Workload, pool: GraphPool, bound: Bound) -> Any:
-    share = 0.99 if workload.slo else None
-    at = [mean_at_load(_runs(workload, pool, bound, factor)) for factor in LOADS]
-    return variant_loads(bound, at, share)
+@dataclass(slots=True)
+class _Runs:
+    """One list on a workload's requests; each load and end of the host range is run once."""
+
+    workload: Workload
+    pool: GraphPool
+    done: dict[tuple[Bound, float], AtLoad] = field(default_factory=dict)
+
+    @property
+    def bounds(self) -> tuple[Bound, ...]:
+        """The ends of the host range, one where the profile has none."""
+        return BOUNDS if workload_profile(self.workload).has_range else BOUNDS[:1]
+
+    def losses_of(self, other: _Runs) -> list[tuple[float, str]]:
+        """Return what the other list loses against this one at every load the tuner saw, and where."""
+        share = 0.99 if self.workload.slo else None
+        ends = (
+            [
+                variant_loads(bound, [runs.at(bound, factor) for factor in LOADS], share)
+                for runs in (self, other)
+            ]
+            for bound in self.bounds
+        )
+        return [
+            (loss.share, f"of {loss.of} at {loss.factor:.2g}x, {own.column} host")
+            for own, theirs in ends
+            for loss in losses(own, theirs)
+        ]
+
+    def losses_beyond(self, other: _Runs) -> list[float]:
+        """Return what the other list loses above those loads."""
+        pairs = (
+            (self.at(bound, factor), other.at(bound, factor)) for bound in self.bounds for factor in BEYOND
+        )
+        return [loss.share for pair in pairs if (loss := loss_at(*pair)) is not None]
+
+    def at(self, bound: Bound, factor: float) -> AtLoad:
+        """Return what the list does at one load."""
+        if (bound, factor) not in self.done:
+            self.done[bound, factor] = mean_at_load(_runs(self.workload, self.pool, bound, factor))
+        return self.done[bound, factor]
 
 
 def _runs(workload: Workload, pool: GraphPool, bound: Bound, factor: float) -> list[AtLoad]:
     profile = workload_profile(workload)
     variant = Variant("checked", pool, "fallback", bound)
     found = []
-    for replication in range(REPLICATIONS):
+    for replication in range(REPLICATIONS_BEYOND if factor in BEYOND else REPLICATIONS):
         requests = requests_at(draw_requests(workload, replication), factor)
         run = simulate(workload, requests, profile, variant, replication=replication)
         limits = workload.slo.limits_ms if workload.slo else {}

@@ -3,9 +3,11 @@
     python -m evidence.tuning [FOLDER OF TRACES]
 
 Every row is `run.py tune WORKLOAD`: the workload's own list against the tuned one, on requests that the
-search never met, at half to twice the load and at both ends of the profile's host range. Answers are kept in
-results/evidence-tuning; one is computed again only where the program, the workload or the trace has changed,
-so that a stopped command goes on. Without a folder the traces' rows stay as they are.
+search never met, at half to twice the load and at both ends of the profile's host range. A server that
+drafts is tuned together with its drafts: its row is drafting against not drafting, each with its best list.
+Answers are kept in results/evidence-tuning; one is computed again only where the program, the workload or
+the trace has changed, so that a stopped command goes on. Without a folder the traces' rows stay as they
+are.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ PAGE = ROOT / "docs" / "tuning.md"
 START, END = "<!-- table: python -m evidence.tuning -->", "<!-- end of table -->"
 WORKLOADS = (
     "chat", "burst", "code", "reasoning", "pool_ceiling", "fullload_cliff", "rtx4090_vllm_run",
-    "sglang_33483", "sglang_40346", "tiny_cpu",
+    "sglang_33483", "sglang_40346", "tiny_cpu", "speculation",
 )  # fmt: skip
 TRACES = {
     "Azure 2023, conversation": "AzureLLMInferenceTrace_conv.csv.gz",
@@ -72,8 +74,8 @@ MADE = {"budget_off_the_list": BUDGET_OFF_THE_LIST, "many_prompts": MANY_PROMPTS
 KEPT = ROOT / "results" / "evidence-tuning"
 LOADS = (0.5, 1.0, 1.5, 2.0)
 HEADER = (
-    "| requests | own list | found | 0.5× | 1× | 1.5× | 2× | highest rate | advice |\n"
-    "|---|---|---|---|---|---|---|---|---|"
+    "| requests | own list | found | 0.5× | 1× | 1.5× | 2× | highest rate | advice | fewer graphs |\n"
+    "|---|---|---|---|---|---|---|---|---|---|"
 )
 
 
@@ -144,6 +146,8 @@ def _answer(question: Question) -> dict[str, Any]:
 
 
 def _row(name: str, answer: dict[str, Any]) -> str:
+    if "drafting" in answer:
+        return _drafting_row(name, answer["drafting"])
     own, best = answer["own"], answer["best"]
     steady = "" if answer["steady_state"] else ", no steady state"
     cells = [
@@ -153,8 +157,44 @@ def _row(name: str, answer: dict[str, Any]) -> str:
         *(_change(answer, factor) for factor in LOADS),
         "; ".join(_rate(row) for row in answer["rates"]) or "–",
         answer["verdict"]["advice"],
+        _fewer(answer["fewer"]),
     ]
     return f"| {' | '.join(cells)} |"
+
+
+def _fewer(found: dict[str, Any] | None) -> str:
+    """Return how many of the own sizes would do and their worst change, or a dash."""
+    if found is None or not found.get("would_do"):
+        return "–"
+    sign = 1 if found["worst_of"] == "mean TPOT" else -1
+    return f"{len(found['sizes'])} of {found['of']} ({100 * sign * found['worst_loss']:+.1f} %)".replace(
+        "-", "−"
+    )
+
+
+def _drafting_row(name: str, found: dict[str, Any]) -> str:
+    """Return what drafting changes over the loads against not drafting, and up to which rate it pays."""
+    tokens = found["draft_tokens"]
+    own = next(each["capture_sizes"] for each in found["lists"] if each["draft_tokens"] == tokens)
+    pasted, ends = (
+        found["pasted"],
+        [found["changes"][end] for end in ("low", "high") if end in found["changes"]],
+    )
+    cells = [
+        f"{name}, {tokens} drafts against none",
+        f"{len(own)} graphs",
+        f"{len(pasted)} graphs to {max(pasted)}",
+    ]
+    for factor in LOADS:
+        shares = [row["change"] for end in ends for row in end if row["load"] == factor]
+        cells.append(" / ".join(f"{100 * share:+.1f} %" for share in shares))
+    rate = next(row["rate_per_s"] / row["load"] for row in ends[0])
+    stop_at = found["stops_at_load"]
+    stops = [stop_at[end] for end in ("low", "high") if end in stop_at]
+    cells.append("; ".join("pays" if stop is None else f"pays to {stop * rate:.3g}/s" for stop in stops))
+    more = len({*pasted} - {*own})
+    cells += [f"DRAFT {tokens}" + (f", {more} MORE SIZES" if more else ""), "–"]
+    return f"| {' | '.join(cells)} |".replace("-", "−")
 
 
 def _change(answer: dict[str, Any], factor: float) -> str:
