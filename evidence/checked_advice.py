@@ -112,7 +112,7 @@ def _count(found: list[Checked]) -> str:
         f"{len(losing)} of the advised lists lose more than 2 % somewhere (the worst {100 * worst:+.1f} %);\n"
         f"{gaining} gain more than 10 % somewhere.\n"
         f"{worse} of the shorter ones lose more than 2 % (the worst {of_fewer}).\n"
-        f"At 2.5 and 3 times the load {worse_beyond} of all these lists lose more than 2 % (the worst {of_both})."
+        f"At 2.5 and 3 times the load {worse_beyond} of both lose more than 2 % (the worst {of_both})."
     ).replace("-", "−")
 
 
