@@ -52,7 +52,11 @@ def test_flags_from_step_times_of_something_else_come_with_a_caution(files):
     words = ("tune", files / "w.yaml", "--graphs", 2, "--no-plots", "--out", files / "o")
     foreign = ("--set", "pool={preset: sglang}", "--set", "engine.profile=h100-vllm-0.26-llama-3.1-8b-bf16")
     card = call(*words, *foreign).stdout
-    assert "# CAUTION: step times are vLLM's, not SGLang 0.5.23's; measure yours before you paste" in card
+    caution = (
+        "step times are vLLM's, not SGLang 0.5.23's; measure yours before you paste (run.py profile list)"
+    )
+    assert card.splitlines()[1] == f"  CAUTION        {caution}", "beside the advice"
+    assert f"Paste, once the caution is seen to:\n# CAUTION: {caution}\n" in card, "and above the flags"
     assert "CAUTION" in json.loads((files / "o" / "tune.json").read_text())["paste"]
     assert "CAUTION" not in call(*words).stdout
     log = ("tune", "--from-log", files / "log.csv", "--graphs", 2, "--out", files / "o")

@@ -42,7 +42,7 @@ class DecodeLoop:
     `arrival_ns` ascends; with `concurrency` set it is ignored and answers release the next request,
     `round_trip_ns` after they ended (see Traffic). `reject(prompt_tokens, output_tokens)` gives the reason
     why a request can never be served, or None; without it all can. With `run_ahead` (and an executor that
-    can), decode steps between two decisions that matter are executed in one event; every timestamp is the
+    can), decode steps between two decisions that matter follow from one of them; every timestamp is the
     same as without.
 
     With `async_scheduling` up to two steps are in flight, as in vLLM's batch queue: each decision is made

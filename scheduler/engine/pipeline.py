@@ -175,7 +175,8 @@ class HostAndGpu:
 
         At most `most_steps`, and none that is decided at `horizon_ns` or later; the first is decided at
         `next_ns`, before that. Returns the last of them, when the next decision is made, and when the tokens
-        of each step before the last were handed over, those of `flight` first.
+        of each step before the last were handed over, those of `flight` first. Where a step's parts raise,
+        none of them counts as launched, those before it neither: the clock stands where it stood.
         """
         plan, handed_ns = flight.plan, array("q")
         plan = decode_later(plan, plan.kv_tokens + plan.batch_size)

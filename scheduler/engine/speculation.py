@@ -99,7 +99,7 @@ def _drafting_rows(plan: StepPlan) -> int:
 class SpeculativeLoop(DecodeLoop):
     """The decode loop of an engine that drafts; see DecodeLoop and the module.
 
-    One event per step. The tokens of a step reach a client together: gaps of 0 between them. Under
+    One decision per step. The tokens of a step reach a client together: gaps of 0 between them. Under
     asynchronous scheduling they are handed over before the next drafts are proposed (vLLM copies them out
     first), otherwise after.
     """

@@ -63,12 +63,15 @@ def tune_text(answer: TuningAnswer | LogAnswer, pasted: PastedPool, fewer: Fewer
     else:
         lines = _closed_loop(answer, fewer)
         if not is_change(answer.verdict):
-            pasted_instead = None if fewer is None else fewer.pasted
-            if pasted_instead is None:
+            if fewer is None or fewer.pasted is None:
                 return "\n".join([*lines, "", "Nothing to paste: keep the list that you have."]) + "\n"
             heading = "Nothing to paste for speed. For fewer graphs paste:"
-            return "\n".join([*lines, "", heading, flags_text(pasted_instead).rstrip("\n")]) + "\n"
-    return "\n".join([*lines, "", "Paste:", flags_text(pasted).rstrip("\n")]) + "\n"
+            return "\n".join([*lines, "", heading, flags_text(fewer.pasted).rstrip("\n")]) + "\n"
+    heading = "Paste:"
+    if pasted.caution:  # beside the advice, too: what is pasted lies far below it
+        lines.insert(1, f"  CAUTION        {pasted.caution}")
+        heading = "Paste, once the caution is seen to:"
+    return "\n".join([*lines, "", heading, flags_text(pasted).rstrip("\n")]) + "\n"
 
 
 def _closed_loop(answer: TuningAnswer, fewer: Fewer | None) -> list[str]:
@@ -205,7 +208,9 @@ def reason_text(answer: TuningAnswer) -> str:
             return "the interval is wider than what the tuned list may lose; more requests would tell"
         case Reason.OWN_ENDS_TOO_EARLY:
             share = answer.own.missed_graph_share or 0.0
-            seen = f"{share:.1%} of the own pool's steps found no graph of their kind at this load"
+            seen = f"{100 * share:.1f} % of the own pool's steps found no graph of their kind at this load"
+            if share < LEAST_SAID:
+                seen = "at higher loads steps of the own pool find no graph of their kind"
             return f"{seen}; {gain_text(answer)}"
         case Reason.FEWER_DO_AS_WELL:
             fewer = f"{answer.best.graphs} graphs, as allowed, do as well as {answer.own.graphs}"
@@ -276,6 +281,7 @@ def open_loop_notes(answer: LogAnswer) -> list[str]:
     notes = [
         *answer.notes,
         "open loop: the logged batches are taken as given; other graphs would change them",
+        "no verdict at other loads; for one tune your requests: run.py tune WORKLOAD --trace FILE",
     ]
     if answer.logged_kv_tokens is not None:
         notes.append(

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from scheduler.analysis.tuning.answer import Advice, LoadRow, Reason, TuningVerdict
+from scheduler.analysis.tuning.answer import Advice, Beyond, LoadRow, Reason, TuningVerdict
 from scheduler.analysis.tuning.assemble import tuning_answer
 from scheduler.analysis.tuning.budgets import Budgets
 from scheduler.analysis.tuning.checks import FreshRequests
@@ -16,7 +16,7 @@ from scheduler.analysis.tuning.pool_runs import Evaluator
 from scheduler.analysis.tuning.samples import search_and_fresh
 from scheduler.analysis.tuning.verdict import tuning_verdict
 from scheduler.report.engine_flags import PastedPool
-from scheduler.report.tune_text import advice_line, tune_text
+from scheduler.report.tune_text import Fewer, advice_line, tune_text
 from scheduler.workload.schema import Workload
 
 WORKLOAD = {
@@ -104,3 +104,42 @@ def test_overload_and_an_slo_that_nobody_meets_come_before_all_else(answer):
     assert "OVERLOAD" not in card(answer, row())
     slow = card(answer, row(), replace(behind, host="high"))
     assert "the own pool cannot keep up at 2× on a slow host" in slow
+
+
+@pytest.mark.parametrize(
+    ("share", "words"),
+    [(0.075, "7.5 % of the own pool's steps found no graph"), (0.0, "at higher loads steps of the own pool")],
+)
+def test_a_list_that_only_higher_loads_outgrow_is_not_said_to_lack_graphs_here(answer, share, words):
+    verdict = replace(answer.verdict, advice=Advice.RAISE_THE_CEILING, reason=Reason.OWN_ENDS_TOO_EARLY)
+    own = replace(answer.own, missed_graph_share=share)
+    assert words in advice_line(replace(answer, verdict=verdict, own=own, loads=(row(),)))
+
+
+def test_the_second_question_stands_below_the_first_and_names_the_list_it_is_of(answer):
+    fewer = Fewer("1 2 would do: nothing lost.", PastedPool((1, 2)))
+    changed = replace(answer, verdict=TuningVerdict(Advice.TRIM, Reason.LESS_PADDING))
+    lines = tune_text(changed, PastedPool((1, 3, 8)), fewer).splitlines()
+    assert lines[1].startswith("Fewer graphs? 1 2 would do: nothing lost. (of the own list; the ")
+    assert any("--cudagraph-capture-sizes 1 3 8" in line for line in lines)
+    assert not any("--cudagraph-capture-sizes 1 2 " in line for line in lines)
+    kept = replace(answer, verdict=TuningVerdict(Advice.KEEP, Reason.OWN_IS_BEST, gained=0.003))
+    lines = tune_text(kept, PastedPool((1, 2, 8)), fewer).splitlines()
+    assert lines[0] == (
+        f"KEEP your list for speed: none of the {len(answer.candidates)} lists tried gains more than 0.3 % "
+        "in the mean without losing at some"
+    )
+    assert lines[1] == "Fewer graphs? 1 2 would do: nothing lost."
+    assert any("--cudagraph-capture-sizes 1 2 " in line for line in lines)
+    assert not any("--cudagraph-capture-sizes 1 2 8" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("loses", "words"), [(True, "it begins to lose at 2.5× the load (+12.8 %)"), (False, "up to")]
+)
+def test_what_gaps_cost_above_the_loads_that_were_judged_is_said(answer, loses, words):
+    beyond = Beyond(batch=65, padding=0.39, rate_factor=2.5, loss=0.128, loses=loses)
+    text = tune_text(replace(answer, beyond=beyond), PastedPool(answer.sizes))
+    (line,) = [line for line in text.splitlines() if line.startswith("  beyond these: ")]
+    assert "a batch of 65 takes +39.0 % against the own list" in line
+    assert words in line

@@ -16,10 +16,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scheduler.engine.batching import Limits
-from scheduler.engine.executor import StepParts, StepPlan, Topology
+from scheduler.engine.executor import ExecutorError, StepKind, StepParts, StepPlan, Topology
 from scheduler.engine.graph_pool import GraphPool
 from scheduler.engine.kv_cache import KVCache
 from scheduler.engine.loop import DecodeLoop
+from scheduler.engine.pipeline import HostAndGpu
 from scheduler.engine.policies import DecodeOnly
 from scheduler.engine.records import Run
 
@@ -195,3 +196,35 @@ def test_a_larger_part_makes_no_step_end_earlier(topology, depth, data):
         steps = serve(Scripted(parts, topology), answer=20, depth=depth).steps
         ends.append(steps.start_ns + steps.duration_ns)
     assert np.all(ends[1] >= ends[0])
+
+
+class Failing(Scripted):
+    """Fails at one step."""
+
+    fails_at = 10**9
+
+    def parts(self, plan: StepPlan, decided_ns: int) -> StepParts:
+        if self.count == self.fails_at:
+            raise ExecutorError("the device is gone")
+        return super().parts(plan, decided_ns)
+
+
+def test_of_steps_that_follow_none_counts_where_one_of_them_fails():
+    plan = StepPlan(StepKind.DECODE, 2, None, 100, ())
+    clocks = []
+    for fails_at in (3, 10**9):
+        executor = Failing([graph()])
+        executor.fails_at = fails_at
+        clock = HostAndGpu(executor)
+        flight = clock.launch(plan, 0, 1, 0)
+        if fails_at < 10**9:
+            with pytest.raises(ExecutorError):
+                clock.follow(flight, flight.next_ns, 5, 10**6)
+            executor.fails_at = 10**9
+        clocks.append(clock.launch(plan, flight.next_ns, 1, 0))
+    after, plain = clocks
+    assert (after.launched_ns, after.gpu_start_ns, after.gpu_end_ns) == (
+        plain.launched_ns,
+        plain.gpu_start_ns,
+        plain.gpu_end_ns,
+    )
