@@ -85,7 +85,7 @@ HEAVY = {
     "vllm": ("record/hooks.py", "live/child.py"),
 }
 # What executors may know of the engine: the protocol, and the pool as a value; never the loop or its queues.
-SEAM = {"scheduler.engine.executor", "scheduler.engine.graph_pool"}
+SEAM = {"scheduler.engine.decode_times", "scheduler.engine.executor", "scheduler.engine.graph_pool"}
 
 
 def modules() -> list[Path]:

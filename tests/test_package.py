@@ -86,6 +86,10 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel):
     assert not [name for name in members(wheel) if "__pycache__" in name or "/tests/" in name]
 
 
+def test_a_wheel_without_compiled_modules_is_for_every_platform(wheel):
+    assert wheel.name.endswith("-py3-none-any.whl")
+
+
 def run_outside(installed: Path, folder: Path, *words: str | Path) -> subprocess.CompletedProcess[str]:
     """Run the installed `graphpool` in `folder`, its package found before any other on the path."""
     environment = {**os.environ, "PYTHONPATH": str(installed)}

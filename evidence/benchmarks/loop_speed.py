@@ -38,10 +38,13 @@ CHAT = Path(__file__).parents[2] / "workloads" / "chat.yaml"
 
 
 class HostAndGpuApart:
-    """Cheap parts of about the workload's step times, so that what is timed is the loop."""
+    """Cheap parts of about the workload's step times, made once each, so that what is timed is the loop."""
 
     topology: Topology = "uniproc"
     front_out_row_ns = 14_000
+
+    def __init__(self) -> None:
+        self.known: dict[int, StepParts] = {}
 
     def admit(self, slot: int, admission: Admission) -> None:
         """See SlotWatcher."""
@@ -51,9 +54,13 @@ class HostAndGpuApart:
 
     def parts(self, plan: StepPlan, decided_ns: int) -> StepParts:
         """Return a host that the GPU hides."""
-        rows = plan.batch_size
-        gpu_ns = 4_000_000 + 30_000 * rows + 10_000 * plan.prefill_tokens
-        return StepParts(500_000, 1_500_000, 1_000_000, gpu_ns, -1, 200_000)
+        gpu_ns = 4_000_000 + 30_000 * plan.batch_size
+        if plan.prefill:
+            gpu_ns += 10_000 * plan.prefill_tokens
+        parts = self.known.get(gpu_ns)
+        if parts is None:
+            parts = self.known[gpu_ns] = StepParts(500_000, 1_500_000, 1_000_000, gpu_ns, -1, 200_000)
+        return parts
 
     def front_in_ns(self, prompt_tokens: int) -> int:
         """See PipelinedExecutor."""

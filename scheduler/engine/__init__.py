@@ -2,6 +2,7 @@
 
 - `acceptance.py` Which drafted tokens are accepted: request and place alone decide, so every run meets the same luck.
 - `batching.py` The waiting queue, the running batch, and what every step policy does with them.
+- `decode_times.py` What equal decode steps ask of host and GPU: a class, for compiled code calls its own classes fastest.
 - `executor.py` The one seam between the loop and what a step takes: modelled, measured or read from a log.
 - `graph_pool.py` The graph pool: which sizes were captured, by whose rules, and so which graph each step takes.
 - `interrupt.py` Ctrl-C between two steps: held back while the loop changes its records, so that a partial run adds up.

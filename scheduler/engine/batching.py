@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Final, cast
 
 from scheduler.catalog.dispatch.table import Route
 from scheduler.engine.executor import Admission, SlotWatcher, StepKind, StepPlan, new_plan
@@ -30,7 +30,7 @@ class Limits:
     prefill_schedule_interval: int = 1  # steps from one with prompts to the next (vLLM)
 
 
-DECODE = StepKind.DECODE  # looked up once per step
+DECODE: Final = StepKind.DECODE  # looked up once per step
 _NO_GRAPH: tuple[int | None, bool] = (None, False)
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable
 from enum import IntEnum
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
+
+from scheduler.engine.decode_times import DecodeTimes
 
 
 class StepKind(IntEnum):
@@ -55,12 +56,6 @@ class StepPlan(NamedTuple):
 
 
 new_plan = tuple.__new__  # StepPlan(…) in half the time: its own __new__ is a call of Python code
-
-
-def decode_later(plan: StepPlan, kv_tokens: int) -> StepPlan:
-    """Return the plan of a decode step like `plan` that nobody joins, with another number of KV tokens."""
-    kind, batch_size, capture_size, _, _, _, piecewise, drafts = plan
-    return new_plan(StepPlan, (kind, batch_size, capture_size, kv_tokens, (), 0, piecewise, drafts))
 
 
 class Admission(NamedTuple):
@@ -166,9 +161,9 @@ class PipelinedExecutor(SlotWatcher, Protocol):
 class PredictablePipeline(PipelinedExecutor, Protocol):
     """A pipelined executor that can say in advance how the parts of equal decode steps come about."""
 
-    def decode_parts(self, plan: StepPlan) -> Callable[[int, int], StepParts]:
-        """Return the parts of decode steps like `plan` as a function of (KV tokens, decided at).
+    def decode_times(self, plan: StepPlan) -> DecodeTimes:
+        """Return the parts of decode steps like `plan` by KV tokens and time of decision.
 
-        What it returns is what `parts` would, and is asked for in the same order.
+        It answers what `parts` would, and is asked in the same order.
         """
         ...

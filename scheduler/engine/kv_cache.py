@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from typing import NamedTuple
 
-UNLIMITED = 2**62
+UNLIMITED = 2**61  # in a machine word, where arithmetic is fastest
 
 
 class Found(NamedTuple):

@@ -22,11 +22,10 @@ from scheduler.engine.executor import (
     ExecutorError,
     PipelinedExecutor,
     StepPlan,
-    decode_later,
 )
 from scheduler.engine.interrupt import HeldInterrupt
 from scheduler.engine.ledger import Ledger
-from scheduler.engine.pipeline import DECODE, Clock, Flight, HostAndGpu, WholeSteps
+from scheduler.engine.pipeline import DECODE, Clock, Flight, HostAndGpu, WholeSteps, decode_later
 from scheduler.engine.records import PrefixUse, Run
 from scheduler.engine.request import Running
 from scheduler.engine.traffic import FOREVER, Traffic

@@ -15,23 +15,28 @@ of the step that follows it (uniproc), or after its dispatch (multiproc).
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Sequence
-from functools import partial
-from typing import Protocol
+from collections.abc import Sequence
+from typing import Final
 
+from scheduler.engine.decode_times import DecodeTimes, Times
 from scheduler.engine.executor import (
     Executor,
     PipelinedExecutor,
     PredictableExecutor,
     PredictablePipeline,
     StepKind,
-    StepParts,
     StepPlan,
-    decode_later,
+    new_plan,
 )
 from scheduler.engine.request import Running
 
-DECODE = StepKind.DECODE
+DECODE: Final = StepKind.DECODE
+
+
+def decode_later(plan: StepPlan, kv_tokens: int) -> StepPlan:
+    """Return the plan of a decode step like `plan` that nobody joins, with another number of KV tokens."""
+    kind, batch_size, capture_size, _, _, _, piecewise, drafts = plan
+    return new_plan(StepPlan, (kind, batch_size, capture_size, kv_tokens, (), 0, piecewise, drafts))
 
 
 class Flight:
@@ -92,23 +97,23 @@ class Flight:
         return request.first_flight == self.number
 
 
-class Clock(Protocol):
+class Clock:
     """Gives each decided step its times, in the order of the decisions.
 
     `can_run_ahead` tells whether `most_steps` may be more than 1.
     """
 
-    can_run_ahead: bool
+    can_run_ahead = False
 
     def launch(self, plan: StepPlan, now_ns: int, most_steps: int, horizon_ns: int) -> Flight:
         """Return the step decided now, or up to `most_steps` equal decode steps.
 
         Such a run stops with its first step that ends at or after `horizon_ns`.
         """
-        ...
+        raise NotImplementedError
 
 
-class WholeSteps:
+class WholeSteps(Clock):
     """Steps one after the other, each as long as the executor says; the host's work is part of it.
 
     Under asynchronous scheduling the next decision is then made as soon as the last decided step starts.
@@ -146,31 +151,28 @@ class WholeSteps:
         self._free_ns += by_ns
 
 
-class HostAndGpu:
-    """The pipeline: the host schedules, launches and updates while the GPU works on what was launched."""
+class HostAndGpu(Clock):
+    """The pipeline: the host schedules, launches and updates while the GPU works on what was launched.
 
-    can_run_ahead = False  # what a step takes hangs on those beside it; see `follow`
+    It does not run ahead, for what a step takes hangs on those beside it; see `follow`.
+    """
 
     def __init__(self, executor: PipelinedExecutor) -> None:
         self._executor = executor
-        self._decode_parts: Callable[[StepPlan], Callable[[int, int], StepParts]]
-        if isinstance(executor, PredictablePipeline):
-            self._decode_parts = executor.decode_parts
-        else:
-            self._decode_parts = partial(_decode_parts, executor)
+        self._predictable = executor if isinstance(executor, PredictablePipeline) else None
         self._launches_itself = executor.topology == "uniproc"
         self._launcher_free_ns = 0
         self._gpu_free_ns = 0
 
     def launch(self, plan: StepPlan, now_ns: int, most_steps: int, horizon_ns: int) -> Flight:
         """See Clock; one step at a time."""
-        parts = self._executor.parts
-        flight, _ = self._launch(plan, now_ns, lambda _, at_ns: parts(plan, at_ns), 1, 0, 0, 0, array("q"))
+        times = _Known(self._executor.parts(plan, now_ns))
+        flight, _ = self._launch(plan, now_ns, times, 1, 0, 0, 0, [])
         return flight
 
     def follow(
         self, flight: Flight, next_ns: int, most_steps: int, horizon_ns: int
-    ) -> tuple[Flight, int, array[int]]:
+    ) -> tuple[Flight, int, list[int]]:
         """Launch decode steps like the newest one in flight behind it, each before the one before is done.
 
         At most `most_steps`, and none that is decided at `horizon_ns` or later; the first is decided at
@@ -178,35 +180,41 @@ class HostAndGpu:
         of each step before the last were handed over, those of `flight` first. Where a step's parts raise,
         none of them counts as launched, those before it neither: the clock stands where it stood.
         """
-        plan, handed_ns = flight.plan, array("q")
-        plan = decode_later(plan, plan.kv_tokens + plan.batch_size)
-        parts_of = self._decode_parts(plan)
+        handed_ns: list[int] = []
+        plan = decode_later(flight.plan, flight.plan.kv_tokens + flight.plan.batch_size)
+        times = self._times_of(plan)
         newest, next_ns = self._launch(
-            plan, next_ns, parts_of, most_steps, horizon_ns, flight.ready_ns, flight.update_ns, handed_ns
+            plan, next_ns, times, most_steps, horizon_ns, flight.ready_ns, flight.update_ns, handed_ns
         )
         return newest, next_ns, handed_ns
+
+    def _times_of(self, plan: StepPlan) -> DecodeTimes:
+        predictable = self._predictable
+        return _Asked(self._executor, plan) if predictable is None else predictable.decode_times(plan)
 
     def _launch(
         self,
         plan: StepPlan,
         next_ns: int,
-        parts_of: Callable[[int, int], StepParts],
+        times: DecodeTimes,
         most_steps: int,
         horizon_ns: int,
         ready_ns: int,
         update_ns: int,
-        handed_ns: array[int],
+        handed_ns: list[int],
     ) -> tuple[Flight, int]:
         """Launch steps; see the module for the recurrence, which is here alone.
 
         `ready_ns` and `update_ns` are those of the step before, whose tokens are handed over once the first
         is launched. Returns the last step, and when the next decision is made if nothing else is waited for.
         """
-        is_uniproc, kv_tokens = self._launches_itself, plan.kv_tokens
+        is_uniproc, kv_tokens, batch_size = self._launches_itself, plan.kv_tokens, plan.batch_size
         launched_ns, gpu_end_ns = self._launcher_free_ns, self._gpu_free_ns
         while True:
             now_ns = next_ns
-            schedule_ns, launch_ns, gpu_after_ns, gpu_ns, tail_ns, own_update_ns = parts_of(kv_tokens, now_ns)
+            schedule_ns, launch_ns, gpu_after_ns, gpu_ns, tail_ns, own_update_ns = times.parts(
+                kv_tokens, now_ns
+            )
             free_ns = now_ns + schedule_ns
             launching_ns = free_ns if free_ns > launched_ns else launched_ns
             launched_ns = launching_ns + launch_ns
@@ -227,7 +235,7 @@ class HostAndGpu:
             update_ns = own_update_ns
             if len(handed_ns) == most_steps or next_ns >= horizon_ns:
                 break
-            kv_tokens += plan.batch_size
+            kv_tokens += batch_size
         self._launcher_free_ns, self._gpu_free_ns = launched_ns, gpu_end_ns
         if kv_tokens != plan.kv_tokens:
             plan = decode_later(plan, kv_tokens)
@@ -237,11 +245,24 @@ class HostAndGpu:
         return flight, next_ns
 
 
-def _decode_parts(executor: PipelinedExecutor, plan: StepPlan) -> Callable[[int, int], StepParts]:
-    """Return the parts of decode steps like `plan` as a function of (KV tokens, decided at)."""
-    parts = executor.parts
+class _Known(DecodeTimes):
+    """The parts of one step, which are known."""
 
-    def parts_of(kv_tokens: int, decided_ns: int) -> StepParts:
-        return parts(decode_later(plan, kv_tokens), decided_ns)
+    def __init__(self, known: Times) -> None:
+        self._known = known
 
-    return parts_of
+    def parts(self, kv_tokens: int, decided_ns: int) -> Times:
+        """See DecodeTimes."""
+        return self._known
+
+
+class _Asked(DecodeTimes):
+    """Asks an executor that predicts nothing for the parts of each step."""
+
+    def __init__(self, executor: PipelinedExecutor, plan: StepPlan) -> None:
+        self._executor = executor
+        self._plan = plan
+
+    def parts(self, kv_tokens: int, decided_ns: int) -> Times:
+        """See DecodeTimes."""
+        return self._executor.parts(decode_later(self._plan, kv_tokens), decided_ns)

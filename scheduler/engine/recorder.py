@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from array import array
+from collections.abc import Sequence
 from itertools import islice
 from operator import sub
 from struct import Struct
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from scheduler.engine.executor import StepKind, StepPlan, decode_later
-from scheduler.engine.pipeline import Flight
+from scheduler.engine.executor import StepPlan
+from scheduler.engine.pipeline import DECODE, Flight, decode_later
 from scheduler.engine.records import Graph, HostAndGpuTimes, StepRuns, uncopied
 
-_NONE, _PIECEWISE, _FULL = int(Graph.NONE), int(Graph.PIECEWISE), int(Graph.FULL)  # looked up once per step
+_NONE: Final[int] = Graph.NONE.value  # looked up once per step
+_PIECEWISE: Final[int] = Graph.PIECEWISE.value
+_FULL: Final[int] = Graph.FULL.value
 
 # One row per run of equal steps, as `StepRecorder.add` packs it: one call instead of an append per column.
 _ROW = Struct("<qbiiqibqi")
@@ -58,7 +61,7 @@ class StepRecorder:
         if (
             newest is None
             or plan.kind is not newest.kind
-            or plan.kind is not StepKind.DECODE
+            or plan.kind is not DECODE
             or plan.batch_size != newest.batch_size
             or plan.kv_tokens != newest.kv_tokens + newest.batch_size
             or plan.capture_size != newest.capture_size
@@ -71,7 +74,7 @@ class StepRecorder:
         self.durations.append(duration_ns)
         return True
 
-    def go_on(self, plan: StepPlan, handed_ns: array[int]) -> None:
+    def go_on(self, plan: StepPlan, handed_ns: Sequence[int]) -> None:
         """Record decode steps that continue the newest one, whose tokens were handed over first.
 
         `handed_ns` are the times of its own and their hand-overs; the step after the last of them has `plan`.

@@ -16,7 +16,7 @@ from typing import Protocol, cast
 from scheduler.engine.acceptance import Acceptance
 from scheduler.engine.executor import Executor, PipelinedExecutor, StepPlan
 from scheduler.engine.loop import DecodeLoop
-from scheduler.engine.pipeline import Flight, HostAndGpu, WholeSteps
+from scheduler.engine.pipeline import Clock, Flight, HostAndGpu, WholeSteps
 from scheduler.engine.records import Run
 from scheduler.engine.request import Drafted, Running
 
@@ -47,10 +47,8 @@ class Speculation:
     work: DraftWork
 
 
-class _WholeStepsAndDrafts:
+class _WholeStepsAndDrafts(Clock):
     """Whole steps, each followed by its drafting; see WholeSteps."""
-
-    can_run_ahead = False
 
     def __init__(self, executor: Executor, work: DraftWork, *, tokens_first: bool) -> None:
         self._steps = WholeSteps(executor, array("q"), run_ahead=False)

@@ -13,7 +13,7 @@ import numpy as np
 from scheduler.catalog.profile.profile import Mode, Profile
 from scheduler.engine.executor import Admission, StepPlan
 from scheduler.errors import InputError
-from scheduler.executors.model.step_lines import NS_PER_MS, StepLine
+from scheduler.executors.model.step_lines import HALF_EVEN, NS_PER_MS, StepLine
 
 WithoutGraph = Literal["eager", "fallback"]
 Launch = Mode | Literal["piecewise"]  # how a decode step is launched
@@ -165,7 +165,7 @@ class CostModel(ABC):
             most_steps -= steps
             first = kv_tokens
             for kv_tokens in range(first, first + steps * batch_size, batch_size):
-                duration = round(offset + slope * kv_tokens)
+                duration = int(offset + slope * kv_tokens + HALF_EVEN - HALF_EVEN)
                 append(duration)
                 elapsed += duration
                 if elapsed >= horizon_ns:

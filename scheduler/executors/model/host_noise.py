@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from array import array
 from collections.abc import Callable, Sequence
 from itertools import accumulate
+from typing import Final
 
 import numpy as np
 
@@ -12,11 +14,11 @@ from scheduler.catalog.profile.engine import SpeedComponent
 from scheduler.executors.model.step_lines import NS_PER_MS
 
 _BLOCK = 1024
-_POINTS = 1 << 17  # of a grid, then it repeats: traffic of days must fill neither memory nor time
+_POINTS: Final = 1 << 17  # of a grid, then it repeats: traffic of days must fill neither memory nor time
 _FEWEST_POINTS_PER_TAU = 8
-_NORMALS = 1 << 16
-_BIN_NS = 250_000  # of virtual time: what is drawn by itself differs from bin to bin
-_STRIDE = 7919  # so that two purposes do not meet the same draws
+_NORMALS: Final = 1 << 16
+_BIN_NS: Final = 250_000  # of virtual time: what is drawn by itself differs from bin to bin
+_STRIDE: Final = 7919  # so that two purposes do not meet the same draws
 
 
 class HostNoise:
@@ -29,7 +31,9 @@ class HostNoise:
 
     def __init__(self, components: Sequence[SpeedComponent], generator: np.random.Generator) -> None:
         seeds = generator.bit_generator.seed_seq.spawn(len(components) + 1)  # type: ignore[attr-defined]
-        self._normals: list[float] = np.random.default_rng(seeds[-1]).standard_normal(_NORMALS).tolist()
+        # Arrays: what is asked for is spread over them, and lists would keep their floats elsewhere.
+        normals = np.random.default_rng(seeds[-1]).standard_normal(_NORMALS)
+        self._normals: array[float] = array("d", normals.tolist())
         self._processes = [
             _Process(component, np.random.default_rng(seed))
             for component, seed in zip(components, seeds, strict=False)
@@ -66,13 +70,13 @@ class _Process:
         add = spread * math.sqrt(1 - keep * keep)
         self._next: Callable[[float, float], float] = lambda value, normal: keep * value + add * normal
         self._generator = generator
-        self._values = [spread * float(generator.standard_normal())]
+        self._values: array[float] = array("d", [spread * float(generator.standard_normal())])
         self.before = self.rise = 0.0
         self.from_ns = self.until_ns = 0
 
     def at(self, at_ns: int) -> float:
         """Return the value at an instant; what is asked for next is mostly near it."""
-        place, rest = divmod(at_ns, self.grid_ns)
+        place, rest = at_ns // self.grid_ns, at_ns % self.grid_ns
         index = place % _POINTS
         while index + 1 >= len(self._values):
             block = self._generator.standard_normal(_BLOCK).tolist()

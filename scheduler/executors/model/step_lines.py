@@ -5,10 +5,14 @@ from __future__ import annotations
 from bisect import bisect_right
 from dataclasses import dataclass, field
 from math import ceil
+from typing import Final
 
 from scheduler.catalog.profile.tables import Points
 
-NS_PER_MS = 1e6
+NS_PER_MS: Final = 1e6
+# `int(x + HALF_EVEN - HALF_EVEN)` is round(x) without its call for |x| < 2⁵¹ (26 days in ns): doubles of that
+# size are whole, and adding rounds half to even.
+HALF_EVEN: Final = 6755399441055744.0
 
 
 @dataclass(frozen=True, slots=True)
