@@ -125,14 +125,15 @@ def _closed_loop(
         evaluator.plan.enter(CONFIRMING)
         if evaluator.cost(tuning.own.pool) is not None:
             over = fresh.over_loads(tuning.best.pool, tuning.own.pool)
-        verdict = tuning_verdict(tuning, fresh, over)
+        beyond = None if over is None else fresh.beyond(tuning.best.pool, tuning.own.pool, over)
+        verdict = tuning_verdict(tuning, fresh, over, beyond)
         tried = token_budgets(tuning, budgets)
         tried = token_budgets(tuning, budgets)
         study = None
         if over is not None:  # asked of the card's requests, by the card's function: one answer to both
             comparison = _own_pool(workload, evaluator, progress, workers, scratch)
             study, fewer = comparison.load_study, _fewer(comparison, width - 1)
-        answer = tuning_answer(tuning, fresh, over, verdict, tried, study)
+        answer = tuning_answer(tuning, fresh, over, verdict, tried, study, beyond)
     advised = tuning.best.pool if is_change(verdict) else own
     return answer, _pasted(workload, evaluator.profile, own, advised, width - 1), fewer, name
 

@@ -26,7 +26,12 @@ LEAST_SAID = 0.0005  # what would be printed as 0.0 %
 
 
 # With these the own list was held against others on enough requests: kept for its speed.
-_FOR_SPEED = (Reason.OWN_IS_BEST, Reason.NO_DIFFERENCE_SHOWN, Reason.WORSE_AT_SOME_LOAD)
+_FOR_SPEED = (
+    Reason.OWN_IS_BEST,
+    Reason.NO_DIFFERENCE_SHOWN,
+    Reason.WORSE_AT_SOME_LOAD,
+    Reason.LOSES_BEYOND,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,8 +174,8 @@ def _has_intervals(answer: TuningAnswer) -> bool:
 
 def _own_list(answer: TuningAnswer) -> str:
     """Return whose list the own one is: `vLLM's list` of the origin `vllm (vLLM 0.33.0)`."""
-    engine = answer.own.origin.partition(" (")[2].rpartition(" ")[0]
-    return f"{engine}'s list" if engine else "your list"
+    words = answer.own.origin.partition(" (")[2].split()
+    return f"{words[0]}'s list" if words and words[0] != "no" else "your list"
 
 
 def reason_text(answer: TuningAnswer) -> str:
@@ -188,6 +193,11 @@ def reason_text(answer: TuningAnswer) -> str:
             if answer.worst is None:
                 return f"{found} is worse at some load"
             return f"{found} loses {worst_text(answer)}"
+        case Reason.LOSES_BEYOND:
+            found, beyond = gain_text(answer), answer.beyond
+            if beyond is None:
+                return f"{found}, and a loss at higher loads"
+            return f"{found}, but {percent_text(beyond.loss)} at {beyond.rate_factor:g}× it"
         case Reason.TOO_FEW_REQUESTS:
             return f"fewer than {LEAST_ARRIVALS} fresh requests in a run: too few to tell"
         case Reason.MAY_BE_MILLISECONDS:

@@ -10,7 +10,7 @@ import pytest
 
 from scheduler.analysis.comparison.loads import LOADS, Loss, requests_at
 from scheduler.analysis.statistics.difference import Verdict
-from scheduler.analysis.tuning.answer import Advice, Reason
+from scheduler.analysis.tuning.answer import Advice, Beyond, Reason
 from scheduler.analysis.tuning.assemble import curve_points, knee, tuning_answer
 from scheduler.analysis.tuning.budgets import Budgets, SizeRules, size_rules
 from scheduler.analysis.tuning.checks import FreshRequests
@@ -611,3 +611,15 @@ def test_a_list_with_a_gap_that_its_loads_never_met_says_where_it_begins_to_lose
     assert found.loss > 0.02
     bridged = GraphPool((*range(1, 13), *range(14, 65, 2)))
     assert fresh.beyond(bridged, own, fresh.over_loads(bridged, own)) is None
+
+
+def test_less_padding_is_no_reason_for_a_list_that_loses_above_the_loads_tried():
+    tuning, fresh, over, verdict = judged(workload_of(pool={"sizes": [1, 4, 8]}), Budgets(4))
+    assert (verdict.advice, verdict.reason) == (Advice.TRIM, Reason.LESS_PADDING)
+    beyond = Beyond(batch=7, padding=0.4, rate_factor=2.5, loss=0.1, loses=True)
+    kept = tuning_verdict(tuning, fresh, over, beyond)
+    assert (kept.advice, kept.reason) == (Advice.KEEP, Reason.LOSES_BEYOND)
+    answer = tuning_answer(tuning, fresh, over, kept, beyond=beyond)
+    assert answer.sizes == tuning.own.pool.sizes
+    assert "but +10.0 % at 2.5× it" in advice_line(answer)
+    assert tuning_verdict(tuning, fresh, over, replace(beyond, loses=False)).advice is Advice.TRIM

@@ -143,3 +143,18 @@ def test_what_gaps_cost_above_the_loads_that_were_judged_is_said(answer, loses, 
     (line,) = [line for line in text.splitlines() if line.startswith("  beyond these: ")]
     assert "a batch of 65 takes +39.0 % against the own list" in line
     assert words in line
+
+
+@pytest.mark.parametrize(
+    ("origin", "whose"),
+    [
+        ("vllm (vLLM 0.33.0)", "vLLM's list"),
+        ("trtllm (TensorRT-LLM (April 2026, sizes above 128 in steps of 64))", "TensorRT-LLM's list"),
+        ("powers_of_two (no engine)", "your list"),
+        ("sizes of the workload file", "your list"),
+    ],
+)
+def test_the_list_that_is_kept_is_named_by_its_engine(answer, origin, whose):
+    kept = replace(answer, verdict=TuningVerdict(Advice.KEEP, Reason.OWN_IS_BEST))
+    line = advice_line(replace(kept, own=replace(answer.own, origin=origin)))
+    assert line.startswith(f"KEEP {whose} for speed: ")

@@ -33,6 +33,7 @@ class Reason(Enum):
     OWN_IS_BEST = auto()
     OWN_LEAVES_NO_KV_CACHE = auto()
     WORSE_AT_SOME_LOAD = auto()
+    LOSES_BEYOND = auto()
     TOO_FEW_REQUESTS = auto()
     MAY_BE_MILLISECONDS = auto()
     NOT_MET = auto()

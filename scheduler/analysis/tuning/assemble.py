@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from scheduler.analysis.comparison.loads import AtLoad, LoadStudy, LossOf
 from scheduler.analysis.statistics.intervals import mean_interval
 from scheduler.analysis.tuning.answer import (
+    Beyond,
     Candidate,
     CurvePoint,
     Estimate,
@@ -49,10 +50,12 @@ def tuning_answer(
     verdict: TuningVerdict,
     budgets_tried: tuple[TokenBudget, ...] = (),
     study: LoadStudy | None = None,
+    beyond: Beyond | None = None,
 ) -> TuningAnswer:
     """Return everything the tuner found; values that do not exist are None.
 
-    `study` has judged whether fewer of the own pool's graphs would do.
+    `study` has judged whether fewer of the own pool's graphs would do; `beyond` is what the winner does above
+    the loads.
     """
     confirmation = fresh.compare(tuning.best.pool, tuning.own.pool)
     evaluator, best, budgets = tuning.evaluator, tuning.best, tuning.budgets
@@ -77,7 +80,7 @@ def tuning_answer(
         confirmation=_comparison(confirmation),
         steady_state=is_steady(fresh, best.pool),
         worst=None if over is None else _worst(over),
-        beyond=fresh.beyond(best.pool, tuning.own.pool, over) if over and is_change(verdict) else None,
+        beyond=beyond,
         fewer=None if study is None else study.fewer,
         unjudged=None if study is None else study.unjudged,
         loads=() if over is None else _load_rows(over, tuning),

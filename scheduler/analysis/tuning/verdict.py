@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from scheduler.analysis.comparison.evidence import are_far_apart
 from scheduler.analysis.statistics.steady_state import LEAST_ARRIVALS, offered_load
-from scheduler.analysis.tuning.answer import Advice, Reason, TuningVerdict
+from scheduler.analysis.tuning.answer import Advice, Beyond, Reason, TuningVerdict
 from scheduler.analysis.tuning.checks import NO_WORSE, FreshRequests, OverLoads
 from scheduler.analysis.tuning.closed_loop import NO_LOSS, Tuning
 from scheduler.analysis.tuning.step_loads import LEAST_TOGETHER, unmet_sizes
@@ -14,13 +14,16 @@ from scheduler.engine.graph_pool import GraphPool
 from scheduler.workload.arrivals import TraceArrivals
 
 
-def tuning_verdict(tuning: Tuning, fresh: FreshRequests, over: OverLoads | None) -> TuningVerdict:
+def tuning_verdict(
+    tuning: Tuning, fresh: FreshRequests, over: OverLoads | None, beyond: Beyond | None = None
+) -> TuningVerdict:
     """Judge the confirmed winner against the workload's own pool, over all loads and at both ends.
 
     `over` is None where the own pool leaves no KV block. A change is advised for what it gains; one that is
-    only smaller where the own pool has more graphs than are allowed.
+    only smaller where the own pool has more graphs than are allowed. `beyond` is what the winner does above
+    those loads, where its gaps are wider: less padding at them is no reason for a list that loses there.
     """
-    advice, reason = _advice(tuning, fresh, over)
+    advice, reason = _advice(tuning, fresh, over, beyond)
     together = None if over is None else _together(tuning, over)
     gained = tuning.gained if over is None or tuning.best.pool == tuning.own.pool else -over.judged.mean
     gained = max(gained, 0.0)
@@ -39,7 +42,9 @@ def tuning_verdict(tuning: Tuning, fresh: FreshRequests, over: OverLoads | None)
     return TuningVerdict(advice, reason, kv_tokens, start_up, memory, mode, together, gained)
 
 
-def _advice(tuning: Tuning, fresh: FreshRequests, over: OverLoads | None) -> tuple[Advice, Reason]:
+def _advice(
+    tuning: Tuning, fresh: FreshRequests, over: OverLoads | None, beyond: Beyond | None
+) -> tuple[Advice, Reason]:
     own, best = tuning.own.pool, tuning.best.pool
     if _may_be_milliseconds(tuning, over):
         return Advice.KEEP, Reason.MAY_BE_MILLISECONDS
@@ -64,6 +69,8 @@ def _advice(tuning: Tuning, fresh: FreshRequests, over: OverLoads | None) -> tup
         return Advice.KEEP, Reason.TOO_SHORT
     if gains and over.other.most_missed > 0 and _reaches_further(tuning):
         return Advice.RAISE_THE_CEILING, Reason.OWN_ENDS_TOO_EARLY
+    if gains and beyond is not None and beyond.loses:
+        return Advice.KEEP, Reason.LOSES_BEYOND
     if gains:
         return Advice.TRIM, Reason.LESS_PADDING
     if not is_steady(fresh, best):
