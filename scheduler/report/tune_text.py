@@ -74,7 +74,8 @@ def tune_text(answer: TuningAnswer | LogAnswer, pasted: PastedPool, fewer: Fewer
             return "\n".join([*lines, "", heading, flags_text(fewer.pasted).rstrip("\n")]) + "\n"
     heading = "Paste:"
     if pasted.caution:  # beside the advice, too: what is pasted lies far below it
-        lines.insert(1, f"  CAUTION        {pasted.caution}")
+        below = next((n for n, line in enumerate(lines) if line.startswith("OPEN LOOP")), 0)
+        lines.insert(below + 1, f"  CAUTION        {pasted.caution}")
         heading = "Paste, once the caution is seen to:"
     return "\n".join([*lines, "", heading, flags_text(pasted).rstrip("\n")]) + "\n"
 
