@@ -65,7 +65,7 @@ _GPU_HICCUPS, _LAUNCH_HICCUPS = (0.1, 5.0), (0.03, 4.0)
 _GPU_SD = ((0.025, 0.05), (0.015, 0.03))  # least and most, relative: with kernels launched one by one; graphs
 _LAUNCH_SD, _LAUNCH_SD_MOST, _LAUNCH_SD_WEIGHT = 0.13, 0.2, 20.0
 _LARGEST_STEP = 0.3
-_CLEARLY_WAITED = 1.5  # times the usual time from decision to dispatch
+_SCHEDULE_SD = 0.25  # of the time from decision to dispatch, relative
 _FEWEST_WITH_PROMPTS = 30
 _FEWEST_SHOWN = 3.0  # steps between two knots
 _MOSTLY_SEEN = 0.5  # launches of a mode of which fewer are seen do not show how they vary
@@ -94,7 +94,7 @@ class _Parts:
 
 @dataclass(slots=True)
 class _Run:
-    """One run's steps; the last three change from round to round."""
+    """One run's steps; the last four change from round to round."""
 
     steps: Steps
     used: Bool  # and so is the step before
@@ -114,11 +114,15 @@ class _Run:
     host: Float  # logarithm of how much slower than on average
     share: Float
     columns: Float
-    until_next: Float  # where a worker's process launches: until it takes up the next step, which waits
-    next_waits: Bool
+    # Where a worker's process launches: from a graph's dispatch until the next step's (NaN elsewhere), how
+    # long that one took from its decision, and what scheduling it takes on a host of mean speed.
+    until_next: Float
+    next_took: Float
+    next_schedule: Float
     by_gpu: Float
     by_own: Float
     by_next: Float
+    by_launch: Float  # the next dispatch
 
 
 class _Rows(NamedTuple):
@@ -192,25 +196,21 @@ def _runs_of(
                 nothing,
                 nothing,
                 nothing,
+                nothing,
             )
         )
     return result
 
 
-def _until_next(run: RecordedRun, flow: Flow, schedule: Float) -> tuple[Float, Bool]:
-    """Return from every dispatch to the next one, NaN where nothing follows, and whether that one waited.
-
-    A worker's process takes a step up when it has launched the one before: later than scheduling explains.
-    """
+def _until_next(run: RecordedRun, flow: Flow, schedule: Float) -> tuple[Float, Float, Float]:
+    """Return the three times of `_Run` that tell when a worker's process took up the step after a graph."""
     steps = run.steps
     until = np.full(len(steps), np.nan)
-    waits = np.zeros(len(steps), bool)
-    if run.engine.multiproc:
-        follows = flow.overlaps[1:]
-        until[:-1] = np.where(follows, np.diff(steps.dispatched), np.nan)
-        took = steps.dispatched - steps.scheduled
-        waits[:-1] = follows & (took > _CLEARLY_WAITED * (schedule_columns(steps) @ schedule))[1:]
-    return until, waits
+    follows = flow.overlaps[1:] & (steps.mode[:-1] == FULL) & run.engine.multiproc
+    until[:-1] = np.where(follows, np.diff(steps.dispatched), np.nan)
+    took = np.append((steps.dispatched - steps.scheduled)[1:], 0.0)
+    expected = np.append(np.maximum(schedule_columns(steps) @ schedule, 1e-6)[1:], 1.0)
+    return until, took, expected
 
 
 def _host_speed(run: RecordedRun, flow: Flow, schedule: Float) -> Float:
@@ -327,6 +327,7 @@ def _expect(parts: _Parts, run: _Run, is_first: bool = False) -> float:
         run.by_own = np.where(run.own & (later <= 0), 1.0, 0.0)
         run.by_next = 1 - run.by_gpu - run.by_own
         return 0.0
+    run.by_launch = _chance_of_launch(run, launch, sd)
     work = run.columns @ parts.work
     gpu_ms = output - _starts(parts, run, work, launch)
     spread = _gpu_spread(parts, run, work)
@@ -343,6 +344,17 @@ def _expect(parts: _Parts, run: _Run, is_first: bool = False) -> float:
     total = sum(chances) + 1e-300
     run.by_gpu, run.by_own, run.by_next = (chance / total for chance in chances)
     return float(np.log(total[run.used]).sum())
+
+
+def _chance_of_launch(run: _Run, launch: Float, sd: Float) -> Float:
+    """Return by what chance a worker took the next step up when this one was launched, not as it came."""
+    expected = run.next_schedule * np.exp(run.host)
+    later = (run.next_took - expected) / (_SCHEDULE_SD * expected)
+    came, came_before = (of(later, _LAUNCH_HICCUPS) for of in (_density, _below))
+    launched, launched_before = _launch_chance(np.nan_to_num(run.until_next), launch, sd)
+    by_launch = launched * came_before
+    chance: Float = by_launch / (by_launch + came / (_SCHEDULE_SD * expected) * launched_before + 1e-300)
+    return chance
 
 
 def _launch_chance(bound: Float, launch: Float, sd: Float) -> tuple[Float, Float]:
@@ -464,7 +476,7 @@ def _launch_rows(run: _Run) -> list[_Rows]:
     step = np.flatnonzero(run.own & ~direct & run.told)
     rows.append(_Rows(run, step, (steps.output - run.tail_ms - steps.dispatched)[step], run.by_own[step]))
     step = np.flatnonzero((run.until_next > 0) & run.used & run.told)
-    rows.append(_Rows(run, step, run.until_next[step], run.next_waits[step].astype(np.float64)))
+    rows.append(_Rows(run, step, run.until_next[step], run.by_launch[step]))
     return [_Rows(run, row.step[row.ms > 0], row.ms[row.ms > 0], row.seen[row.ms > 0]) for row in rows]
 
 
