@@ -62,7 +62,8 @@ class Ledger:
 
     def all_saw(self, gap_ns: int, at_ns: int, rows: int) -> bool:
         """Tell whether a token that comes to all `rows` at `at_ns` ends the same gap for each."""
-        return self._cohorts == [[at_ns - gap_ns, rows]]
+        cohorts = self._cohorts
+        return len(cohorts) == 1 and cohorts[0][1] == rows and cohorts[0][0] == at_ns - gap_ns
 
     def waits_for(self, rows: int, at_ns: int) -> bool:
         """Tell whether `rows` sequences wait for their next token, which may come at `at_ns` to all.

@@ -233,7 +233,7 @@ class Mixed(Batching):
         cached = request.cached
         request.cached = computed = cached + tokens
         is_last = computed == request.target
-        chunk = PrefillChunk(request.index, tokens, cached, is_last)
+        chunk = new_plan(PrefillChunk, (request.index, tokens, cached, is_last))
         if self.kv_cache.knows_contents:
             self.kv_cache.fill(request.index, computed)
         if not is_last:

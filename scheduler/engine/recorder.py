@@ -57,16 +57,16 @@ class StepRecorder:
 
         The caller has seen that it follows at once, and that every row's gap is its duration.
         """
-        newest = self._newest
+        kind, batch_size, capture_size, kv_tokens, _, _, piecewise, _ = plan
+        if kind is not DECODE or self._newest is None or running != self._newest_running:
+            return False
+        newest_kind, newest_batch, newest_capture, newest_kv_tokens, _, _, was_piecewise, _ = self._newest
         if (
-            newest is None
-            or plan.kind is not newest.kind
-            or plan.kind is not DECODE
-            or plan.batch_size != newest.batch_size
-            or plan.kv_tokens != newest.kv_tokens + newest.batch_size
-            or plan.capture_size != newest.capture_size
-            or plan.piecewise != newest.piecewise
-            or running != self._newest_running
+            newest_kind is not DECODE
+            or batch_size != newest_batch
+            or kv_tokens != newest_kv_tokens + newest_batch
+            or capture_size != newest_capture
+            or piecewise != was_piecewise
         ):
             return False
         self._newest = plan
@@ -97,7 +97,9 @@ class StepRecorder:
         """
         kind, batch_size, capture_size, kv_tokens, prefill, _, piecewise, _ = plan
         graph = _NONE if capture_size is None else _PIECEWISE if piecewise else _FULL
-        prompt_tokens = plan.prefill_tokens if prefill else 0
+        prompt_tokens = 0
+        for _, tokens, _, _ in prefill:
+            prompt_tokens += tokens
         self._rows += _pack_row(
             start_ns, kind, batch_size, capture_size or 0, kv_tokens, prompt_tokens, graph, kv_blocks, running
         )

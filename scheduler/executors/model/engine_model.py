@@ -46,6 +46,21 @@ class EngineCostModel(CostModel):
         # By how steps are launched; by requests, graph, drafts and whether the graph is a PIECEWISE one.
         self._timings: dict[Launching, _Timing] = {}
         self._decoding: dict[tuple[int, int | None, int, bool], _Decoding] = {}
+        # What every step is computed from, out of the profile's own objects, which take longer to ask.
+        schedule, update, gpu = profile.host.schedule, profile.host.update, profile.gpu
+        self._schedule_ms = (
+            schedule.step_ms,
+            schedule.request_ms,
+            schedule.kv_token_ms,
+            schedule.prompt_step_ms,
+            schedule.chunk_ms,
+            schedule.prompt_token_ms,
+        )
+        self._update_ms = (update.step_ms, update.request_ms, update.kv_token_ms, update.chunk_ms)
+        self._gpu_ms = (gpu.row_ms, gpu.kv_token_ms, gpu.prompt_ms, gpu.pair_ms)
+        self._launch_ms = {
+            how: (cost.ms, cost.request_ms, cost.prompts) for how, (cost, _) in self._launches.items()
+        }
         front = profile.front_end
         self.front_out_row_ns = round(front.out_row_ms * NS_PER_MS)
         self._in_ns = (front.in_ms * NS_PER_MS, front.in_token_ms * NS_PER_MS)
@@ -94,14 +109,11 @@ class EngineCostModel(CostModel):
         if not plan.prefill:
             return new_parts(StepParts, self.decode_times(plan).parts(plan.kv_tokens, decided_ns))
         schedule_ms, launch_ms, update_ms = self._host_parts(plan)
-        schedule, update = self._profile.host.schedule, self._profile.host.update
-        schedule_ms += schedule.kv_token_ms * plan.kv_tokens
-        schedule_ms += (
-            schedule.prompt_step_ms
-            + schedule.chunk_ms * len(plan.prefill)
-            + schedule.prompt_token_ms * plan.prefill_tokens
-        )
-        update_ms += update.kv_token_ms * plan.kv_tokens
+        _, _, kv_token_ms, prompt_step_ms, chunk_ms, prompt_token_ms = self._schedule_ms
+        kv_tokens = plan.kv_tokens
+        schedule_ms += kv_token_ms * kv_tokens
+        schedule_ms += prompt_step_ms + chunk_ms * len(plan.prefill) + prompt_token_ms * plan.prefill_tokens
+        update_ms += self._update_ms[2] * kv_tokens
         timing = self._timing(self._launching(plan))
         return new_parts(
             StepParts, timing.parts(schedule_ms, launch_ms, update_ms, self.gpu_ms(plan), decided_ns)
@@ -117,9 +129,9 @@ class EngineCostModel(CostModel):
             gpu, rows = self._profile.gpu, batch_size + drafts
             known = self._decoding[key] = _Decoding(
                 self._timing(self._launching(plan)),
-                (schedule_ms, self._profile.host.schedule.kv_token_ms),
+                (schedule_ms, self._schedule_ms[2]),
                 launch_ms,
-                (update_ms, self._profile.host.update.kv_token_ms),
+                (update_ms, self._update_ms[2]),
                 self._curve_ms(max(capture_size or 0, rows)),
                 (gpu.row_ms * rows, gpu.kv_token_ms),
             )
@@ -127,14 +139,15 @@ class EngineCostModel(CostModel):
 
     def _host_parts(self, plan: StepPlan) -> tuple[float, float, float]:
         """Return the milliseconds of schedule, launch and update that go by requests."""
-        schedule, update = self._profile.host.schedule, self._profile.host.update
-        launch, _ = self._launches[self._launching(plan)]
+        schedule_ms, request_ms, _, _, _, _ = self._schedule_ms
+        update_ms, update_request_ms, _, update_chunk_ms = self._update_ms
+        launch_ms, launch_request_ms, prompts = self._launch_ms[self._launching(plan)]
         chunks = len(plan.prefill)
         requests = plan.batch_size + chunks
         return (
-            schedule.step_ms + schedule.request_ms * requests,
-            (launch.ms + launch.request_ms * requests) * (1 + launch.prompts * bool(chunks)),
-            update.step_ms + update.request_ms * requests + update.chunk_ms * chunks,
+            schedule_ms + request_ms * requests,
+            (launch_ms + launch_request_ms * requests) * (1 + prompts * bool(chunks)),
+            update_ms + update_request_ms * requests + update_chunk_ms * chunks,
         )
 
     def _timing(self, how: Launching) -> _Timing:
@@ -147,13 +160,13 @@ class EngineCostModel(CostModel):
 
     def gpu_ms(self, plan: StepPlan) -> float:
         """Return the milliseconds the GPU works on a step; padded rows count in the graph's tokens alone."""
-        gpu = self._profile.gpu
+        row_ms, kv_token_ms, prompt_ms, pair_ms = self._gpu_ms
         rows = plan.batch_size + plan.draft_tokens  # head and sampler run on every token that is verified
         tokens = rows + (plan.prefill_tokens if plan.prefill else 0)
         ms = self._curve_ms(max(plan.capture_size or 0, tokens))
-        ms += gpu.row_ms * (rows + len(plan.prefill)) + gpu.kv_token_ms * plan.kv_tokens
-        for chunk in plan.prefill:
-            ms += gpu.prompt_ms + gpu.pair_ms * chunk.tokens * (chunk.cached_tokens + chunk.tokens / 2)
+        ms += row_ms * (rows + len(plan.prefill)) + kv_token_ms * plan.kv_tokens
+        for _, chunk_tokens, cached_tokens, _ in plan.prefill:
+            ms += prompt_ms + pair_ms * chunk_tokens * (cached_tokens + chunk_tokens / 2)
         return ms
 
     def front_in_ns(self, prompt_tokens: int) -> int:
