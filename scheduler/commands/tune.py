@@ -128,7 +128,6 @@ def _closed_loop(
         beyond = None if over is None else fresh.beyond(tuning.best.pool, tuning.own.pool, over)
         verdict = tuning_verdict(tuning, fresh, over, beyond)
         tried = token_budgets(tuning, budgets)
-        tried = token_budgets(tuning, budgets)
         study = None
         if over is not None:  # asked of the card's requests, by the card's function: one answer to both
             comparison = _own_pool(workload, evaluator, progress, workers, scratch)
